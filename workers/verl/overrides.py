@@ -1,0 +1,176 @@
+"""Condition → verl's configuration. One table; every key of it is checked against verl's own composed configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from experiment_specs.errors import SpecError, nearest
+from experiment_specs.language import Condition
+from workers.launch import Order
+
+ADDED_KEYS = (
+    "actor_rollout_ref.model.override_config.attn_implementation",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "reward.reward_kwargs",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+)
+"""Keys that verl reads and does not list (it would want a ``+`` on its command line)."""
+
+
+def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) -> dict[str, Any]:
+    """verl key → value for one attempt. ``files``: where model, train and test data really lie."""
+    c = order.typed_condition
+    result = {
+        **_fixed(run_dir),
+        **_from_condition(c, order),
+        "actor_rollout_ref.model.path": files["model"],
+        "data.train_files": files["train"],
+        "data.val_files": files["test"],
+        "trainer.project_name": "aqn",
+        "trainer.experiment_name": order.run_id,
+        "trainer.n_gpus_per_node": order.gpus,
+    }
+    if cpu:
+        result |= CPU
+    if c.rollout == "transformers":
+        result |= TRANSFORMERS_ROLLOUT
+    return result | c.trainer | order.overrides
+
+
+def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
+    a, actor, rollout = c.algorithm, "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    answers = c.batch.prompts * a.samples_per_prompt
+    table = {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.use_kl_in_reward": False,
+        "algorithm.filter_groups.enable": a.dynamic_sampling,
+        "algorithm.filter_groups.metric": "acc",
+        "critic.enable": False,
+        "data.train_batch_size": c.batch.prompts,
+        "data.max_prompt_length": c.data.max_prompt_tokens,
+        "data.max_response_length": c.data.max_response_tokens,
+        "data.seed": order.seed,
+        f"{actor}.ppo_mini_batch_size": c.batch.mini_batch,
+        f"{actor}.ppo_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        f"{actor}.clip_ratio": a.clip_low,
+        f"{actor}.clip_ratio_low": a.clip_low,
+        f"{actor}.clip_ratio_high": a.clip_high,
+        f"{actor}.loss_agg_mode": a.loss_aggregation,
+        f"{actor}.use_kl_loss": a.kl_loss > 0,
+        f"{actor}.kl_loss_coef": a.kl_loss,
+        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.grad_clip": c.optimiser.grad_clip,
+        f"{actor}.optim.clip_grad": c.optimiser.grad_clip,
+        f"{actor}.optim.lr": c.optimiser.lr,
+        f"{actor}.optim.weight_decay": c.optimiser.weight_decay,
+        f"{actor}.optim.lr_warmup_steps": c.optimiser.warmup_steps,
+        f"{actor}.data_loader_seed": order.seed,
+        f"{actor}.fsdp_config.seed": order.seed,
+        f"{actor}.fsdp_config.mixed_precision": {
+            "param_dtype": c.compute, "reduce_dtype": "fp32", "buffer_dtype": c.compute,
+        },
+        f"{rollout}.name": c.rollout,
+        f"{rollout}.n": a.samples_per_prompt,
+        f"{rollout}.temperature": a.temperature,
+        f"{rollout}.seed": order.seed,
+        f"{rollout}.dtype": {"fp32": "float32", "bf16": "bfloat16"}[c.compute],
+        f"{rollout}.calculate_log_probs": True,
+        f"{rollout}.log_prob_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        f"{rollout}.val_kwargs.n": c.eval.samples,
+        f"{rollout}.val_kwargs.temperature": c.eval.temperature,
+        f"{rollout}.val_kwargs.do_sample": c.eval.temperature > 0,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        "trainer.total_training_steps": order.total_steps,
+        # verl ends at whichever comes first, and skips the last eval where it is the epochs
+        "trainer.total_epochs": order.total_steps * c.batch.prompts // c.data.train_rows + 2,
+        "trainer.test_freq": c.eval.every,
+        "trainer.val_before_train": c.eval.before_training,
+        "trainer.save_freq": order.total_steps,  # the last step
+    }  # fmt: skip
+    if a.overlong is not None:
+        table |= {
+            "reward.reward_manager.name": "dapo",
+            "reward.reward_kwargs": {
+                "max_resp_len": c.data.max_response_tokens,
+                "overlong_buffer_cfg": {
+                    "enable": True, "len": a.overlong.buffer, "penalty_factor": a.overlong.penalty, "log": False,
+                },
+            },
+        }  # fmt: skip
+    return table
+
+
+def _fixed(run_dir: Path) -> dict[str, Any]:
+    fsdp = "actor_rollout_ref.actor.fsdp_config"
+    return {
+        "trainer.v1.trainer_mode": "aqn",
+        "trainer.nnodes": 1,
+        "trainer.logger": ["console"],
+        "trainer.default_local_dir": str(run_dir / "checkpoints"),
+        "trainer.validation_data_dir": str(run_dir / "answers"),
+        "trainer.max_actor_ckpt_to_keep": 1,
+        "trainer.resume_mode": "disable",
+        "actor_rollout_ref.model.external_lib": "workers.verl.register",
+        "actor_rollout_ref.actor.strategy": "fsdp2",
+        f"{fsdp}.strategy": "fsdp2",
+        "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+        "reward.custom_reward_function.path": str(Path(__file__).with_name("reward.py")),
+        "reward.custom_reward_function.name": "compute_score",
+    }
+
+
+CPU: dict[str, Any] = {
+    "trainer.device": "cpu",
+    "actor_rollout_ref.model.use_remove_padding": False,
+    "actor_rollout_ref.model.enable_gradient_checkpointing": False,
+    "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+    "actor_rollout_ref.actor.use_torch_compile": False,
+    "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
+    "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+    "data.dataloader_num_workers": 0,
+}
+"""A bare machine: no device, plain attention, no compilation, no spare processes."""
+
+TRANSFORMERS_ROLLOUT: dict[str, Any] = {
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "workers.verl.waves.WaveManager",
+    "reward.num_workers": 0,  # a wave is scored where it is collected
+}
+
+
+def compose(changes: dict[str, Any]) -> DictConfig:
+    """verl's own configuration with the changes. Raises SpecError for a key that verl does not have."""
+    from importlib.util import find_spec
+
+    import hydra
+
+    found = find_spec("verl")  # by folder, because importing verl takes ten seconds on a small machine
+    assert found is not None and found.submodule_search_locations  # noqa: S101 - it is a dependency
+    with hydra.initialize_config_dir(f"{found.submodule_search_locations[0]}/trainer/config", version_base=None):
+        config = hydra.compose("ppo_trainer")
+    for key, value in changes.items():
+        if not key.startswith(ADDED_KEYS) and not _exists(config, key):
+            parent = key.rpartition(".")[0]
+            known = OmegaConf.select(config, parent) if parent else config
+            names = [f"{parent}.{k}" if parent else str(k) for k in known] if isinstance(known, DictConfig) else []
+            close = nearest(key, names)
+            raise SpecError(
+                "verl has no such key" + (f"; did you mean {close!r}?" if close else ""), key=f"trainer.{key}"
+            )
+        with open_dict(config):
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    return config
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    try:
+        node = OmegaConf.select(config, parent) if parent else config
+    except OmegaConfBaseException:
+        return False
+    return isinstance(node, DictConfig) and leaf in node.keys()  # noqa: SIM118 - `in node` hides keys without a value

@@ -1,0 +1,93 @@
+"""The process that generates: a Ray actor around the rollout copy. Imports no verl, so it starts in seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+import torch
+
+from workers.events import Spool
+from workers.launch import RUN_DIR_VARIABLE, read_order
+from workers.verl.generate import Answer, Request, sample
+from workers.verl.plugins import load_worker_plugins
+from workers.verl.rollout_copy import RolloutCopy
+
+
+ROWS = 128
+"""Every batch is padded to this many rows: the result of a request must not depend on its company."""
+
+
+def server_name(replica: int) -> str:
+    return f"transformers_server_{replica}_0"
+
+
+def replicas(config: Any) -> int:
+    """One model a GPU."""
+    return int(config.trainer.n_gpus_per_node * config.trainer.nnodes)
+
+
+def start_servers(config: Any) -> None:
+    """Start every replica's process. Called before verl is imported: the two rounds of imports then overlap."""
+    for replica in range(replicas(config)):
+        ray.remote(Server).options(name=server_name(replica), lifetime="detached", num_cpus=0).remote(
+            str(config.actor_rollout_ref.model.path)
+        )
+
+
+class Server:
+    """One replica. verl's weight sync calls ``load``; the wave manager calls ``answer``; the trainer marks evals."""
+
+    def __init__(self, model_path: str) -> None:
+        import transformers
+
+        load_worker_plugins()
+        run_dir = os.environ[RUN_DIR_VARIABLE]
+        order = read_order(run_dir)
+        self._spool = Spool(run_dir)
+        compute = torch.float32 if order.condition["compute"] == "fp32" else torch.bfloat16
+        config = transformers.AutoConfig.from_pretrained(model_path)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation="sdpa")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._copy = RolloutCopy(model.to(device).eval(), order)
+        self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+
+    def load(self, state: dict[str, torch.Tensor], step: int) -> None:
+        """Take over the weights exported after training step ``step``."""
+        self._copy.load(state, step)
+
+    def begin_eval(self) -> None:
+        self._copy.begin_eval()
+
+    def end_eval(self) -> None:
+        self._copy.end_eval()
+
+    def weights_version(self) -> int:
+        """The training step after which the present weights were exported."""
+        return self._copy.step or 0
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
+        if (evidence := self._copy.evidence_before_generating()) is not None:
+            kind, facts = evidence
+            self._spool.append(kind, **facts)
+        return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS)
+
+    # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.
+
+    def sleep(self) -> None:
+        return None
+
+    def wake_up(self, tags: Any = None) -> None:
+        return None
+
+    def clear_kv_cache(self) -> None:
+        return None
+
+    def release_kv_cache(self) -> None:
+        return None
+
+    def resume_kv_cache(self) -> None:
+        return None

@@ -1,0 +1,148 @@
+"""verl's synchronous trainer, telling what it does: counts, metrics, evals with every question's outcome, checkpoints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import open_dict
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from workers.events import Spool
+from workers.launch import RUN_DIR_VARIABLE
+from workers.verl.sampler import OrderedReplayBuffer
+
+TRAINER_MODE = "aqn"
+
+
+class MetricsTap:
+    """An extra backend of verl's tracking: every metric of every step goes to the spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        metrics = {}
+        for name, value in data.items():
+            try:
+                metrics[name] = float(value)
+            except (TypeError, ValueError):
+                continue  # tables and texts are not metrics
+        if "training/global_step" in metrics:  # evals have an event of their own
+            self._spool.append("step", step=step, metrics=metrics)
+
+
+@register_trainer(TRAINER_MODE)
+class ProvenTrainer(PPOTrainerSync):
+    """Synchronous PPO that reports to the spool of its run directory."""
+
+    def __init__(self, config: Any) -> None:
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"  # verl's base class branches on the name
+        self._spool = Spool(os.environ[RUN_DIR_VARIABLE])
+        super().__init__(config)
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()
+        buffer.__class__ = OrderedReplayBuffer
+        buffer.start_counting()
+        return buffer
+
+    def servers(self) -> list[Any]:
+        return [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers]
+
+    def _tell_servers(self, method: str) -> None:
+        ray.get([getattr(server, method).remote() for server in self.servers()])
+
+    def on_init_end(self) -> None:
+        self._spool.append(
+            "planned",
+            total_steps=self.total_training_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            train_rows=len(self.train_dataset),
+            test_rows=len(self.val_dataset),
+        )
+        super().on_init_end()
+        self._spool.append("phase", name="first weights synced")
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        self._spool.append("phase", name="rollout ready")
+        super().fit(agent_loop_manager)
+
+    def on_validate_begin(self) -> None:
+        self._tap_metrics()
+        self._tell_servers("begin_eval")
+
+    def on_validate_end(self) -> None:
+        self._tell_servers("end_eval")
+
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        self.replay_buffer.note_sent([str(uid) for uid in batch["uid"]])
+        return int(super()._submit_batch_to_rollout(batch))
+
+    def on_train_begin(self) -> None:
+        self._tap_metrics()
+        self._spool.append("phase", name="training begins")
+
+    def on_step_end(self) -> None:
+        super().on_step_end()
+        buffer = self.replay_buffer
+        if self.global_steps == 1:
+            self._spool.append("phase", name="first training step done")
+        self._pending_sync_metrics = {
+            "aqn/prompts_generated": buffer.prompts_generated,
+            "aqn/prompts_kept": buffer.prompts_kept,
+        }
+
+    def _tap_metrics(self) -> None:
+        self.logger.logger.setdefault("aqn", MetricsTap(self._spool))
+
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: dict[str, Any], dump_path: Any
+    ) -> None:
+        super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
+        if str(dump_path) == str(self.config.trainer.validation_data_dir):
+            self._spool.append("eval", durable=True, **eval_facts(self.global_steps, reward_extra_infos_dict))
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        self._spool.append("checkpoint", step=self.global_steps, path=str(folder), files=hashes(folder))
+
+
+def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:
+    """k, n and the packed outcomes: bit i·samples+j is the j-th answer to the i-th question in order of ids.
+
+    Raises KeyError where the reward function gives no question ids or no ``acc``.
+    """
+    by_question: dict[str, list[bool]] = {}
+    for qid, correct in zip(extra["qid"], extra["acc"], strict=True):
+        by_question.setdefault(str(qid), []).append(bool(correct >= 0.5))
+    questions = sorted(by_question, key=lambda q: (len(q), q))
+    samples = {len(answers) for answers in by_question.values()}
+    bits = [answer for question in questions for answer in sorted(by_question[question], reverse=True)]
+    packed = bytearray((len(bits) + 7) // 8)
+    for index, bit in enumerate(bits):
+        packed[index // 8] |= bit << (index % 8)
+    return {
+        "step": step,
+        "n": len(questions),
+        "samples": samples.pop() if len(samples) == 1 else None,
+        "k": sum(bits),
+        "questions": hashlib.sha256("\n".join(questions).encode()).hexdigest()[:16],
+        "outcomes": base64.b64encode(bytes(packed)).decode(),
+    }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder."""
+    result = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as handle:
+            result[str(path.relative_to(folder))] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return result
