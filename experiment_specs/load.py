@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,11 +136,15 @@ def build_condition(
     for key, value in raw.items():
         if key not in Condition.model_fields:
             raise sweep.error("unknown field of a condition", where((key,)), key, Condition.model_fields)
-        resolved[key] = resolve_name(key, value, lambda p, v, a, k=key: sweep.error(p, where((k,)), v, a))
+        resolved[key] = resolve_name(key, value, partial(_fail_at, sweep, where((key,))))
     try:
         return Condition.model_validate(resolved)
     except ValidationError as error:
         raise _translated(error, Condition, sweep, where) from error
+
+
+def _fail_at(sweep: Sweep, path: KeyPath, problem: str, value: Any, accepted: Iterable[str]) -> SpecError:
+    return sweep.error(problem, path, value, accepted)
 
 
 def resolve_name(key: str, value: Any, fail: Callable[[str, Any, Iterable[str]], SpecError]) -> Any:
@@ -385,7 +389,9 @@ def _translated(
     if first["type"] == "literal_error":
         accepted = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
         if isinstance(value, bool):
-            return fail("is a boolean (YAML reads off, no, on and yes so) where a name belongs", where(loc), None, accepted)
+            return fail(
+                "is a boolean (YAML reads off, no, on and yes so) where a name belongs", where(loc), None, accepted
+            )
         return fail(f"{value!r} is not accepted", where(loc), value, accepted)
     message = str(context.get("error", first["msg"]))
     shown = f"{value!r}: " if not isinstance(value, dict | BaseModel) else ""

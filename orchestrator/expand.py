@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiment_specs.language import NAMED_FIELDS, Condition
@@ -48,13 +49,13 @@ def expand(sweep: Sweep) -> Expansion:
             used[rule] += 1
             excluded.append(Excluded(choice, sweep.exclude[rule].because))
             continue
-        condition = build_condition(sweep, choice, lambda loc, origin=origin: _origin(sweep, loc, origin))
+        condition = build_condition(sweep, choice, partial(_origin, sweep, origin))
         merged += condition.id in found
         found.setdefault(condition.id, condition)
-    for index, fields in enumerate(sweep.include):
-        condition = build_condition(
-            sweep, fields, lambda loc, i=index: _origin(sweep, loc, {k: ("include", i, k) for k in sweep.include[i]})
-        )
+    for index, entry in enumerate(sweep.include):
+        fields = {key: value for key, value in entry.items() if key != "because"}
+        origin = {key: ("include", index, key) for key in fields}
+        condition = build_condition(sweep, fields, partial(_origin, sweep, origin))
         merged += condition.id in found
         found.setdefault(condition.id, condition)
     for index, count in enumerate(used):
@@ -78,7 +79,7 @@ def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
     ]
 
 
-def _origin(sweep: Sweep, loc: KeyPath, origin: Mapping[str, KeyPath]) -> KeyPath:
+def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPath:
     """The place in the spec that decided a place in a condition."""
     for key, path in origin.items():
         parts = tuple(key.split("."))

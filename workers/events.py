@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -53,7 +54,7 @@ class Spool:
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.path = Path(run_dir) / SPOOL_NAME
 
-    def append(self, kind: Kind, *, durable: bool = False, **data: Any) -> int:
+    def append(self, kind: Kind, data: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
         """Write one event and return its sequence number. Raises OSError when the disk refuses."""
         if kind not in KINDS:
             raise ValueError(f"unknown event kind {kind!r}")
@@ -61,7 +62,7 @@ class Spool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             seq, torn = _last(handle)
-            record = {"seq": seq + 1, "kind": kind, "at": time.time(), "pid": os.getpid(), "data": data}
+            record = {"seq": seq + 1, "kind": kind, "at": time.time(), "pid": os.getpid(), "data": dict(data or {})}
             line = ("\n" if torn else "") + json.dumps(record, separators=(",", ":"), default=_plain) + "\n"
             _write_all(handle, line.encode())
             if durable:

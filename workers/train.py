@@ -51,11 +51,11 @@ def main(run_dir: Path) -> int:
         _train(run_dir, order, spool, scratch)
     except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
         traceback.print_exc()
-        spool.append("finished", durable=True, ok=False, error=_cause(error))
+        spool.append("finished", {"ok": False, "error": _cause(error)}, durable=True)
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    spool.append("finished", durable=True, ok=True, error=None)
+    spool.append("finished", {"ok": True, "error": None}, durable=True)
     return 0
 
 
@@ -65,7 +65,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     from workers.verl.overrides import compose, overrides
 
     files = _assets(order, spool)
-    spool.append("phase", name="assets ready")
+    spool.append("phase", {"name": "assets ready"})
     cpu = not _has_gpu()
     config = compose(overrides(order, run_dir, files, cpu=cpu))
     OmegaConf.save(config, run_dir / "verl.yaml")
@@ -74,16 +74,16 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     import ray
 
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
-    spool.append("phase", name="private Ray up")
+    spool.append("phase", {"name": "private Ray up"})
     try:
-        spool.append("started", **_identity(order, files, run_dir))
+        spool.append("started", _identity(order, files, run_dir), durable=True)
         if order.condition["rollout"] == "transformers":
             from workers.verl.server import start_servers
 
             start_servers(config)
         from workers.verl.run import run
 
-        spool.append("phase", name="verl imported")
+        spool.append("phase", {"name": "verl imported"})
         run(config)
     finally:
         ray.shutdown()

@@ -84,11 +84,13 @@ def _tokenizer(split: task.Split) -> Any:
     core.decoder = decoders.ByteLevel()
     texts = (task.question(p) + task.careful(p) for p in split.pool[:2000])
     special = ["<pad>", "<eos>", "<unk>"]
-    core.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False)
-    )
+    core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False))
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"  # noqa: S106
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
     )
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     return tokenizer

@@ -107,7 +107,9 @@ class Noise:
         """
         differences = []
         for index, clean in enumerate(self._clean.values()):
-            noisy = (clean.float() + sigma * _normal(clean.shape, seed + 7919, step, index).to(clean.device)).to(clean.dtype)
+            noisy = (clean.float() + sigma * _normal(clean.shape, seed + 7919, step, index).to(clean.device)).to(
+                clean.dtype
+            )
             differences.append((noisy.double() - clean.double()).flatten())
         if not differences:
             return 0.0, 0.0

@@ -44,7 +44,7 @@ class Probe:
         if not (self._armed and torch.is_grad_enabled() and x.requires_grad and self._module.weight.requires_grad):
             return None
         branch = x.view_as(x)  # its gradient is this module's share of dL/dx alone
-        branch.register_hook(lambda g: self._take("dx", g))
+        branch.register_hook(lambda g: self._take("dx", g))  # type: ignore[no-untyped-call]
         weight = self._module.weight
         self._seen["x"], self._seen["w"] = x.detach().clone(), weight.detach().clone()
         self._handles.append(weight.register_hook(lambda g: self._take("dw", g)))
@@ -53,7 +53,7 @@ class Probe:
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if self._armed and "x" in self._seen and output.requires_grad:
             self._armed = False
-            output.register_hook(lambda g: self._take("dy", g))
+            output.register_hook(lambda g: self._take("dy", g))  # type: ignore[no-untyped-call]
 
     def _take(self, name: str, gradient: Tensor) -> None:
         self._seen[name] = gradient.detach().clone()

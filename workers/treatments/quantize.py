@@ -37,7 +37,9 @@ def quantise(weight: Tensor, dtype: Dtype) -> Tensor:
         return exact.bfloat16().to(weight.dtype)
     block = 32 if dtype.format == "mxfp4" else 16
     if weight.shape[-1] % block:
-        raise ValueError(f"{dtype.format} needs an input dimension that is a multiple of {block}, not {weight.shape[-1]}")
+        raise ValueError(
+            f"{dtype.format} needs an input dimension that is a multiple of {block}, not {weight.shape[-1]}"
+        )
     if not torch.any(exact):
         return torch.zeros_like(weight)  # torchao's two-level scale divides 0 by 0 here
     return _through_torchao(exact.contiguous(), dtype).to(weight.dtype)
@@ -78,7 +80,7 @@ class QuantisedLinear(nn.Linear):
     seen: str | None
 
     def forward(self, input: Tensor) -> Tensor:
-        weight: Tensor = _StraightThrough.apply(self.weight, self.weight_dtype)
+        weight: Tensor = _StraightThrough.apply(self.weight, self.weight_dtype)  # type: ignore[no-untyped-call]
         if self.watch:
             self.watch, self.seen = False, fingerprint(weight)
         return nn.functional.linear(input, weight, self.bias)

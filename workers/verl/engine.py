@@ -26,7 +26,9 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._spool = Spool(run_dir)
         self._condition = read_order(run_dir).typed_condition
         self._compute = torch.float32 if self._condition.compute == "fp32" else torch.bfloat16
-        weights = [m.weight.detach().to(self._compute) for n, m in quantize.linears(module) if quantize.is_block_linear(n)]
+        weights = [
+            m.weight.detach().to(self._compute) for n, m in quantize.linears(module) if quantize.is_block_linear(n)
+        ]
         error = quantize.quantisation_error(weights, self._condition.dtype)
         quantize.attach(module, self._condition.dtype)
         self._start: dict[str, Tensor] = {}
@@ -37,11 +39,13 @@ class TreatedEngine(FSDPEngineWithLMHead):
         if not self.engine_config.forward_only and self.rank == 0:
             self._spool.append(
                 "quantised",
-                format=self._condition.dtype.model_dump(mode="json"),
-                linears=[name for name, _ in quantize.linears(module)],
-                quantised=quantize.quantised_modules(module),
-                parameters=sum(p.numel() for p in module.parameters()),
-                **asdict(error),
+                {
+                    "format": self._condition.dtype.model_dump(mode="json"),
+                    "linears": [name for name, _ in quantize.linears(module)],
+                    "quantised": quantize.quantised_modules(module),
+                    "parameters": sum(p.numel() for p in module.parameters()),
+                }
+                | asdict(error),
             )
         return module
 
@@ -60,12 +64,8 @@ class TreatedEngine(FSDPEngineWithLMHead):
                 exported = quantize.quantise(exported, self._condition.dtype)
             yield name, exported
         if self.rank == 0:
-            self._spool.append(
-                "moved",
-                export=self._exports,
-                optimiser_updates=self._updates,
-                **{k: (d / s) ** 0.5 if s else 0.0 for k, (d, s) in moved.items()},
-            )
+            shares = {k: (d / s) ** 0.5 if s else 0.0 for k, (d, s) in moved.items()}
+            self._spool.append("moved", {"export": self._exports, "optimiser_updates": self._updates} | shares)
         self._exports += 1
         self._watching = quantize.sampled(self._quantised_names())
         self._probe_due = True
@@ -89,9 +89,8 @@ class TreatedEngine(FSDPEngineWithLMHead):
             self._arm_probe(modules)
         result = super().forward_step(micro_batch, loss_function, forward_only)
         if watching and self.rank == 0:
-            self._spool.append(
-                "forward_weights", export=self._exports - 1, weights={name: modules[name].seen for name in watching}
-            )
+            seen = {name: modules[name].seen for name in watching}
+            self._spool.append("forward_weights", {"export": self._exports - 1, "weights": seen})
         return result
 
     def _arm_probe(self, modules: dict[str, Any]) -> None:
@@ -102,7 +101,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         name = names[self._exports % len(names)]
 
         def report(gradients: Gradients) -> None:
-            self._spool.append("gradient_probe", export=self._exports - 1, module=name, **asdict(gradients))
+            self._spool.append("gradient_probe", {"export": self._exports - 1, "module": name} | asdict(gradients))
 
         Probe(modules[name], self._condition.dtype, report)
 

@@ -152,12 +152,13 @@ def compose(changes: dict[str, Any]) -> DictConfig:
     found = find_spec("verl")  # by folder, because importing verl takes ten seconds on a small machine
     assert found is not None and found.submodule_search_locations  # noqa: S101 - it is a dependency
     with hydra.initialize_config_dir(f"{found.submodule_search_locations[0]}/trainer/config", version_base=None):
-        config = hydra.compose("ppo_trainer")
+        config: DictConfig = hydra.compose("ppo_trainer")
     for key, value in changes.items():
         if not key.startswith(ADDED_KEYS) and not _exists(config, key):
             parent = key.rpartition(".")[0]
             known = OmegaConf.select(config, parent) if parent else config
-            names = [f"{parent}.{k}" if parent else str(k) for k in known] if isinstance(known, DictConfig) else []
+            leaves = [str(k) for k in known] if isinstance(known, DictConfig) else []
+            names = [f"{parent}.{leaf}" if parent else leaf for leaf in leaves]
             close = nearest(key, names)
             raise SpecError(
                 "verl has no such key" + (f"; did you mean {close!r}?" if close else ""), key=f"trainer.{key}"

@@ -56,7 +56,9 @@ def _device_module() -> ModuleType:
         Stream=torch.cpu.Stream,
         stream=torch.cpu.stream,
         current_stream=torch.cpu.current_stream,
-        **dict.fromkeys(("set_device", "synchronize", "empty_cache", "ipc_collect", "reset_peak_memory_stats"), _nothing),
+        **dict.fromkeys(
+            ("set_device", "synchronize", "empty_cache", "ipc_collect", "reset_peak_memory_stats"), _nothing
+        ),
     )
     return module
 
@@ -132,7 +134,7 @@ class CpuPlatform(PlatformBase):
 
 
 def _adapt_to_cpu() -> None:
-    import verl.utils.distributed as distributed
+    from verl.utils import distributed
 
     original = distributed.initialize_global_process_group_ray
 
@@ -147,4 +149,3 @@ def _adapt_to_cpu() -> None:
 
 if os.environ.get("VERL_PLATFORM") == "cpu":
     _adapt_to_cpu()
-

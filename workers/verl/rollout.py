@@ -15,6 +15,7 @@ from verl.workers.rollout.replica import RolloutReplica
 
 from workers.verl.server import server_name
 
+
 class ServerAdapter(BaseRollout):
     """Lives beside the engine; hands the exported weights to the server of its replica."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.events import Kind
 from workers.launch import Order
 from workers.treatments.aqn import Noise
 from workers.treatments.quantize import fingerprint, is_block_linear, linears, quantise, sampled
@@ -28,7 +29,7 @@ class RolloutCopy:
         self.noise = Noise(model)  # watches the norms also where no noise is planned: that too is measured
         self.step: int | None = None
         self.in_eval = False
-        self._pending: list[str] = []
+        self._pending: list[Kind] = []
         self._linears = [name for name, _ in linears(model) if is_block_linear(name)]
 
     @torch.no_grad()
@@ -69,12 +70,12 @@ class RolloutCopy:
         self.in_eval = False
         self.noise.restore()
 
-    def evidence_before_generating(self) -> tuple[str, dict[str, Any]] | None:
+    def evidence_before_generating(self) -> tuple[Kind, dict[str, Any]] | None:
         """What the model holds right now, the first time it generates after a sync or within an eval; else None.
 
         ``sync`` evidence waits for the first *training* rollout after the sync, so it is taken on what generates it.
         """
-        wanted = "eval_mode" if self.in_eval else "sync"
+        wanted: Kind = "eval_mode" if self.in_eval else "sync"
         if wanted not in self._pending:
             return None
         self._pending.remove(wanted)

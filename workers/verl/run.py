@@ -15,8 +15,6 @@ from workers.verl.plugins import load_worker_plugins
 def run(config: Any) -> None:
     """Train to the end of ``config``; every error of any process of the run comes out of here."""
     load_worker_plugins()
-    validate_config(
-        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-    )
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     runner: Any = main_ppo.TaskRunnerV1.__ray_metadata__.modified_class
     runner().run(config)

@@ -62,7 +62,9 @@ class OrderedReplayBuffer(ReplayBuffer):
             time.sleep(POLL_SECONDS)  # verl's own interval is 2 s
             self._sync_metadata_from_transfer_queue()
         if self.failure_keys[partition_id]:  # verl would pad the hole that a failed answer leaves
-            raise RuntimeError(f"{len(self.failure_keys[partition_id])} prompts failed in the rollout; see the log above")
+            raise RuntimeError(
+                f"{len(self.failure_keys[partition_id])} prompts failed in the rollout; see the log above"
+            )
 
     def _materialize_batch(self, partition_id: str, selected_prompt_uids: Any, partition_snapshot: Any) -> Any:
         batch = super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)

@@ -14,7 +14,6 @@ from workers.verl.generate import Answer, Request, sample
 from workers.verl.plugins import load_worker_plugins
 from workers.verl.rollout_copy import RolloutCopy
 
-
 ROWS = 128
 """Every batch is padded to this many rows: the result of a request must not depend on its company."""
 
@@ -71,8 +70,7 @@ class Server:
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
         if (evidence := self._copy.evidence_before_generating()) is not None:
-            kind, facts = evidence
-            self._spool.append(kind, **facts)
+            self._spool.append(*evidence)
         return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS)
 
     # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.

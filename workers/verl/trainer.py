@@ -34,7 +34,7 @@ class MetricsTap:
             except (TypeError, ValueError):
                 continue  # tables and texts are not metrics
         if "training/global_step" in metrics:  # evals have an event of their own
-            self._spool.append("step", step=step, metrics=metrics)
+            self._spool.append("step", {"step": step, "metrics": metrics})
 
 
 @register_trainer(TRAINER_MODE)
@@ -62,16 +62,18 @@ class ProvenTrainer(PPOTrainerSync):
     def on_init_end(self) -> None:
         self._spool.append(
             "planned",
-            total_steps=self.total_training_steps,
-            steps_per_epoch=self.steps_per_epoch,
-            train_rows=len(self.train_dataset),
-            test_rows=len(self.val_dataset),
+            {
+                "total_steps": self.total_training_steps,
+                "steps_per_epoch": self.steps_per_epoch,
+                "train_rows": len(self.train_dataset),
+                "test_rows": len(self.val_dataset),
+            },
         )
         super().on_init_end()
-        self._spool.append("phase", name="first weights synced")
+        self._spool.append("phase", {"name": "first weights synced"})
 
     def fit(self, agent_loop_manager: Any) -> None:
-        self._spool.append("phase", name="rollout ready")
+        self._spool.append("phase", {"name": "rollout ready"})
         super().fit(agent_loop_manager)
 
     def on_validate_begin(self) -> None:
@@ -87,13 +89,13 @@ class ProvenTrainer(PPOTrainerSync):
 
     def on_train_begin(self) -> None:
         self._tap_metrics()
-        self._spool.append("phase", name="training begins")
+        self._spool.append("phase", {"name": "training begins"})
 
     def on_step_end(self) -> None:
         super().on_step_end()
         buffer = self.replay_buffer
         if self.global_steps == 1:
-            self._spool.append("phase", name="first training step done")
+            self._spool.append("phase", {"name": "first training step done"})
         self._pending_sync_metrics = {
             "aqn/prompts_generated": buffer.prompts_generated,
             "aqn/prompts_kept": buffer.prompts_kept,
@@ -107,12 +109,14 @@ class ProvenTrainer(PPOTrainerSync):
     ) -> None:
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
         if str(dump_path) == str(self.config.trainer.validation_data_dir):
-            self._spool.append("eval", durable=True, **eval_facts(self.global_steps, reward_extra_infos_dict))
+            self._spool.append("eval", eval_facts(self.global_steps, reward_extra_infos_dict), durable=True)
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        self._spool.append("checkpoint", step=self.global_steps, path=str(folder), files=hashes(folder))
+        self._spool.append(
+            "checkpoint", {"step": self.global_steps, "path": str(folder), "files": hashes(folder)}, durable=True
+        )
 
 
 def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:

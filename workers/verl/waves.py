@@ -70,7 +70,9 @@ class WaveManager:
             **self._config.data.get("apply_chat_template_kwargs", {}),
         )  # fmt: skip
         if len(tokens) > self._rollout.prompt_length:
-            raise RuntimeError(f"a prompt of {len(tokens)} tokens is longer than the {self._rollout.prompt_length} allowed")
+            raise RuntimeError(
+                f"a prompt of {len(tokens)} tokens is longer than the {self._rollout.prompt_length} allowed"
+            )
         return tuple(tokens)
 
     def _ask(self, requests: list[Request]) -> list[Answer]:
@@ -93,7 +95,8 @@ class WaveManager:
                 )
             )
 
-        return self._loop.run_until_complete(all_scores())
+        scores: list[dict[str, Any]] = self._loop.run_until_complete(all_scores())
+        return scores
 
     def _store(
         self,

@@ -1,0 +1,103 @@
+"""Opening the registry: the engine, its pragmas, and the migrations, run once under a lock."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from experiment_specs.errors import AqnError
+
+BUSY_MILLISECONDS = 60_000
+"""How long a writer waits for another's transaction before it gives up."""
+
+
+class RegistryError(AqnError):
+    """The registry cannot be opened or is of another version."""
+
+
+def open_registry(url: str, *, create: bool = True) -> Engine:
+    """An engine on the registry at ``url``, at the newest schema.
+
+    SQLite runs in WAL mode, and every transaction that writes begins with BEGIN IMMEDIATE, so that two writers wait for
+    each other instead of failing half-way. Raises :class:`RegistryError` for a bad URL, or a missing registry where
+    ``create`` is false.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise RegistryError(
+            f"AQN_REGISTRY_URL: {url!r} is not a database URL, as sqlite:////path/registry.db"
+        ) from error
+    file = Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+    if file is not None:
+        if not create and not file.exists():
+            raise RegistryError(
+                f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME points elsewhere"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
+    if file is not None:
+        _tune_sqlite(engine)
+    with _locked(file):
+        _migrate(engine)
+    return engine
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        mode = "" if connection.get_execution_options().get("read_only") else " IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN{mode}")
+
+
+@contextmanager
+def _locked(file: Path | None) -> Iterator[None]:
+    """One process migrates at a time. PostgreSQL has transactional DDL and its own locks."""
+    if file is None:
+        yield
+        return
+    with file.with_name(file.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+HEAD = "0001"
+"""The newest revision. Checked against the migration scripts by a test, so that opening does not import Alembic."""
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect().execution_options(read_only=True) as connection:
+        if inspect(connection).has_table("alembic_version"):
+            current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if current == HEAD:
+                return
+    upgrade(engine)
+
+
+def upgrade(engine: Engine) -> None:
+    """Run every migration that is missing."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

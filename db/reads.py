@@ -1,0 +1,284 @@
+"""The only reads of the registry. Plain frozen records come out; nothing here changes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from db.schema import (
+    AttemptRow,
+    ConditionRow,
+    EvalRow,
+    EvidenceRow,
+    RunRow,
+    StepRow,
+    SweepRow,
+    SweepRunRow,
+    TransitionRow,
+)
+
+
+@dataclass(frozen=True)
+class EvalPoint:
+    """One point of an eval curve."""
+
+    seq: int
+    step: int
+    k: int
+    n: int
+    samples: int
+    questions: str
+    at: float
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.k / (self.n * self.samples)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    id: int
+    run_id: str
+    number: int
+    token: str
+    state: str
+    run_dir: str
+    node: str | None
+    trainer_pid: int | None
+    created_at: float
+    ended_at: float | None
+    exit_code: int | None
+    retry: dict[str, Any] | None
+    spool_offset: int
+    spool_seq: int
+    last_event_at: float | None
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with its condition, its sweeps, its attempts, and the eval curve of its last attempt."""
+
+    id: str
+    label: str
+    condition_id: str
+    condition: dict[str, Any]
+    seed: int
+    code_version: str
+    state: str
+    verdict: str | None
+    reasons: tuple[str, ...]
+    priority: int
+    gpus: int
+    plan: dict[str, Any]
+    overrides: dict[str, Any]
+    score_rule: dict[str, Any]
+    created_at: float
+    mlflow_run: str | None
+    projected_seq: int
+    projected_state: str | None
+    sweeps: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    curve: tuple[EvalPoint, ...] = field(default=())
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The last attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.plan["total_steps"])
+
+    @property
+    def score(self) -> EvalPoint | None:
+        """The eval that the declared rule picks; None until it is there. ``final`` is the planned last step's."""
+        if self.score_rule.get("rule") == "best":
+            return self.peak if self.state == "succeeded" else None
+        return next((p for p in self.curve if p.step == self.total_steps), None)
+
+    @property
+    def peak(self) -> EvalPoint | None:
+        return max(self.curve, key=lambda p: (p.percent, -p.step), default=None)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One recorded event of an attempt."""
+
+    seq: int
+    kind: str
+    at: float
+    data: dict[str, Any]
+
+
+def runs(
+    engine: Engine,
+    *,
+    ids: Sequence[str] | None = None,
+    sweep: str | None = None,
+    states: Iterable[str] | None = None,
+    limit: int | None = None,
+) -> list[Run]:
+    """Runs with everything that a table shows, newest first; in the order of ``ids`` or of the sweep where given."""
+    query = select(RunRow, ConditionRow.body).join(ConditionRow, RunRow.condition_id == ConditionRow.id)
+    if sweep is not None:
+        query = (
+            query.join(SweepRunRow, SweepRunRow.run_id == RunRow.id)
+            .join(SweepRow, SweepRow.id == SweepRunRow.sweep_id)
+            .where(SweepRow.name == sweep)
+            .order_by(RunRow.created_at.desc(), SweepRunRow.position)
+        )
+    else:
+        query = query.order_by(RunRow.created_at.desc(), RunRow.id)
+    if ids is not None:
+        query = query.where(RunRow.id.in_(ids))
+    if states is not None:
+        query = query.where(RunRow.state.in_(list(states)))
+    if limit is not None:
+        query = query.limit(limit)
+    with Session(engine.execution_options(read_only=True)) as session:
+        rows = session.execute(query).all()
+        found = [row.id for row, _ in rows]
+        sweeps = _sweeps_of(session, found)
+        attempts = _attempts_of(session, found)
+        curves = _curves_of(session, [a[-1].id for a in attempts.values()])
+        result = [
+            Run(
+                id=row.id, label=row.label, condition_id=row.condition_id, condition=body, seed=row.seed,
+                code_version=row.code_version, state=row.state, verdict=row.verdict, reasons=tuple(row.reasons),
+                priority=row.priority, gpus=row.gpus, plan=row.plan, overrides=row.overrides,
+                score_rule=row.score_rule, created_at=row.created_at, mlflow_run=row.mlflow_run,
+                projected_seq=row.projected_seq, projected_state=row.projected_state,
+                sweeps=tuple(sweeps.get(row.id, ())), attempts=tuple(attempts.get(row.id, ())),
+                curve=tuple(curves.get(attempts[row.id][-1].id, ())) if row.id in attempts else (),
+            )
+            for row, body in rows
+        ]  # fmt: skip
+    if ids is not None:
+        place = {run_id: index for index, run_id in enumerate(ids)}
+        result.sort(key=lambda run: place[run.id])
+    return result
+
+
+_CHUNK = 500
+"""Ids in one IN (…): SQLite's limit of variables is far above, PostgreSQL plans short lists better."""
+
+
+def _chunks(ids: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK))
+
+
+def _sweeps_of(session: Session, ids: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for chunk in _chunks(ids):
+        query = (
+            select(SweepRunRow.run_id, SweepRow.name)
+            .join(SweepRow, SweepRow.id == SweepRunRow.sweep_id)
+            .where(SweepRunRow.run_id.in_(chunk))
+            .order_by(SweepRow.name)
+        )
+        for run_id, name in session.execute(query):
+            found.setdefault(run_id, []).append(name)
+    return found
+
+
+def _attempts_of(session: Session, ids: Sequence[str]) -> dict[str, list[Attempt]]:
+    found: dict[str, list[Attempt]] = {}
+    for chunk in _chunks(ids):
+        query = select(AttemptRow).where(AttemptRow.run_id.in_(chunk)).order_by(AttemptRow.number)
+        for row in session.scalars(query):
+            found.setdefault(row.run_id, []).append(
+                Attempt(**{name: getattr(row, name) for name in Attempt.__dataclass_fields__})
+            )
+    return found
+
+
+def _curves_of(session: Session, attempt_ids: Sequence[int]) -> dict[int, list[EvalPoint]]:
+    found: dict[int, list[EvalPoint]] = {}
+    for chunk in _chunks(attempt_ids):
+        query = (
+            select(
+                EvalRow.attempt_id, EvalRow.seq, EvalRow.step, EvalRow.k, EvalRow.n, EvalRow.samples,
+                EvalRow.questions, EvalRow.at,
+            )
+            .where(EvalRow.attempt_id.in_(chunk))
+            .order_by(EvalRow.attempt_id, EvalRow.step, EvalRow.seq)
+        )  # fmt: skip
+        for row in session.execute(query):
+            found.setdefault(row[0], []).append(EvalPoint(*row[1:]))
+    return found
+
+
+def run(engine: Engine, name: str) -> Run | None:
+    """The run with this id, or the newest one with this label, or with an id that begins so."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        for condition in (RunRow.id == name, RunRow.label == name, RunRow.id.startswith(name, autoescape=True)):
+            found = session.scalar(select(RunRow.id).where(condition).order_by(RunRow.created_at.desc()).limit(1))
+            if found is not None:
+                break
+    return runs(engine, ids=[found])[0] if found else None
+
+
+def known_names(engine: Engine) -> list[str]:
+    """Labels and ids of the newest thousand runs, for "did you mean"."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        query = select(RunRow.label, RunRow.id).order_by(RunRow.created_at.desc()).limit(1000)
+        return [name for pair in session.execute(query) for name in pair]
+
+
+def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None) -> list[Fact]:
+    """Recorded evidence of one attempt, evals included, in the order of the spool."""
+    query = select(EvidenceRow).where(EvidenceRow.attempt_id == attempt_id)
+    if kinds is not None:
+        query = query.where(EvidenceRow.kind.in_(list(kinds)))
+    with Session(engine.execution_options(read_only=True)) as session:
+        facts = [Fact(row.seq, row.kind, row.at, row.data) for row in session.scalars(query)]
+        if kinds is None or "eval" in kinds:
+            facts += [
+                Fact(r.seq, "eval", r.at, {"step": r.step, "k": r.k, "n": r.n, "samples": r.samples})
+                for r in session.scalars(select(EvalRow).where(EvalRow.attempt_id == attempt_id))
+            ]
+    return sorted(facts, key=lambda fact: fact.seq)
+
+
+def outcomes(engine: Engine, attempt_id: int, step: int) -> bytes | None:
+    """The packed outcomes of the eval at a step."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        query = select(EvalRow.outcomes).where(EvalRow.attempt_id == attempt_id, EvalRow.step == step)
+        return session.scalar(query.order_by(EvalRow.seq.desc()).limit(1))
+
+
+def steps(engine: Engine, attempt_id: int, after_seq: int = -1) -> list[tuple[int, int, float, dict[str, Any]]]:
+    """(seq, step, time, metrics) of one attempt, past a sequence number."""
+    query = select(StepRow).where(StepRow.attempt_id == attempt_id, StepRow.seq > after_seq).order_by(StepRow.seq)
+    with Session(engine.execution_options(read_only=True)) as session:
+        return [(row.seq, row.step, row.at, row.metrics) for row in session.scalars(query)]
+
+
+def transitions(engine: Engine, run_id: str) -> list[tuple[float, str | None, str, str]]:
+    """(time, before, after, why) of a run, oldest first."""
+    query = select(TransitionRow).where(TransitionRow.run_id == run_id).order_by(TransitionRow.id)
+    with Session(engine.execution_options(read_only=True)) as session:
+        return [(row.at, row.before, row.after, row.why) for row in session.scalars(query)]
+
+
+def state_counts(engine: Engine) -> dict[str, int]:
+    """How many runs are in each state."""
+    query = select(RunRow.state, func.count()).group_by(RunRow.state)
+    with Session(engine.execution_options(read_only=True)) as session:
+        return {state: count for state, count in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
+
+
+def sweep_names(engine: Engine) -> list[str]:
+    with Session(engine.execution_options(read_only=True)) as session:
+        return list(session.scalars(select(SweepRow.name).order_by(SweepRow.submitted_at.desc())))
+
+
+def sweep_details(engine: Engine, name: str) -> dict[str, Any] | None:
+    with Session(engine.execution_options(read_only=True)) as session:
+        return session.scalar(select(SweepRow.details).where(SweepRow.name == name))

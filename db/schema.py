@@ -1,0 +1,182 @@
+"""Tables of the registry, the same on SQLite and PostgreSQL.
+
+Times are UTC seconds since the epoch. Rows that record what happened (transitions, evals, evidence, verdicts) are only
+ever added; what a run *is now* (its state, its verdict) stands on the run and can be rebuilt from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+RUN_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+"""queued: waits for GPUs. running: an attempt is under way. succeeded: an attempt ended well (the verdict is another
+matter). failed: no attempt is left. cancelled: somebody said so."""
+
+ATTEMPT_STATES = ("launching", "running", "succeeded", "failed", "lost")
+"""launching: the row and its token exist, the fleet has been or will be asked. lost: whoever held it is gone."""
+
+VERDICTS = ("PROVEN", "REFUTED", "UNPROVEN")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 - SQLAlchemy's hook
+
+
+class SweepRow(Base):
+    """A submitted sweep. Submitting the same name again adds runs to it and keeps every text."""
+
+    __tablename__ = "sweeps"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    about: Mapped[str] = mapped_column(Text)
+    spec: Mapped[str] = mapped_column(Text)
+    details: Mapped[dict[str, Any]]
+    """Score rule, contrasts, budget: what the spec declared and no run carries."""
+    submitted_at: Mapped[float] = mapped_column(Float)
+
+
+class ConditionRow(Base):
+    """A complete condition under its hash."""
+
+    __tablename__ = "conditions"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    schema_version: Mapped[int] = mapped_column(Integer)
+    body: Mapped[dict[str, Any]]
+
+
+class RunRow(Base):
+    """One condition, one seed, one code version."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    condition_id: Mapped[str] = mapped_column(ForeignKey("conditions.id"))
+    seed: Mapped[int] = mapped_column(Integer)
+    code_version: Mapped[str] = mapped_column(String(12))
+    label: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(12))
+    created_at: Mapped[float] = mapped_column(Float)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    gpus: Mapped[int] = mapped_column(Integer)
+    plan: Mapped[dict[str, Any]]
+    """total_steps, steps_per_epoch, eval_steps."""
+    overrides: Mapped[dict[str, Any]]
+    score_rule: Mapped[dict[str, Any]]
+    verdict: Mapped[str | None] = mapped_column(String(12))
+    reasons: Mapped[list[Any]]
+    mlflow_run: Mapped[str | None] = mapped_column(String(64))
+    projected_seq: Mapped[int] = mapped_column(Integer, default=-1)
+    """Last event of the current attempt that MLflow has."""
+    projected_state: Mapped[str | None] = mapped_column(String(40))
+    __table_args__ = (
+        Index("ix_runs_state_priority", "state", "priority", "created_at"),
+        Index("ix_runs_condition_seed", "condition_id", "seed"),
+        Index("ix_runs_created_at", "created_at"),
+    )
+
+
+class SweepRunRow(Base):
+    """Which runs a sweep wants; one run can serve several sweeps."""
+
+    __tablename__ = "sweep_runs"
+    sweep_id: Mapped[int] = mapped_column(ForeignKey("sweeps.id"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer)
+    __table_args__ = (Index("ix_sweep_runs_run_id", "run_id"),)
+
+
+class AttemptRow(Base):
+    """One try at executing a run. The token is what its processes carry and what every update is fenced by."""
+
+    __tablename__ = "attempts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    token: Mapped[str] = mapped_column(String(32), unique=True)
+    state: Mapped[str] = mapped_column(String(12))
+    run_dir: Mapped[str] = mapped_column(Text)
+    node: Mapped[str | None] = mapped_column(String(200))
+    trainer_pid: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    retry: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The retry decision: rule, line of the log that decided, and what it decided."""
+    spool_offset: Mapped[int] = mapped_column(Integer, default=0)
+    spool_seq: Mapped[int] = mapped_column(Integer, default=-1)
+    last_event_at: Mapped[float | None] = mapped_column(Float)
+    last_step: Mapped[int] = mapped_column(Integer, default=0)
+    __table_args__ = (UniqueConstraint("run_id", "number"), Index("ix_attempts_state", "state"))
+
+
+class TransitionRow(Base):
+    """Append-only history of states."""
+
+    __tablename__ = "transitions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempts.id"))
+    before: Mapped[str | None] = mapped_column(String(12))
+    after: Mapped[str] = mapped_column(String(12))
+    why: Mapped[str] = mapped_column(Text)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class EvalRow(Base):
+    """One evaluation: k of n·samples answers right, every outcome packed into a blob, bit by bit in order of ids."""
+
+    __tablename__ = "evals"
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    step: Mapped[int] = mapped_column(Integer)
+    k: Mapped[int] = mapped_column(Integer)
+    n: Mapped[int] = mapped_column(Integer)
+    samples: Mapped[int] = mapped_column(Integer)
+    questions: Mapped[str] = mapped_column(String(16))
+    outcomes: Mapped[bytes] = mapped_column(LargeBinary)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class StepRow(Base):
+    """Metrics of one training step."""
+
+    __tablename__ = "steps"
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    step: Mapped[int] = mapped_column(Integer)
+    metrics: Mapped[dict[str, Any]]
+    at: Mapped[float] = mapped_column(Float)
+
+
+class EvidenceRow(Base):
+    """Everything else that a run measured about itself."""
+
+    __tablename__ = "evidence"
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+    at: Mapped[float] = mapped_column(Float)
+
+
+class VerdictRow(Base):
+    """A judgement; a run that is judged anew keeps the old ones."""
+
+    __tablename__ = "verdicts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"))
+    verdict: Mapped[str] = mapped_column(String(12))
+    reasons: Mapped[list[Any]]
+    at: Mapped[float] = mapped_column(Float)

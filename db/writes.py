@@ -1,0 +1,264 @@
+"""The only writes to the registry: short transactions, each all or nothing.
+
+Whoever reports about an attempt does it under its token. An update that finds no row with that token is the work of a
+ghost (a process that was given up and came back) and changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.schema import (
+    AttemptRow,
+    ConditionRow,
+    EvalRow,
+    EvidenceRow,
+    RunRow,
+    StepRow,
+    SweepRow,
+    SweepRunRow,
+    TransitionRow,
+    VerdictRow,
+)
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that a sweep asks for."""
+
+    label: str
+    condition_id: str
+    condition: dict[str, Any]
+    seed: int
+    plan: dict[str, Any]
+    gpus: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A sweep as it enters the registry."""
+
+    name: str
+    about: str
+    spec: str
+    details: dict[str, Any]
+    priority: int
+    score_rule: dict[str, Any]
+    code_version: str
+    condition_schema: int
+    runs: Sequence[NewRun]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Run ids in the order of the submission: made now, taken over because they exist, all of them."""
+
+    created: tuple[str, ...]
+    existing: tuple[str, ...]
+    all: tuple[str, ...]
+
+
+def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Submitted:
+    """Record a sweep. Runs that exist (same condition, seed and code version) are taken over instead of made anew,
+    unless they are refuted, failed or cancelled; with ``again`` every run is made anew."""
+    now = time.time()
+    created, existing, ordered = [], [], []
+    with Session(engine) as session, session.begin():
+        sweep = session.scalar(select(SweepRow).where(SweepRow.name == submission.name))
+        if sweep is None:
+            sweep = SweepRow(name=submission.name, submitted_at=now)
+            session.add(sweep)
+        sweep.about, sweep.spec, sweep.details = submission.about, submission.spec, submission.details
+        sweep.submitted_at = now
+        session.flush()
+        for position, new in enumerate(submission.runs):
+            if session.get(ConditionRow, new.condition_id) is None:
+                session.add(
+                    ConditionRow(id=new.condition_id, schema_version=submission.condition_schema, body=new.condition)
+                )
+                session.flush()
+            run_id = None if again else _reusable(session, new, submission.code_version)
+            if run_id is None:
+                run_id = _create_run(session, new, submission, now)
+                created.append(run_id)
+            else:
+                existing.append(run_id)
+            ordered.append(run_id)
+            if session.get(SweepRunRow, (sweep.id, run_id)) is None:
+                session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
+    return Submitted(tuple(created), tuple(existing), tuple(ordered))
+
+
+def _reusable(session: Session, new: NewRun, code_version: str) -> str | None:
+    """A run that already does, or did, what is asked: proven of any code version, or under way with this one."""
+    rows = session.scalars(
+        select(RunRow)
+        .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed)
+        .order_by(RunRow.created_at.desc())
+    ).all()
+    for row in rows:
+        if row.state == "succeeded" and row.verdict == "PROVEN":
+            return row.id
+    for row in rows:
+        if row.state in ("queued", "running") and row.code_version == code_version:
+            return row.id
+    return None
+
+
+def _create_run(session: Session, new: NewRun, submission: Submission, now: float) -> str:
+    run_id = f"{time.strftime('%y%m%d', time.gmtime(now))}-{secrets.token_hex(4)}"
+    session.add(
+        RunRow(
+            id=run_id, condition_id=new.condition_id, seed=new.seed, code_version=submission.code_version,
+            label=new.label, state="queued", created_at=now, priority=submission.priority, gpus=new.gpus,
+            plan=new.plan, overrides=new.overrides, score_rule=submission.score_rule, reasons=[],
+        )
+    )  # fmt: skip
+    session.flush()
+    session.add(TransitionRow(run_id=run_id, before=None, after="queued", why="submitted", at=now))
+    return run_id
+
+
+@dataclass(frozen=True)
+class NewAttempt:
+    """An attempt whose row stands before the fleet is asked for anything."""
+
+    id: int
+    run_id: str
+    number: int
+    token: str
+    run_dir: str
+
+
+def begin_attempt(engine: Engine, run_id: str, runs_dir: Path) -> NewAttempt | None:
+    """queued → running with a fresh attempt and token; None where the run is no longer queued."""
+    now = time.time()
+    with Session(engine) as session, session.begin():
+        changed = session.execute(
+            update(RunRow).where(RunRow.id == run_id, RunRow.state == "queued").values(
+                state="running", projected_seq=-1, verdict=None, reasons=[]
+            )
+        )  # fmt: skip
+        if changed.rowcount != 1:  # type: ignore[attr-defined]
+            return None
+        number = 1 + (session.scalar(select(func.max(AttemptRow.number)).where(AttemptRow.run_id == run_id)) or 0)
+        token = secrets.token_hex(8)
+        run_dir = str(runs_dir / run_id / str(number))
+        row = AttemptRow(run_id=run_id, number=number, token=token, state="launching", run_dir=run_dir, created_at=now)
+        session.add(row)
+        session.flush()
+        why = f"attempt {number}"
+        session.add(TransitionRow(run_id=run_id, attempt_id=row.id, before="queued", after="running", why=why, at=now))
+        return NewAttempt(row.id, run_id, number, token, run_dir)
+
+
+def mark_started(engine: Engine, attempt_id: int, token: str, node: str, trainer_pid: int) -> bool:
+    """launching → running; False for a ghost."""
+    with Session(engine) as session, session.begin():
+        changed = session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.ended_at.is_(None))
+            .values(state="running", node=node, trainer_pid=trainer_pid)
+        )
+        return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Events of one attempt, sorted by table, and how far the spool was read."""
+
+    offset: int
+    seq: int
+    last_event_at: float | None
+    last_step: int
+    evals: Sequence[dict[str, Any]] = ()
+    steps: Sequence[dict[str, Any]] = ()
+    evidence: Sequence[dict[str, Any]] = ()
+
+
+def record_events(engine: Engine, attempt_id: int, token: str, run_id: str, new: Ingested) -> bool:
+    """Store events and move the cursor in one transaction; False for a ghost, or where somebody was faster."""
+    with Session(engine) as session, session.begin():
+        changed = session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.spool_offset < new.offset)
+            .values(
+                spool_offset=new.offset, spool_seq=new.seq, last_event_at=new.last_event_at, last_step=new.last_step
+            )
+        )
+        if changed.rowcount != 1:  # type: ignore[attr-defined]
+            return False
+        if new.evals:
+            session.execute(
+                insert(EvalRow),
+                [
+                    {**e, "attempt_id": attempt_id, "run_id": run_id, "outcomes": base64.b64decode(e["outcomes"])}
+                    for e in new.evals
+                ],
+            )
+        if new.steps:
+            session.execute(insert(StepRow), [{**s, "attempt_id": attempt_id} for s in new.steps])
+        if new.evidence:
+            session.execute(insert(EvidenceRow), [{**e, "attempt_id": attempt_id} for e in new.evidence])
+    return True
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended and what becomes of its run."""
+
+    attempt_state: str
+    run_state: str
+    why: str
+    exit_code: int | None = None
+    retry: dict[str, Any] | None = None
+    verdict: str | None = None
+    reasons: Sequence[str] = ()
+
+
+def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending: Ending) -> bool:
+    """End an attempt, move its run and record the verdict, all at once; False for a ghost."""
+    now = time.time()
+    with Session(engine) as session, session.begin():
+        changed = session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.ended_at.is_(None))
+            .values(state=ending.attempt_state, ended_at=now, exit_code=ending.exit_code, retry=ending.retry)
+        )
+        if changed.rowcount != 1:  # type: ignore[attr-defined]
+            return False
+        values: dict[str, Any] = {"state": ending.run_state}
+        if ending.verdict is not None:
+            values |= {"verdict": ending.verdict, "reasons": list(ending.reasons)}
+            session.add(
+                VerdictRow(
+                    run_id=run_id, attempt_id=attempt_id, verdict=ending.verdict, reasons=list(ending.reasons), at=now
+                )
+            )
+        session.execute(update(RunRow).where(RunRow.id == run_id, RunRow.state == "running").values(**values))
+        session.add(
+            TransitionRow(
+                run_id=run_id, attempt_id=attempt_id, before="running", after=ending.run_state, why=ending.why, at=now
+            )
+        )
+    return True
+
+
+def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:
+    """How far MLflow has been filled for a run."""
+    with Session(engine) as session, session.begin():
+        session.execute(
+            update(RunRow)
+            .where(RunRow.id == run_id)
+            .values(mlflow_run=mlflow_run, projected_seq=seq, projected_state=state)
+        )

@@ -1,0 +1,41 @@
+"""What several commands share: opening things, finding a run, printing JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from db.reads import Run
+
+NOTHING_MATCHED = 3
+FAILED = 1
+
+
+def registry(*, create: bool = False) -> Engine:
+    """The registry of ``AQN_HOME``; a missing one is an error unless it may be created."""
+    from db.engine import open_registry
+    from orchestrator.settings import load_settings
+
+    return open_registry(load_settings().registry_url, create=create)
+
+
+def find_run(engine: Engine, name: str) -> Run:
+    """The run of that id or label; exits with 3 and the nearest name where there is none."""
+    from db import reads
+    from experiment_specs.errors import nearest
+
+    found = reads.run(engine, name)
+    if found is None:
+        close = nearest(name, reads.known_names(engine))
+        typer.echo(f"no run is called {name!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    return found
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

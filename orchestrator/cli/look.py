@@ -1,0 +1,191 @@
+"""`aqn status`, `runs`, `show`, `logs`: looking, never changing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.common import NOTHING_MATCHED, find_run, print_json, registry
+from orchestrator.cli.plan import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from sqlalchemy import Engine
+
+    from db.reads import Run
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id (or its beginning), or its label.")]
+
+
+def status(as_json: Json = False) -> None:
+    """What is running, what waits, and whether the fleet is up."""
+    from dataclasses import asdict
+
+    from db import reads
+    from orchestrator.fleet.head import current
+    from orchestrator.scheduler.loop import leadership
+    from orchestrator.settings import load_settings
+
+    settings = load_settings()
+    engine = registry()
+    counts = reads.state_counts(engine)
+    active = reads.runs(engine, states=("running", "queued"))
+    head = current(settings)
+    with leadership(settings) as free:
+        scheduled = not free
+    if as_json:
+        from orchestrator.runs_json import run_as_json
+
+        print_json(
+            {
+                "counts": counts,
+                "scheduler": "running" if scheduled else "not running",
+                "fleet": None if head is None else asdict(head),
+                "active": [run_as_json(run, curves=True) for run in active],
+            }
+        )
+        return
+    from orchestrator.cli.render import console, progress_table
+
+    screen = console()
+    screen.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no runs yet")
+    screen.print("scheduler: " + ("running" if scheduled else "not running"))
+    if active and not scheduled:
+        screen.print("nobody schedules the runs that wait; `aqn submit SPEC` goes on with them")
+    screen.print("fleet: " + (f"Ray head at {head.address}, process {head.pid}" if head else "no local Ray head"))
+    if active:
+        screen.print(progress_table(active, {}, ""))
+
+
+def runs(
+    sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="With --json: the eval curves too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from db import reads
+    from experiment_specs.errors import nearest
+
+    engine = registry()
+    if sweep is not None and sweep not in (names := reads.sweep_names(engine)):
+        close = nearest(sweep, names)
+        typer.echo(f"no sweep is called {sweep!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    found = reads.runs(engine, sweep=sweep, limit=None if everything else limit)
+    if as_json:
+        from orchestrator.runs_json import run_as_json
+
+        print_json([run_as_json(run, curves=curves) for run in found])
+        return
+    from orchestrator.cli.render import console, runs_table
+
+    console().print(runs_table(found) if found else "no runs yet")
+
+
+def show(run: RunName, as_json: Json = False) -> None:
+    """One run: its condition, its curve, its attempts, and the evidence behind its verdict."""
+    from db import reads
+
+    engine = registry()
+    found = find_run(engine, run)
+    if as_json:
+        print_json(_as_json(engine, found))
+        return
+    from orchestrator.cli.render import console
+
+    _print_run(console(), engine, found, reads.transitions(engine, found.id))
+
+
+def _as_json(engine: Engine, run: Run) -> dict[str, Any]:
+    from db import reads
+    from orchestrator.runs_json import run_as_json
+
+    facts = reads.evidence(engine, run.attempt.id) if run.attempt else []
+    return run_as_json(run, curves=True) | {
+        "attempts": [
+            {
+                "number": a.number, "state": a.state, "node": a.node, "trainer_pid": a.trainer_pid,
+                "started": a.created_at, "ended": a.ended_at, "exit": a.exit_code, "retry": a.retry,
+                "run_dir": a.run_dir,
+            }
+            for a in run.attempts
+        ],
+        "evidence": [{"seq": f.seq, "kind": f.kind, "at": f.at, "data": f.data} for f in facts],
+        "transitions": [
+            {"at": at, "from": before, "to": after, "why": why}
+            for at, before, after, why in reads.transitions(engine, run.id)
+        ],
+        "marks": [],
+        "links": [],
+    }  # fmt: skip
+
+
+def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[float, str | None, str, str]]) -> None:
+    from rich.text import Text
+
+    from db import reads
+    from orchestrator.cli.evidence_view import condition_table, evidence_lines
+    from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
+
+    screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}, sweeps {', '.join(run.sweeps)}"))
+    score = run.score
+    line = Text(f"{run.state}  ")
+    line.append_text(verdict_text(run))
+    if score:
+        rule, mode = run.score_rule.get("rule"), run.score_rule.get("mode")
+        line.append(f"  {score.k}/{score.n * score.samples} = {percent_with_interval(score)}")
+        line.append(f"  at step {score.step} ({rule}, {mode} mode)")
+    screen.print(line)
+    for reason in run.reasons:
+        screen.print(Text(f"  because {reason}", style="magenta"))
+    screen.print(condition_table(run))
+    if run.curve:
+        screen.print(curve_lines([run]))
+    if run.attempt:
+        screen.print(Text("\nevidence", style="bold"))
+        for name, text in evidence_lines(run, reads.evidence(engine, run.attempt.id)):
+            screen.print(Text.assemble((f"  {name:<14}", "bold"), text))
+    screen.print(Text("\nhistory", style="bold"))
+    for at, before, after, why in history:
+        screen.print(f"  {clock(at)}  {before or '–'} → {after}: {why}", soft_wrap=True)
+    for attempt in run.attempts:
+        screen.print(f"  attempt {attempt.number}: {attempt.run_dir}", soft_wrap=True)
+
+
+def logs(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the run writes.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 40,
+    as_json: Json = False,
+) -> None:
+    """The trainer's own log of a run's last attempt."""
+    from workers.launch import LOG_NAME
+
+    engine = registry()
+    found = find_run(engine, run)
+    if found.attempt is None:
+        typer.echo(f"{found.label} has not started yet", err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    path = Path(found.attempt.run_dir) / LOG_NAME
+    if not path.exists():
+        typer.echo(f"there is no log at {path}", err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    with path.open(encoding="utf-8", errors="replace") as log:
+        tail = log.readlines()[-lines:]
+        if as_json:
+            print_json({"run_id": found.id, "path": str(path), "lines": [line.rstrip("\n") for line in tail]})
+            return
+        typer.echo("".join(tail), nl=False)
+        while follow:
+            if chunk := log.read():
+                typer.echo(chunk, nl=False)
+            elif (now := find_run(engine, found.id)).state not in ("running", "queued"):
+                typer.echo(f"-- {now.state}, {now.verdict or 'not judged'} --", err=True)
+                return
+            else:
+                time.sleep(0.5)

@@ -1,0 +1,63 @@
+"""`aqn`: the commands, and what every one of them does with an error.
+
+Exit codes: 0 done, 1 something failed, 2 bad input, 3 nothing matched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from experiment_specs.errors import AqnError
+from orchestrator.cli import fleet, look, plan, services, submit
+
+app = typer.Typer(
+    name="aqn",
+    help="Sweeps of 4-bit reinforcement-learning experiments on verl, in which every score carries its proof.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("plan", plan.plan),
+    ("submit", submit.submit),
+    ("status", look.status),
+    ("runs", look.runs),
+    ("show", look.show),
+    ("logs", look.logs),
+    ("ui", services.ui),
+    ("doctor", services.doctor),
+)
+for _name, _command in _COMMANDS:
+    app.command(_name)(_command)
+app.add_typer(fleet.app, name="fleet")
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"aqn {installed('aqn-lab')}")
+        raise typer.Exit
+
+
+def run() -> None:
+    """The console script: errors of ours become one line on stderr and exit code 2."""
+    try:
+        app()
+    except AqnError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

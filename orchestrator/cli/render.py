@@ -1,0 +1,216 @@
+"""Tables for the terminal, 80 columns wide, readable without colour."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from db.reads import EvalPoint, Run
+from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition
+from experiment_specs.load import preset_name
+from orchestrator.plan import Plan
+from orchestrator.stats import wilson
+
+BARS = "▁▂▃▄▅▆▇█"
+
+STATE_STYLES = {"queued": "dim", "running": "cyan", "succeeded": "", "failed": "magenta", "cancelled": "dim"}
+VERDICT_STYLES = {"PROVEN": "bold blue", "REFUTED": "bold magenta", "UNPROVEN": "yellow"}
+"""Blue and magenta: told apart by every common kind of colour vision; the word says it too."""
+
+
+def console() -> Console:
+    import sys
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+
+
+def percent_with_interval(point: EvalPoint) -> str:
+    """``64.2 % [59.9, 68.3]``."""
+    low, high = wilson(point.k, point.n * point.samples)
+    return f"{point.percent:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def sparkline(points: Sequence[EvalPoint]) -> str:
+    """Bars from 0 to 100 %."""
+    return "".join(BARS[min(7, int(p.percent / 12.5))] for p in points)
+
+
+def condition_words(run: Run, varied: Sequence[str]) -> str:
+    """What tells a run from its neighbours, in the words of the spec."""
+    return _words(Condition.model_validate(run.condition, strict=False), varied)
+
+
+def _words(condition: Condition, keys: Sequence[str]) -> str:
+    parts = []
+    for key in keys:
+        value = getattr(condition, key)
+        if key in NAMED_FIELDS:
+            name = preset_name(key, value)
+            parts.append(name if key == "dtype" else f"{key} {name}")
+        else:
+            parts.append(f"{key} {value}")
+    return ", ".join(parts)
+
+
+def varied_fields(runs: Sequence[Run]) -> list[str]:
+    """Fields of the condition that are not the same in all runs; dtype and aqn where all are the same."""
+    keys = [k for k in Condition.model_fields if len({repr(run.condition.get(k)) for run in runs}) > 1]
+    return keys or ["dtype", "aqn"]
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def verdict_text(run: Run) -> Text:
+    if run.verdict is None:
+        return Text("")
+    return Text(run.verdict, style=VERDICT_STYLES.get(run.verdict, ""))
+
+
+def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: str) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    table.add_column("state")
+    table.add_column("step", justify="right")
+    table.add_column("last score [95 %]")
+    table.add_column("time left", justify="right")
+    for run in runs:
+        step = run.attempt.last_step if run.attempt else 0
+        state = "starting" if run.state == "running" and not run.curve else run.state
+        table.add_row(
+            escape(run.label),
+            Text(state, style=STATE_STYLES.get(run.state, "")),
+            f"{step} of {run.total_steps}",
+            percent_with_interval(run.curve[-1]) if run.curve else "",
+            duration(left.get(run.id)) if run.state == "running" else "",
+        )
+    return Group(table, Text(note, style="dim")) if note else table
+
+
+def results_table(runs: Sequence[Run]) -> RenderableType:
+    """The end of a sweep: condition, score with its interval, verdict, and the reasons where it is not PROVEN."""
+    varied = varied_fields(runs)
+    seeds = len({run.seed for run in runs}) > 1
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    if seeds:
+        table.add_column("seed", justify="right")
+    table.add_column("condition")
+    table.add_column("k/n", justify="right")
+    table.add_column("score [95 %]")
+    table.add_column("verdict")
+    for run in runs:
+        score = run.score
+        valid = run.verdict == "PROVEN"
+        style = "" if valid else "strike dim"
+        table.add_row(
+            escape(run.label),
+            *([str(run.seed)] if seeds else []),
+            escape(condition_words(run, varied)),
+            Text(f"{score.k}/{score.n * score.samples}" if score else "–", style=style if score else ""),
+            Text(percent_with_interval(score) if score else run.state, style=style if score else ""),
+            verdict_text(run),
+        )
+    reasons = [Text.assemble((f"{run.label}: ", "bold"), "; ".join(run.reasons)) for run in runs if run.reasons]
+    return Group(table, *reasons)
+
+
+def curve_lines(runs: Sequence[Run]) -> RenderableType:
+    """Sparklines of the eval curves, 0 to 100 %."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for run in runs:
+        if run.curve:
+            values = " → ".join(f"{p.percent:.1f}" for p in run.curve)
+            table.add_row(escape(run.label), sparkline(run.curve), f"{values} %")
+    return table
+
+
+def outlook(runs: Sequence[Run]) -> RenderableType:
+    """Where to look next."""
+    name = runs[0].label if runs else "RUN"
+    return Text(
+        f"look further:  aqn show {name}   the evidence behind a verdict\n"
+        f"               aqn logs {name}   what the trainer printed\n"
+        "               aqn ui                MLflow, with every metric of every step\n",
+        style="",
+    )
+
+
+def plan_tables(plan: Plan) -> Iterator[RenderableType]:
+    """Conditions, exclusions, warnings."""
+    yield Text.assemble((plan.sweep.name, "bold"), f"  {plan.sweep.about}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, justify in (("condition", "left"), ("means", "left"), ("steps", "right"), ("evals at", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    keys = _plan_fields(plan)
+    for c in plan.conditions:
+        evals = [str(step) for step in c.steps.evals]
+        shown = ", ".join(evals if len(evals) <= 8 else [*evals[:3], "…", *evals[-2:]])
+        table.add_row(
+            escape(c.label), escape(_words(c.condition, keys)),
+            f"{c.steps.per_epoch} × {c.condition.epochs}" if c.condition.epochs > 1 else str(c.steps.total), shown,
+        )  # fmt: skip
+    yield table
+    seeds = ", ".join(map(str, plan.sweep.seeds))
+    rule = plan.sweep.score
+    yield Text(
+        f"{len(plan.conditions)} conditions, seeds {seeds}: {plan.runs} runs of {plan.sweep.resources.gpus} GPU(s); "
+        f"score: {rule.rule} eval, {rule.mode} mode"
+    )
+    for excluded in plan.excluded:
+        yield Text(f"left out: {_choice(excluded.choice)}  ({excluded.reason})", style="dim")
+    yield from _plan_warnings(plan)
+
+
+def _plan_fields(plan: Plan) -> list[str]:
+    dumped = [c.condition.model_dump(mode="json") for c in plan.conditions]
+    keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1]
+    return keys or ["dtype", *(k for k in OPTIONAL_FIELDS if dumped[0][k] is not None)]
+
+
+def _plan_warnings(plan: Plan) -> Iterator[RenderableType]:
+    for text in plan.warnings:
+        yield Text(f"warning: {text}", style="yellow")
+    by_text: dict[str, list[str]] = {}
+    for c in plan.conditions:
+        for text in (*c.warnings, *c.blockers):
+            by_text.setdefault(text, []).append(c.label)
+    for text, labels in by_text.items():
+        where = "all conditions" if len(labels) == len(plan.conditions) else ", ".join(labels)
+        yield Text(f"warning: {text} ({where})", style="yellow")
+
+
+def _choice(choice: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in choice.items())
+
+
+def runs_table(runs: Sequence[Run]) -> RenderableType:
+    """One line a run, newest first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("id", "run", "seed", "state", "score [95 %]", "step", "verdict"):
+        table.add_column(column, justify="right" if column in ("seed", "step") else "left", no_wrap=column == "id")
+    for run in runs:
+        shown = run.score or (run.curve[-1] if run.curve else None)
+        style = "" if run.verdict == "PROVEN" else "dim" if run.verdict is None else "strike dim"
+        table.add_row(
+            run.id, escape(run.label), str(run.seed), Text(run.state, style=STATE_STYLES.get(run.state, "")),
+            Text(percent_with_interval(shown) if shown else "", style=style),
+            f"{shown.step}/{run.total_steps}" if shown else "", verdict_text(run),
+        )  # fmt: skip
+    return table
+
+
+def clock(at: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else ""

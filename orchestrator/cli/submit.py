@@ -1,0 +1,142 @@
+"""`aqn submit`: record a sweep and run it to the end, showing how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.common import FAILED, print_json
+from orchestrator.cli.plan import Json, Spec
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from db.reads import Run
+    from orchestrator.cli.progress import Progress
+    from orchestrator.settings import Settings
+
+TICK_SECONDS = 1.0
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+def submit(
+    spec: Spec,
+    again: Annotated[bool, typer.Option("--again", help="Run everything anew, also what is done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a sweep to its end. Interrupted or killed, it goes on where it was when called again."""
+    from experiment_specs.load import load_sweep
+    from orchestrator.cli.common import registry
+    from orchestrator.plan import make_plan
+    from orchestrator.settings import load_settings
+    from orchestrator.submit import record
+
+    planned = make_plan(load_sweep(spec))
+    for condition in planned.conditions:
+        if condition.blockers:  # before a registry is created
+            record_refusal(planned.sweep.source, condition.label, condition.blockers)
+    settings = load_settings()
+    engine = registry(create=True)
+    submitted = record(engine, planned, again=again)
+    if not as_json:
+        typer.echo(_summary(planned.sweep.name, len(submitted.created), len(submitted.existing)))
+    try:
+        _follow(settings, engine, list(submitted.all), quiet=as_json)
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nleft; the runs go on. The same command takes them up again, `aqn fleet down` ends them.", err=True
+        )
+        raise typer.Exit(130) from None
+    _finish(settings, engine, planned.sweep.name, list(submitted.all), as_json=as_json)
+
+
+def record_refusal(source: Path, label: str, blockers: tuple[str, ...]) -> None:
+    from experiment_specs.errors import SpecError
+
+    raise SpecError(f"{label}: {'; '.join(blockers)}", file=str(source))
+
+
+def _summary(name: str, created: int, existing: int) -> str:
+    if not created:
+        return f"sweep {name}: all {existing} runs exist already; --again runs them anew"
+    return f"sweep {name}: {created} new run{'s' * (created > 1)}" + (f", {existing} taken over" if existing else "")
+
+
+def _follow(settings: Settings, engine: Engine, ids: list[str], *, quiet: bool) -> None:
+    """Lead, or watch whoever leads, until all runs are over."""
+    import time
+
+    from db import reads
+    from orchestrator.cli.progress import Progress
+    from orchestrator.scheduler.loop import leadership
+
+    progress = Progress(quiet=quiet)
+    with progress:
+        while True:
+            current = reads.runs(engine, ids=ids)
+            if _over(current):
+                break
+            with leadership(settings) as leads:
+                if leads:
+                    _lead(settings, engine, ids, progress)
+                else:
+                    progress.show(current, "another aqn process schedules; watching")
+                    time.sleep(TICK_SECONDS)
+
+
+def _over(runs: list[Run]) -> bool:
+    return all(run.state in TERMINAL for run in runs)
+
+
+def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress) -> None:
+    """Schedule until the runs are over: fleet, loop, MLflow."""
+    import time
+
+    from db import reads
+    from orchestrator.fleet.head import address
+    from orchestrator.fleet.ray_fleet import RayFleet
+    from orchestrator.mlflow_projector import Projector, ProjectorThread
+    from orchestrator.scheduler.loop import Scheduler
+
+    runs = reads.runs(engine, ids=ids)
+    progress.show(runs, "starting the fleet")
+    fleet = RayFleet(address(settings))
+    projector = ProjectorThread(Projector(settings, engine))
+    projector.start()
+    try:
+        scheduler = Scheduler(settings, engine, fleet)
+        total = fleet.total_gpus()
+        while not _over(runs := reads.runs(engine, ids=ids)):
+            too_large = [run.label for run in runs if run.gpus > total]
+            note = f"waits for more GPUs than the fleet's {total}: {', '.join(too_large)}" if too_large else ""
+            progress.show(runs, note or (f"MLflow: {projector.error}" if projector.error else ""))
+            if not scheduler.tick():
+                time.sleep(TICK_SECONDS)
+        progress.show(runs, "")
+    finally:
+        projector.close()
+        fleet.close()
+
+
+def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as_json: bool) -> None:
+    from db import reads
+    from orchestrator.runs_json import run_as_json
+
+    runs = reads.runs(engine, ids=ids)
+    if as_json:
+        print_json([run_as_json(run, curves=True) for run in runs])
+    else:
+        from orchestrator.cli.render import console, curve_lines, outlook, results_table
+        from orchestrator.report.curves import draw_curves
+
+        screen = console()
+        screen.print(results_table(runs))
+        if any(run.curve for run in runs):
+            picture = draw_curves(runs, settings.reports / f"{name}-curves.png", title=name)
+            screen.print(curve_lines(runs))
+            screen.print(f"curves with intervals: {picture}", soft_wrap=True)
+        screen.print(outlook(runs))
+    if any(run.state != "succeeded" or run.verdict != "PROVEN" for run in runs):
+        raise typer.Exit(FAILED)

@@ -1,0 +1,113 @@
+"""The fleet as the scheduler sees it: launch an attempt, ask after it, end it. All by name, all repeatable."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from db.reads import Attempt
+from orchestrator.fleet.head import FleetError
+from orchestrator.fleet.supervisor import Status, Supervisor, end_processes
+from orchestrator.scheduler.decide import Liveness
+
+NAMESPACE = "aqn"
+ANSWER_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What could be learnt of an attempt just now."""
+
+    liveness: Liveness
+    status: Status | None = None
+
+
+class Fleet(Protocol):
+    """What the loop needs; :class:`RayFleet` is the real one."""
+
+    def total_gpus(self) -> int: ...
+    def launch(self, attempt: Attempt, gpus: int) -> Status: ...
+    def observe(self, attempt: Attempt) -> Observation: ...
+    def release(self, attempt: Attempt) -> None: ...
+
+
+class RayFleet:
+    """A Ray cluster at an address. Connecting again after a crash finds every supervisor where it was."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            ray.init(
+                address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
+                configure_logging=False,
+            )  # fmt: skip
+        except (ConnectionError, RayError, RuntimeError) as error:
+            raise FleetError(f"no Ray cluster answers at {address}: {error}") from error
+
+    def close(self) -> None:
+        """Leave the cluster; supervisors stay."""
+        ray.shutdown()
+
+    def total_gpus(self) -> int:
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def launch(self, attempt: Attempt, gpus: int) -> Status:
+        """Make the attempt's placement group and supervisor, or find those that are there."""
+        name = _name(attempt)
+        group = _group(name) or placement_group(
+            [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached"
+        )
+        supervisor = (
+            ray.remote(Supervisor)
+            .options(
+                name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=1, num_gpus=gpus,
+                max_restarts=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group),
+            )
+            .remote(attempt.run_dir, attempt.token)
+        )  # fmt: skip
+        status: Status = ray.get(supervisor.status.remote())
+        return status
+
+    def observe(self, attempt: Attempt) -> Observation:
+        try:
+            supervisor = ray.get_actor(_name(attempt), namespace=NAMESPACE)
+        except ValueError:
+            return Observation("dead")
+        try:
+            return Observation("alive", ray.get(supervisor.status.remote(), timeout=ANSWER_SECONDS))
+        except GetTimeoutError:
+            return Observation("unknown")
+        except RayActorError:
+            return Observation("dead")
+
+    def release(self, attempt: Attempt) -> None:
+        """End what is left of an attempt and give its GPUs back. The trainer's processes go first."""
+        name = _name(attempt)
+        try:
+            supervisor = ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            end_processes(attempt.token)  # nobody watches over them any more
+        else:
+            try:
+                ray.get(supervisor.stop.remote(), timeout=60)
+            except (GetTimeoutError, RayActorError):
+                end_processes(attempt.token)
+            ray.kill(supervisor)
+        if (group := _group(name)) is not None:
+            remove_placement_group(group)
+
+
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.run_id}/{attempt.number}"
+
+
+def _group(name: str) -> PlacementGroup | None:
+    try:
+        return ray.util.get_placement_group(name)
+    except ValueError:
+        return None

@@ -1,0 +1,37 @@
+"""Spool → registry: what the events of an attempt mean for the tables. Reading the same events twice changes nothing."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from db import reads, writes
+from workers.events import Event, read_events
+
+
+def pull(engine: Engine, attempt: reads.Attempt) -> list[Event]:
+    """Store what is new in an attempt's spool; returns it, or nothing where another reader was faster."""
+    events, offset = read_events(attempt.run_dir, attempt.spool_offset)
+    if offset == attempt.spool_offset:
+        return []
+    new = sort_events(events, offset, attempt)
+    if not writes.record_events(engine, attempt.id, attempt.token, attempt.run_id, new):
+        return []
+    return events
+
+
+def sort_events(events: list[Event], offset: int, attempt: reads.Attempt) -> writes.Ingested:
+    """Events by table. Evals without question counts (an attempt that died within one) cannot occur: they are atomic."""
+    fresh = [event for event in events if event.seq > attempt.spool_seq]
+    steps = [e for e in fresh if e.kind == "step"]
+    evals = [e for e in fresh if e.kind == "eval"]
+    return writes.Ingested(
+        offset=offset,
+        seq=max((e.seq for e in fresh), default=attempt.spool_seq),
+        last_event_at=max((e.at for e in fresh), default=attempt.last_event_at),
+        last_step=max((int(e.data["step"]) for e in steps), default=attempt.last_step),
+        evals=[{"seq": e.seq, "at": e.at, **e.data} for e in evals],
+        steps=[{"seq": e.seq, "at": e.at, "step": e.data["step"], "metrics": e.data["metrics"]} for e in steps],
+        evidence=[
+            {"seq": e.seq, "at": e.at, "kind": e.kind, "data": e.data} for e in fresh if e.kind not in ("step", "eval")
+        ],
+    )

@@ -1,0 +1,210 @@
+"""MLflow as a projection of the registry: one experiment a sweep, one run a run, filled in batches from a cursor.
+
+The registry never waits for MLflow: the projector runs in a thread of its own, an error is noted and tried again at
+the next round, and what MLflow already has is found again by the run's id. Only the leading scheduler projects, so the
+schema of MLflow's database is made once, by one process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Engine
+
+from db import reads, writes
+from experiment_specs.language import NAMED_FIELDS, Condition
+from experiment_specs.load import preset_name
+from orchestrator.settings import Settings
+
+ROUND_SECONDS = 5.0
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+RUN_TAG = "aqn.run_id"
+
+_log = logging.getLogger(__name__)
+
+_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+
+
+class Projector:
+    """Fills one MLflow store from one registry."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings, self._engine = settings, engine
+        self._client: Any = None
+        self._experiments: dict[str, str] = {}
+
+    def project_all(self) -> int:
+        """Bring every run that has news up to date; returns how many had."""
+        runs = [run for run in reads.runs(self._engine) if _has_news(run)]
+        for run in reversed(runs):  # oldest first, so that MLflow's newest is ours
+            self.project(run)
+        return len(runs)
+
+    def project(self, run: reads.Run) -> None:
+        """Send what MLflow does not have of one run yet."""
+        client = self._connect()
+        from mlflow.entities import Metric, Param, RunTag
+
+        mlflow_run = run.mlflow_run or self._find_or_create(run)
+        if run.projected_state is None:
+            for batch in _batched(_params(run).items(), PARAMS_A_BATCH):
+                client.log_batch(mlflow_run, params=[Param(key, value) for key, value in batch])
+        attempt = run.attempt
+        if attempt is not None:
+            points = (
+                Metric(_metric_name(name), value, int(1000 * at), step)
+                for name, value, at, step in _points(self._engine, run, attempt.id)
+            )
+            for batch in _batched(points, METRICS_A_BATCH):
+                client.log_batch(mlflow_run, metrics=batch)
+        client.log_batch(mlflow_run, tags=[RunTag(key, value) for key, value in _tags(run).items()])
+        if run.state in _STATUS:
+            client.set_terminated(mlflow_run, _STATUS[run.state], end_time=_end(run))
+        else:
+            client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
+        seq = attempt.spool_seq if attempt is not None else -1
+        writes.record_projection(self._engine, run.id, mlflow_run, seq, _state(run))
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            self._client = MlflowClient(tracking_uri=self._settings.mlflow_url)
+        return self._client
+
+    def _find_or_create(self, run: reads.Run) -> str:
+        experiment = self._experiment(run.sweeps[0] if run.sweeps else "runs without a sweep")
+        found = self._client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.id}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        created = self._client.create_run(
+            experiment, start_time=int(1000 * run.created_at), run_name=f"{run.label} seed {run.seed}",
+            tags={RUN_TAG: run.id},
+        )  # fmt: skip
+        return str(created.info.run_id)
+
+    def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            found = self._client.get_experiment_by_name(name)
+            self._experiments[name] = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(name, self._settings.mlflow_artifacts.as_uri())
+            )
+        return self._experiments[name]
+
+
+class ProjectorThread:
+    """Projects every few seconds until it is closed, then once more."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._projector = projector
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-projector", daemon=True)
+        self.error: str | None = None
+        """Why the last round failed; None when it did not."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float = 120.0) -> None:
+        self._closing.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._closing.wait(ROUND_SECONDS):
+            self._round()
+        self._round()
+
+    def _round(self) -> None:
+        try:
+            self._projector.project_all()
+            self.error = None
+        except Exception as error:  # noqa: BLE001 - MLflow down or broken must not reach the scheduler
+            self.error = f"{type(error).__name__}: {error}"
+            _log.debug("MLflow projection failed, trying again", exc_info=True)
+
+
+def _has_news(run: reads.Run) -> bool:
+    seq = run.attempt.spool_seq if run.attempt is not None else -1
+    return run.projected_state != _state(run) or run.projected_seq != seq
+
+
+def _state(run: reads.Run) -> str:
+    return f"{run.state}/{run.verdict or '-'}/{len(run.attempts)}"
+
+
+def _points(engine: Engine, run: reads.Run, attempt_id: int) -> Iterator[tuple[str, float, float, int]]:
+    """(name, value, time, step) of everything after the cursor."""
+    for _, step, at, metrics in reads.steps(engine, attempt_id, run.projected_seq):
+        for name, value in metrics.items():
+            yield name, value, at, step
+    for point in run.curve:
+        if point.seq > run.projected_seq:
+            yield "eval/percent", point.percent, point.at, point.step
+            yield "eval/correct", float(point.k), point.at, point.step
+    for fact in reads.evidence(engine, attempt_id, kinds=("sync",)):
+        if fact.seq > run.projected_seq:
+            yield "aqn/sigma_planned", fact.data["sigma_planned"], fact.at, fact.data["serves"]
+            yield "aqn/sigma_realised", fact.data["realised"]["std"], fact.at, fact.data["serves"]
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows letters, digits and ``_-. /:``; verl writes ``mean@1``."""
+    return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)
+
+
+def _params(run: reads.Run) -> dict[str, str]:
+    flat = {f"condition.{key}": value for key, value in _flatten(run.condition)}
+    plan = {f"plan.{key}": json.dumps(value) for key, value in run.plan.items()}
+    return {"seed": str(run.seed)} | flat | plan
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "none" if value is None else str(value)[:6000]
+
+
+def _tags(run: reads.Run) -> dict[str, str]:
+    condition = Condition.model_validate(run.condition, strict=False)
+    named = {key: preset_name(key, getattr(condition, key)) for key in NAMED_FIELDS}
+    score = run.score
+    return {
+        "label": run.label,
+        "condition": run.condition_id,
+        "seed": str(run.seed),
+        "epochs": str(condition.epochs),
+        "verdict": run.verdict or "not judged",
+        "verdict.reasons": "; ".join(run.reasons)[:4900],
+        "state": run.state,
+        "attempts": str(len(run.attempts)),
+        "code_version": run.code_version,
+        "sweeps": ", ".join(run.sweeps),
+        "score": f"{score.k}/{score.n * score.samples} at step {score.step}" if score else "",
+        "score.rule": run.score_rule.get("rule", ""),
+        "run_dir": run.attempt.run_dir if run.attempt else "",
+        **named,
+    }
+
+
+def _end(run: reads.Run) -> int:
+    ended = run.attempt.ended_at if run.attempt else None
+    return int(1000 * (ended or time.time()))
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

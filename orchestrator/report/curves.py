@@ -1,0 +1,50 @@
+"""Eval curves as a picture: accuracy over training steps, with Wilson intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from db.reads import Run
+from orchestrator.stats import wilson
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Okabe and Ito: told apart by every common kind of colour vision."""
+MARKERS = "osD^vPX*"
+
+
+def draw_curves(runs: Sequence[Run], path: Path, title: str) -> Path:
+    """Write a PNG and return its path. A run that is not PROVEN is drawn thin, dotted and named as such."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    try:
+        for index, run in enumerate(run for run in runs if run.curve):
+            colour = PALETTE[index % len(PALETTE)]
+            steps = [p.step for p in run.curve]
+            percent = [p.percent for p in run.curve]
+            bounds = [wilson(p.k, p.n * p.samples) for p in run.curve]
+            proven = run.verdict == "PROVEN"
+            name = f"{run.label} (seed {run.seed})" + ("" if proven else f", {run.verdict or run.state}")
+            axes.plot(
+                steps, percent, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=name,
+                linewidth=1.8 if proven else 0.8, linestyle="-" if proven else ":",
+            )  # fmt: skip
+            axes.fill_between(
+                steps, [100 * low for low, _ in bounds], [100 * high for _, high in bounds], color=colour, alpha=0.12,
+                linewidth=0,
+            )  # fmt: skip
+        axes.set_xlabel("training step")
+        axes.set_ylabel("test questions answered right, %")
+        axes.set_title(f"{title}: greedy accuracy, with 95 % Wilson intervals", fontsize=10, loc="left")
+        axes.grid(alpha=0.3, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    finally:
+        pyplot.close(figure)
+    return path

@@ -1,0 +1,99 @@
+"""One tick's decision: a pure function from a snapshot to actions. Everything it may know stands in the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Liveness = Literal["alive", "dead", "unknown"]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queued run."""
+
+    run_id: str
+    gpus: int
+    priority: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Active:
+    """An attempt without an end, and what the fleet says of it.
+
+    ``exit_code`` is set where the supervisor saw the trainer end; ``unknown`` means that nobody could be asked just now.
+    """
+
+    attempt_id: int
+    run_id: str
+    gpus: int
+    state: Literal["launching", "running"]
+    liveness: Liveness
+    exit_code: int | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    waiting: Sequence[Waiting]
+    active: Sequence[Active]
+    total_gpus: int
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Give a queued run GPUs: attempt row and token first, then the fleet."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class LaunchAgain:
+    """The attempt's row stands, the fleet never heard of it: ask once more, under the same name."""
+
+    attempt_id: int
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """The trainer ended, or everything that could have seen it is gone."""
+
+    attempt_id: int
+    exit_code: int | None
+
+
+Action = Launch | LaunchAgain | Conclude
+
+
+def decide(snapshot: Snapshot) -> list[Action]:
+    """What to do now. Nothing is ended for silence: only an attempt that is known to be dead is concluded.
+
+    Queued runs start by priority, then age. A run that does not fit yet holds back those behind it, so that large runs
+    are not starved by small ones.
+    """
+    actions: list[Action] = []
+    held = 0
+    for attempt in snapshot.active:
+        if attempt.ended:
+            actions.append(Conclude(attempt.attempt_id, attempt.exit_code))
+        elif attempt.liveness == "dead" and attempt.state == "launching":
+            actions.append(LaunchAgain(attempt.attempt_id))
+            held += attempt.gpus
+        elif attempt.liveness == "dead":
+            actions.append(Conclude(attempt.attempt_id, None))
+        else:
+            held += attempt.gpus
+    if snapshot.draining:
+        return actions
+    free = snapshot.total_gpus - held
+    for run in sorted(snapshot.waiting, key=lambda r: (-r.priority, r.created_at, r.run_id)):
+        if run.gpus > snapshot.total_gpus:
+            continue  # never fits here; the command line says so
+        if run.gpus > free:
+            break
+        free -= run.gpus
+        actions.append(Launch(run.run_id))
+    return actions

@@ -1,0 +1,151 @@
+"""The loop that carries decisions out. Crash-only: starting *is* recovering, because every tick begins by looking.
+
+An attempt's row and token stand before the fleet is asked for anything; everything asked of the fleet is by name and
+can be asked twice. The process may die between any two lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from db import reads, writes
+from experiment_specs.language import Condition
+from orchestrator.fleet.ray_fleet import Fleet, Observation
+from orchestrator.ingest import pull
+from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, LaunchAgain, Snapshot, Waiting, decide
+from orchestrator.scheduler.retry import Ended, decide_retry
+from orchestrator.settings import Settings
+from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
+from workers.launch import ORDER_NAME, Order, write_order
+
+
+@contextmanager
+def leadership(settings: Settings) -> Iterator[bool]:
+    """True for the one process that schedules for this home; the lock goes with the process, however it ends."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with settings.leader_lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class Scheduler:
+    """Moves queued runs through the fleet to their verdicts."""
+
+    def __init__(self, settings: Settings, engine: Engine, fleet: Fleet) -> None:
+        self._settings, self._engine, self._fleet = settings, engine, fleet
+
+    def tick(self) -> list[Action]:
+        """One round: look, decide, act, read the spools. Returns what was done."""
+        runs = reads.runs(self._engine, states=("queued", "running"))
+        running = [run for run in runs if run.state == "running" and run.attempt is not None]
+        observations = {run.id: self._fleet.observe(run.attempt) for run in running if run.attempt}
+        snapshot = Snapshot(
+            waiting=[Waiting(r.id, r.gpus, r.priority, r.created_at) for r in runs if r.state == "queued"],
+            active=[_active(run, run.attempt, observations[run.id]) for run in running if run.attempt],
+            total_gpus=self._fleet.total_gpus(),
+        )
+        for run in running:
+            self._note_start(run, observations[run.id])
+            if run.attempt:
+                pull(self._engine, run.attempt)
+        actions = decide(snapshot)
+        by_attempt = {run.attempt.id: run for run in running if run.attempt}
+        for action in actions:
+            if isinstance(action, Launch):
+                self._launch(action.run_id)
+            elif isinstance(action, LaunchAgain):
+                self._ask_fleet(by_attempt[action.attempt_id])
+            else:
+                self._conclude(by_attempt[action.attempt_id], action)
+        return actions
+
+    def _launch(self, run_id: str) -> None:
+        if writes.begin_attempt(self._engine, run_id, self._settings.runs) is not None:
+            self._ask_fleet(reads.runs(self._engine, ids=[run_id])[0])
+
+    def _ask_fleet(self, run: reads.Run) -> None:
+        attempt = run.attempt
+        assert attempt is not None  # noqa: S101 - the row was written before
+        directory = Path(attempt.run_dir)
+        if not (directory / ORDER_NAME).exists():
+            write_order(directory, _order(run, attempt, self._settings))
+        status = self._fleet.launch(attempt, run.gpus)
+        writes.mark_started(self._engine, attempt.id, attempt.token, status.node, status.pid)
+
+    def _note_start(self, run: reads.Run, seen: Observation) -> None:
+        """An attempt that was launched just before a crash is running, and its row does not say so yet."""
+        if run.attempt and run.attempt.state == "launching" and seen.status is not None:
+            writes.mark_started(self._engine, run.attempt.id, run.attempt.token, seen.status.node, seen.status.pid)
+
+    def _conclude(self, run: reads.Run, action: Conclude) -> None:
+        attempt = run.attempt
+        assert attempt is not None  # noqa: S101 - decided on this attempt
+        self._fleet.release(attempt)  # nothing writes to the spool from here on
+        attempt = reads.runs(self._engine, ids=[run.id])[0].attempt or attempt
+        pull(self._engine, attempt)
+        facts = measured(self._engine, attempt.id)
+        writes.end_attempt(
+            self._engine, attempt.id, attempt.token, run.id, conclude(run, attempt, facts, action.exit_code)
+        )
+
+
+def conclude(run: reads.Run, attempt: reads.Attempt, facts: list[Measured], exit_code: int | None) -> writes.Ending:
+    """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw."""
+    finished = next((fact.data for fact in facts if fact.kind == "finished"), None)
+    if finished is not None and finished["ok"]:
+        verdict = judge_run(run, facts)
+        why = f"attempt {attempt.number} trained to its end: {verdict.status}"
+        return writes.Ending("succeeded", "succeeded", why, 0, None, verdict.status, verdict.reasons)
+    losses = sum(a.state == "lost" for a in run.attempts)
+    error = finished["error"] if finished is not None else None
+    retry = decide_retry(Ended(exit_code, error, losses))
+    outside = error is None and (exit_code is None or exit_code < 0)
+    return writes.Ending(
+        attempt_state="lost" if outside else "failed",
+        run_state="queued" if retry.again else "failed",
+        why=f"attempt {attempt.number}: {retry.rule} ({retry.line})",
+        exit_code=exit_code,
+        retry=asdict(retry),
+        verdict=None if retry.again else "UNPROVEN",
+        reasons=() if retry.again else (f"the run did not train to its end: {retry.line}",),
+    )
+
+
+def judge_run(run: reads.Run, facts: list[Measured]) -> Verdict:
+    condition = Condition.model_validate(run.condition, strict=False)
+    plan = PlannedSteps(run.total_steps, tuple(run.plan["eval_steps"]))
+    return judge(condition, plan, facts)
+
+
+def measured(engine: Engine, attempt_id: int) -> list[Measured]:
+    """Everything recorded of an attempt, as the verdict reads it."""
+    facts = [Measured(fact.kind, fact.data) for fact in reads.evidence(engine, attempt_id)]
+    return facts + [Measured("step", {"step": step}) for _, step, _, _ in reads.steps(engine, attempt_id)]
+
+
+def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active:
+    code = seen.status.exit_code if seen.status is not None else None
+    return Active(
+        attempt_id=attempt.id, run_id=run.id, gpus=run.gpus,
+        state="launching" if attempt.state == "launching" else "running",
+        liveness=seen.liveness, exit_code=code, ended=code is not None,
+    )  # fmt: skip
+
+
+def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings) -> Order:
+    return Order(
+        run_id=run.id, attempt=attempt.number, token=attempt.token, label=run.label, condition_id=run.condition_id,
+        condition=run.condition, seed=run.seed, total_steps=run.total_steps,
+        steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
+        assets=str(settings.assets), overrides=run.overrides,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Plan → registry: what `aqn submit` records, in one transaction."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from db import writes
+from experiment_specs.errors import SpecError
+from experiment_specs.language import CONDITION_SCHEMA
+from orchestrator.plan import Plan
+from workers.launch import code_version
+
+
+def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
+    """Record a plan's runs. Raises SpecError, and writes nothing, where the workers cannot carry a condition out."""
+    for condition in plan.conditions:
+        if condition.blockers:
+            raise SpecError(f"{condition.label}: {'; '.join(condition.blockers)}", file=str(plan.sweep.source))
+    return writes.submit(engine, submission(plan), again=again)
+
+
+def submission(plan: Plan) -> writes.Submission:
+    sweep = plan.sweep
+    return writes.Submission(
+        name=sweep.name,
+        about=sweep.about,
+        spec=sweep.text,
+        details={
+            "score": sweep.score.model_dump(mode="json"),
+            "contrasts": {k: c.model_dump(mode="json", by_alias=True) for k, c in sweep.contrasts.items()},
+            "budget": sweep.budget.model_dump(mode="json"),
+        },
+        priority=sweep.priority,
+        score_rule=sweep.score.model_dump(mode="json"),
+        code_version=code_version().id,
+        condition_schema=CONDITION_SCHEMA,
+        runs=[
+            writes.NewRun(
+                label=c.label,
+                condition_id=c.condition.id,
+                condition=c.condition.model_dump(mode="json"),
+                seed=seed,
+                plan={
+                    "total_steps": c.steps.total,
+                    "steps_per_epoch": c.steps.per_epoch,
+                    "eval_steps": list(c.steps.evals),
+                },
+                gpus=sweep.resources.gpus,
+                overrides=sweep.overrides,
+            )
+            for c in plan.conditions
+            for seed in c.seeds
+        ],
+    )
