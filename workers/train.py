@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import os
 import platform
+import secrets
 import shutil
 import signal
 import sys
@@ -96,9 +97,14 @@ def _has_gpu() -> bool:
 
 def _set_environment(cpu: bool) -> None:
     """What every process of the private Ray inherits; set here and not per actor, so that Ray's ready workers fit."""
-    os.environ |= {"VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin", "TRANSFER_QUEUE_ENABLE": "1"}
+    os.environ |= {
+        "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
+        "TRANSFER_QUEUE_ENABLE": "1",
+        "RAY_AUTH_MODE": "token",  # an open Ray port runs anybody's code
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     if cpu:
-        os.environ |= {"VERL_PLATFORM": "cpu", "RAY_preload_python_modules": "tensordict"}
+        os.environ |= {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"}
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, os.cpu_count() or 1))))
     else:
         from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -121,7 +127,7 @@ def _assets(order: Order, spool: Spool) -> dict[str, str]:
     if any(path.startswith(TINY_PREFIX) for path in files.values()):
         from workers.tiny.make import prepare
 
-        tiny = prepare(Path(order.assets), lambda text: _say(text))
+        tiny = prepare(Path(order.assets), _say)
         files = {k: tiny[k] if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
     return files
 

@@ -96,13 +96,15 @@ def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress
 
     from db import reads
     from orchestrator.fleet.head import address
-    from orchestrator.fleet.ray_fleet import RayFleet
     from orchestrator.mlflow_projector import Projector, ProjectorThread
     from orchestrator.scheduler.loop import Scheduler
 
     runs = reads.runs(engine, ids=ids)
     progress.show(runs, "starting the fleet")
-    fleet = RayFleet(address(settings))
+    where = address(settings)
+    from orchestrator.fleet.ray_fleet import RayFleet  # Ray reads its environment when it is imported
+
+    fleet = RayFleet(where)
     projector = ProjectorThread(Projector(settings, engine))
     projector.start()
     try:

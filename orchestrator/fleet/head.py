@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -53,8 +54,24 @@ class Head:
 
 
 def address(settings: Settings) -> str:
-    """Where the fleet is: ``AQN_RAY_ADDRESS``, or the local head, started if it is not running."""
-    return os.environ.get(ADDRESS_VARIABLE) or up(settings).address
+    """Where the fleet is: ``AQN_RAY_ADDRESS``, or the local head, started if it is not running.
+
+    Call before Ray is imported: for the local head it puts the home's token into the environment.
+    """
+    if given := os.environ.get(ADDRESS_VARIABLE):
+        return given
+    os.environ |= _authentication(settings)
+    return up(settings).address
+
+
+def _authentication(settings: Settings) -> dict[str, str]:
+    """Only who can read this home's token file may use its Ray: an open Ray port runs anybody's code."""
+    token = settings.home / "ray-token"
+    if not token.exists():
+        handle = os.open(token, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(handle, secrets.token_hex(32).encode())
+        os.close(handle)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def current(settings: Settings) -> Head | None:
@@ -107,7 +124,7 @@ def _start(settings: Settings) -> Head:
         f"--num-gpus={gpus}", f"--num-cpus={max(4, os.cpu_count() or 4)}", "--object-store-memory=100000000",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
+    environment |= {"RAY_enable_worker_prestart": "0"} | _authentication(settings)
     log = settings.home / "fleet.log"
     with log.open("ab") as out:
         process = subprocess.Popen(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -13,28 +11,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from db.reads import Attempt
 from orchestrator.fleet.head import FleetError
-from orchestrator.fleet.supervisor import Status, Supervisor, end_processes
-from orchestrator.scheduler.decide import Liveness
+from orchestrator.fleet.interface import Observation, Status
+from orchestrator.fleet.supervisor import Supervisor, end_processes
 
 NAMESPACE = "aqn"
 ANSWER_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What could be learnt of an attempt just now."""
-
-    liveness: Liveness
-    status: Status | None = None
-
-
-class Fleet(Protocol):
-    """What the loop needs; :class:`RayFleet` is the real one."""
-
-    def total_gpus(self) -> int: ...
-    def launch(self, attempt: Attempt, gpus: int) -> Status: ...
-    def observe(self, attempt: Attempt) -> Observation: ...
-    def release(self, attempt: Attempt) -> None: ...
 
 
 class RayFleet:

@@ -10,21 +10,12 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from orchestrator.fleet.interface import Status
 from workers.launch import LOG_NAME, TOKEN_VARIABLE, trainer_command, trainer_environment
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a supervisor knows. ``exit_code`` is negative for a signal, None while the trainer runs."""
-
-    node: str
-    pid: int
-    exit_code: int | None
 
 
 class Supervisor:

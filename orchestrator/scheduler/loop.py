@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from experiment_specs.language import Condition
-from orchestrator.fleet.ray_fleet import Fleet, Observation
+from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import pull
 from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, LaunchAgain, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
