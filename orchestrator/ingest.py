@@ -1,4 +1,4 @@
-"""Spool → registry: what the events of an attempt mean for the tables. Reading the same events twice changes nothing."""
+"""Spool → registry: what the events of an attempt mean for the tables. Reading an event twice changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pull(engine: Engine, attempt: reads.Attempt) -> list[Event]:
 
 
 def sort_events(events: list[Event], offset: int, attempt: reads.Attempt) -> writes.Ingested:
-    """Events by table. Evals without question counts (an attempt that died within one) cannot occur: they are atomic."""
+    """Events by table."""
     fresh = [event for event in events if event.seq > attempt.spool_seq]
     steps = [e for e in fresh if e.kind == "step"]
     evals = [e for e in fresh if e.kind == "eval"]

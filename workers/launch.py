@@ -99,7 +99,7 @@ def unsupported(condition: Condition) -> list[str]:
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """Which code a run ran: ``id`` decides whether two runs are of the same version, the rest says where it came from."""
+    """Which code a run ran: ``id`` decides whether two runs are of one version, the rest says where it came from."""
 
     id: str
     commit: str | None

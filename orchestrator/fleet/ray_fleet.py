@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -13,6 +15,7 @@ from db.reads import Attempt
 from orchestrator.fleet.head import FleetError
 from orchestrator.fleet.interface import Observation, Status
 from orchestrator.fleet.supervisor import Supervisor, end_processes
+from workers.launch import trainer_command
 
 NAMESPACE = "aqn"
 ANSWER_SECONDS = 20.0
@@ -21,7 +24,8 @@ ANSWER_SECONDS = 20.0
 class RayFleet:
     """A Ray cluster at an address. Connecting again after a crash finds every supervisor where it was."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, command: Callable[[Path], list[str]] = trainer_command) -> None:
+        self._command = command
         try:
             ray.init(
                 address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
@@ -49,7 +53,7 @@ class RayFleet:
                 name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=1, num_gpus=gpus,
                 max_restarts=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group),
             )
-            .remote(attempt.run_dir, attempt.token)
+            .remote(attempt.run_dir, attempt.token, self._command(Path(attempt.run_dir)))
         )  # fmt: skip
         status: Status = ray.get(supervisor.status.remote())
         return status

@@ -15,18 +15,18 @@ from pathlib import Path
 import psutil
 
 from orchestrator.fleet.interface import Status
-from workers.launch import LOG_NAME, TOKEN_VARIABLE, trainer_command, trainer_environment
+from workers.launch import LOG_NAME, TOKEN_VARIABLE, trainer_environment
 
 
 class Supervisor:
     """Starts its trainer once, when it is created."""
 
-    def __init__(self, run_dir: str, token: str) -> None:
+    def __init__(self, run_dir: str, token: str, command: list[str]) -> None:
         self._token = token
         directory = Path(run_dir)
         with (directory / LOG_NAME).open("ab") as log:
             self._trainer = subprocess.Popen(
-                trainer_command(directory),
+                command,
                 cwd=directory,
                 env=trainer_environment(directory, token, os.environ) | {"PYTHONPATH": _import_path()},
                 stdin=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ class Waiting:
 class Active:
     """An attempt without an end, and what the fleet says of it.
 
-    ``exit_code`` is set where the supervisor saw the trainer end; ``unknown`` means that nobody could be asked just now.
+    ``ended`` and ``exit_code``: the supervisor saw the trainer end. ``unknown``: nobody could be asked just now.
     """
 
     attempt_id: int

@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint questions: ``train`` and ``test`` pairs, and ``pool``, all that is not test (pre-training draws on it)."""
+    """``train`` and ``test`` pairs, disjoint, and ``pool``: all that is not test, which pre-training draws on."""
 
     train: list[Pair]
     test: list[Pair]

@@ -35,7 +35,7 @@ class Probe:
         self._seen: dict[str, Tensor] = {}
         self._armed = True
         self._handles: list[Any] = [
-            module.register_forward_pre_hook(self._before),
+            module.register_forward_pre_hook(self._before, prepend=True),  # before a hook that changes the weight
             module.register_forward_hook(self._after),
         ]
 
@@ -44,10 +44,10 @@ class Probe:
         if not (self._armed and torch.is_grad_enabled() and x.requires_grad and self._module.weight.requires_grad):
             return None
         branch = x.view_as(x)  # its gradient is this module's share of dL/dx alone
-        branch.register_hook(lambda g: self._take("dx", g))  # type: ignore[no-untyped-call]
+        branch.register_hook(lambda g: self._take("dx", g))
         weight = self._module.weight
         self._seen["x"], self._seen["w"] = x.detach().clone(), weight.detach().clone()
-        self._handles.append(weight.register_hook(lambda g: self._take("dw", g)))
+        self._handles.append(weight.register_hook(lambda g: self._take("dw", g)))  # type: ignore[no-untyped-call]
         return (branch, *inputs[1:])
 
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -150,8 +150,8 @@ def compose(changes: dict[str, Any]) -> DictConfig:
     import hydra
 
     found = find_spec("verl")  # by folder, because importing verl takes ten seconds on a small machine
-    assert found is not None and found.submodule_search_locations  # noqa: S101 - it is a dependency
-    with hydra.initialize_config_dir(f"{found.submodule_search_locations[0]}/trainer/config", version_base=None):
+    folder = (found.submodule_search_locations if found else None) or [""]
+    with hydra.initialize_config_dir(f"{folder[0]}/trainer/config", version_base=None):
         config: DictConfig = hydra.compose("ppo_trainer")
     for key, value in changes.items():
         if not key.startswith(ADDED_KEYS) and not _exists(config, key):

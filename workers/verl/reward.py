@@ -1,4 +1,4 @@
-"""The score of one answer, with the question's id: exact match for the embedded task, verl's own scorers for the rest."""
+"""The score of one answer, with the question's id: exact match for the embedded task, verl's scorers for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""verl's synchronous trainer, telling what it does: counts, metrics, evals with every question's outcome, checkpoints."""
+"""verl's synchronous trainer, telling what it does: counts, metrics, evals question by question, checkpoints."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class ProvenTrainer(PPOTrainerSync):
     def _tap_metrics(self) -> None:
         self.logger.logger.setdefault("aqn", MetricsTap(self._spool))
 
-    def _dump_generations(
+    def _dump_generations(  # noqa: PLR0917 - verl's signature
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: dict[str, Any], dump_path: Any
     ) -> None:
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)

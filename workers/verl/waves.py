@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -62,7 +63,11 @@ class WaveManager:
         ]
         answers = self._ask(requests)
         scores = self._score([rows[i] for i, _ in sessions], requests, answers)
-        self._store(rows, sessions, requests, answers, scores, version, "val" if validating else "train")
+        wave = [
+            Trajectory(rows[i], j, request, answer, score)
+            for (i, j), request, answer, score in zip(sessions, requests, answers, scores, strict=True)
+        ]
+        _store(rows, wave, version, "val" if validating else "train")
 
     def _tokens(self, row: dict[str, Any]) -> tuple[int, ...]:
         tokens = self._tokenizer.apply_chat_template(
@@ -88,63 +93,71 @@ class WaveManager:
         self, rows: list[dict[str, Any]], requests: list[Request], answers: list[Answer]
     ) -> list[dict[str, Any]]:
         async def all_scores() -> list[dict[str, Any]]:
-            return await asyncio.gather(
-                *(
-                    self._rewards.run_single(_for_scoring(row, request, answer))
-                    for row, request, answer in zip(rows, requests, answers, strict=True)
-                )
-            )
+            calls = [
+                self._rewards.run_single(_for_scoring(row, request, answer))
+                for row, request, answer in zip(rows, requests, answers, strict=True)
+            ]
+            return list(await asyncio.gather(*calls))
 
-        scores: list[dict[str, Any]] = self._loop.run_until_complete(all_scores())
-        return scores
+        return self._loop.run_until_complete(all_scores())
 
-    def _store(
-        self,
-        rows: list[dict[str, Any]],
-        sessions: list[tuple[int, int]],
-        requests: list[Request],
-        answers: list[Answer],
-        scores: list[dict[str, Any]],
-        version: int,
-        partition: str,
-    ) -> None:
-        keys, fields, tags = [], [], []
-        for (i, j), request, answer, score in zip(sessions, requests, answers, scores, strict=True):
-            row = rows[i]
-            output = AgentLoopOutput(
-                prompt_ids=list(request.prompt),
-                response_ids=answer.tokens,
-                response_mask=[1] * len(answer.tokens),
-                response_logprobs=answer.log_probs,
-                reward_score=score["reward_score"],
-                num_turns=2,
-                metrics=AgentLoopMetrics(),
-                extra_fields={
-                    "global_steps": version, "min_global_steps": version, "max_global_steps": version,
-                    "reward_extra_info": score["reward_extra_info"],
-                },
-            )  # fmt: skip
-            field = output.as_dict() | row | {"session_id": j}
-            field["loss_mask"] = field["response_mask"]
-            field["input_ids"] = torch.cat([field["prompts"], field["responses"]])
-            field["position_ids"] = torch.arange(len(field["input_ids"]))
-            field["multi_modal_inputs"] = {}
-            keys.append(f"{row['uid']}_{j}_0")
-            fields.append(field)
-            lengths = {"prompt_len": len(request.prompt), "response_len": len(answer.tokens)}
-            tags.append(
-                {
-                    "status": "success",
-                    **lengths,
-                    "seq_len": sum(lengths.values()),
-                    "global_steps": row["global_steps"],
-                    "min_global_steps": version,
-                    "max_global_steps": version,
-                }
-            )
-        tq.kv_batch_put(keys=keys, partition_id=partition, fields=list_of_dict_to_tensordict(fields), tags=tags)
-        done = [{"is_prompt": True, "status": "finished", "global_steps": row["global_steps"]} for row in rows]
-        tq.kv_batch_put(keys=[row["uid"] for row in rows], partition_id=partition, tags=done)
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One scored answer: the prompt's row, which copy of it this is, what was asked, answered, and earned."""
+
+    row: dict[str, Any]
+    session: int
+    request: Request
+    answer: Answer
+    score: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.row['uid']}_{self.session}_0"
+
+    def fields(self, version: int) -> dict[str, Any]:
+        """The queue's fields, as verl's own agent loop fills them."""
+        versions = dict.fromkeys(("global_steps", "min_global_steps", "max_global_steps"), version)
+        output = AgentLoopOutput(
+            prompt_ids=list(self.request.prompt),
+            response_ids=self.answer.tokens,
+            response_mask=[1] * len(self.answer.tokens),
+            response_logprobs=self.answer.log_probs,
+            reward_score=self.score["reward_score"],
+            num_turns=2,
+            metrics=AgentLoopMetrics(),
+            extra_fields=versions | {"reward_extra_info": self.score["reward_extra_info"]},
+        )
+        field: dict[str, Any] = output.as_dict() | self.row | {"session_id": self.session}
+        field["loss_mask"] = field["response_mask"]
+        field["input_ids"] = torch.cat([field["prompts"], field["responses"]])
+        field["position_ids"] = torch.arange(len(field["input_ids"]))
+        field["multi_modal_inputs"] = {}
+        return field
+
+    def tag(self, version: int) -> dict[str, Any]:
+        lengths = {"prompt_len": len(self.request.prompt), "response_len": len(self.answer.tokens)}
+        return {
+            "status": "success",
+            **lengths,
+            "seq_len": sum(lengths.values()),
+            "global_steps": self.row["global_steps"],
+            "min_global_steps": version,
+            "max_global_steps": version,
+        }
+
+
+def _store(rows: list[dict[str, Any]], wave: list[Trajectory], version: int, partition: str) -> None:
+    """Trajectories first, then their prompts as finished: who sees a finished prompt finds its answers."""
+    tq.kv_batch_put(
+        keys=[t.key for t in wave],
+        partition_id=partition,
+        fields=list_of_dict_to_tensordict([t.fields(version) for t in wave]),
+        tags=[t.tag(version) for t in wave],
+    )
+    done = [{"is_prompt": True, "status": "finished", "global_steps": row["global_steps"]} for row in rows]
+    tq.kv_batch_put(keys=[row["uid"] for row in rows], partition_id=partition, tags=done)
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,34 @@
+"""What all layers share: a home of their own for every test, and specs written to a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY = """\
+sweep: tiny
+base: bases/tiny-cpu.yaml
+axes:
+  dtype: [bf16, mxfp4]
+  aqn: [none, standard]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AQN_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AQN_REGISTRY_URL", raising=False)
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a sweep and return its path."""
+
+    def write(text: str, name: str = "sweep.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write

@@ -1,0 +1,58 @@
+"""Expansion: the product, less exclusions, plus inclusions, each condition once and under its label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiment_specs.load import load_sweep
+from orchestrator.expand import expand
+from orchestrator.plan import make_plan, plan_as_json
+from tests.conftest import TINY
+
+SWEEPS = Path(__file__).resolve().parents[2] / "experiment_specs" / "sweeps"
+
+
+def test_the_demo_is_four_labelled_conditions() -> None:
+    expansion = expand(load_sweep(SWEEPS / "demo.yaml"))
+    assert [p.label for p in expansion.conditions] == ["tiny-bf16", "tiny-bf16-aqn", "tiny-mxfp4", "tiny-mxfp4-aqn"]
+    assert len({p.condition.id for p in expansion.conditions}) == 4
+
+
+def test_exclusions_carry_their_reason_and_inclusions_their_fields() -> None:
+    plan = make_plan(load_sweep(SWEEPS / "lora-on-a-quantised-base.yaml"))
+    # 3 dtypes x 3 aqn x 2 srdd, less 3 without noise, less the 2 further ones with bf16, plus 1
+    assert len(plan.conditions) == 14
+    assert len(plan.excluded) == 5
+    assert {e.reason.split(";")[0] for e in plan.excluded} == {"SRDD aims AQN", "bf16 has no quantisation error to scan"}
+    extra = plan.conditions[-1]
+    assert (extra.condition.epochs, extra.steps.total) == (2, 58)
+    labels = {c.label for c in plan.conditions}
+    assert {"E7a", "E6a", "E6b"} <= labels
+
+
+def test_spelled_out_and_named_conditions_are_one(write_spec) -> None:
+    spelled = "{schedule: kstage, num_stages: 10, sigma_end: 0.0001, sigma_start: 0.01, layer_types: rmsnorm}"
+    expansion = expand(load_sweep(write_spec(TINY.replace("[none, standard]", f"[standard, {spelled}]"))))
+    assert len(expansion.conditions) == 2
+    assert expansion.merged == 2
+
+
+def test_dotted_axes_reach_into_a_preset(write_spec) -> None:
+    text = "sweep: s\nbase: bases/tiny-cpu.yaml\nset: {aqn: standard}\naxes: {aqn.sigma_start: [0.01, 0.02]}\n"
+    conditions = [p.condition for p in expand(load_sweep(write_spec(text))).conditions]
+    assert [c.aqn.sigma_start for c in conditions if c.aqn] == [0.01, 0.02]
+    assert all(c.aqn and c.aqn.num_stages == 10 for c in conditions)
+
+
+def test_json_has_the_promised_keys() -> None:
+    data = plan_as_json(make_plan(load_sweep(SWEEPS / "demo.yaml")))
+    assert {"sweep", "conditions", "excluded", "warnings"} <= data.keys()
+    assert {
+        "label", "condition_id", "condition", "seeds", "steps_per_epoch", "total_steps", "eval_steps",
+        "trainer_overrides", "warnings",
+    } <= data["conditions"][0].keys()  # fmt: skip
+
+
+def test_what_the_workers_cannot_carry_out_is_said_in_the_plan() -> None:
+    plan = make_plan(load_sweep(SWEEPS / "lora-on-a-quantised-base.yaml"))
+    assert all(any("lora" in blocker for blocker in c.blockers) for c in plan.conditions)

@@ -1,0 +1,111 @@
+"""Every error of the language names file, line, key, value, what is accepted, and the nearest name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiment_specs.errors import SpecError
+from experiment_specs.load import load_sweep
+from orchestrator.plan import make_plan
+from tests.conftest import TINY
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def problem_of(write_spec, text: str) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        make_plan(load_sweep(write_spec(text)))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        (TINY.replace("axes:", "axis:"), 3, "axis", "did you mean 'axes'?"),
+        (TINY.replace("mxfp4", "mxpf4"), 4, "axes.dtype[1]", "did you mean 'mxfp4'?"),
+        (TINY.replace("[none, standard]", "[off, standard]"), 5, "axes.aqn[0]", "a boolean"),
+        (TINY.replace("[none, standard]", "[~, standard]"), 5, "axes.aqn[0]", "empty stands where a name belongs"),
+        (TINY.replace("[none, standard]", "[none, {schedule: kstge, sigma_start: 1e-2, sigma_end: 1e-4, num_stages: 3}]"),
+         5, "axes.aqn[1].schedule", "did you mean 'kstage'?"),
+        (TINY.replace("[none, standard]", "[none, {preset: standard, sigma_sart: 1e-2}]"),
+         5, "axes.aqn[1].sigma_sart", "did you mean 'sigma_start'?"),
+        (TINY.replace("[none, standard]", "[none, {preset: standard, num_stages: 2}]"),
+         5, "axes.aqn[1].num_stages", "greater than or equal to 3"),
+        (TINY.replace("[none, standard]", "[none, {preset: standard, sigma_end: 0.5}]"), 5, "axes.aqn[1]", "must not be above"),
+        (TINY + "set: {epochs: two}\n", 6, "set.epochs", "two"),
+        (TINY + "set: {epochs: 0}\n", 6, "set.epochs", "greater than 0"),
+        (TINY + "set: {epoch: 2}\n", 6, "set.epoch", "did you mean 'epochs'?"),
+        (TINY + "set: {batch: {prompts: 10, mini_batch: 4}}\n", 6, "set.batch", "multiple of mini_batch"),
+        (TINY + "seeds: [1, 1]\n", 6, "seeds[1]", "written twice"),
+        (TINY + "seeds: 3\n", 6, "seeds", "[1, 2, 3]"),
+        (TINY + "score: {rule: last}\n", 6, "score.rule", "accepted: final, best"),
+        (TINY + "labels: {A: {dtype: bf16}}\n", 6, "labels.A", "2 conditions"),
+        (TINY + "labels: {A: {dtype: nvfp4}}\n", 6, "labels.A", "no condition"),
+        (TINY + "labels: {A: {dytpe: bf16}}\n", 6, "labels.A.dytpe", "did you mean 'dtype'?"),
+        (TINY + "exclude: [{when: {dtype: nvfp4}, because: x}]\n", 6, "exclude[0]", "excludes nothing"),
+        (TINY + "exclude: [{when: {dtype: bf16}}]\n", 6, "exclude[0]", "because is missing"),
+        (TINY + "sweep: again\n", 6, "sweep", "written twice"),
+        (TINY + "resources: {gpus: '${nothing.here}'}\n", 6, "resources.gpus", "not found"),
+        (TINY + "about: ${oc.env:HOME}\n", 6, "about", "the same everywhere"),
+        (TINY.replace("tiny-cpu", "tiny-cup"), 2, "base", "did you mean 'bases/tiny-cpu.yaml'?"),
+        (TINY + "set: {srdd: variable, aqn: none}\naxis: 1\n", 7, "axis", "unknown key"),
+        (TINY + "set: {srdd: variable}\n", 6, "set", "nothing to aim"),
+        ("sweep: x\naxes: [1]\n", 2, "axes", "must be a mapping"),
+        ("axes: {dtype: [bf16]}\nbase: bases/tiny-cpu.yaml\n", 1, "sweep", "needs a name"),
+    ],
+)  # fmt: skip
+def test_an_error_names_its_place(write_spec, text: str, line: int, key: str, words: str) -> None:
+    error = problem_of(write_spec, text)
+    assert words in str(error)
+    assert error.key == key
+    assert error.line == line
+    assert re.match(r".*sweep\.yaml:\d+: ", str(error))
+
+
+def test_yaml_that_is_none_is_named_with_its_line(write_spec) -> None:
+    assert problem_of(write_spec, "sweep: x\naxes: {dtype: [bf16\n").line is not None
+
+
+def test_a_missing_file_is_a_spec_error(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_sweep(tmp_path / "nowhere.yaml")
+
+
+def test_exponents_without_a_dot_are_numbers(write_spec) -> None:
+    sweep = load_sweep(write_spec(TINY + "set: {optimiser: {lr: 1e-4}}\n"))
+    assert make_plan(sweep).conditions[0].condition.optimiser.lr == 1e-4
+
+
+def test_later_keys_win_over_the_base_and_a_base_may_have_a_base(write_spec) -> None:
+    write_spec("base: bases/tiny-cpu.yaml\nset: {epochs: 2, optimiser: {lr: 1e-3}}\n", "mine.yaml")
+    sweep = load_sweep(write_spec(TINY.replace("bases/tiny-cpu.yaml", "mine.yaml") + "set: {epochs: 3}\n"))
+    condition = make_plan(sweep).conditions[0].condition
+    assert (condition.epochs, condition.optimiser.lr, condition.optimiser.grad_clip) == (3, 1e-3, 0.5)
+
+
+def test_a_base_that_refers_to_itself_is_an_error(write_spec) -> None:
+    with pytest.raises(SpecError, match="refers back to itself"):
+        load_sweep(write_spec("sweep: x\nbase: sweep.yaml\n"))
+
+
+def test_interpolation_reads_other_keys_of_the_spec(write_spec) -> None:
+    text = TINY + "set: {epochs: 2, eval: {every: '${set.epochs}'}}\n"
+    assert make_plan(load_sweep(write_spec(text))).conditions[0].condition.eval.every == 2
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiment_specs" / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_sweep_plans(path: Path) -> None:
+    assert make_plan(load_sweep(path)).conditions
+
+
+def test_result_neutral_overrides_do_not_enter_the_condition(write_spec) -> None:
+    neutral = "actor_rollout_ref.rollout.gpu_memory_utilization"
+    plain = make_plan(load_sweep(write_spec(TINY)))
+    tuned = make_plan(load_sweep(write_spec(TINY + f"trainer: {{{neutral}: 0.7}}\n")))
+    other = make_plan(load_sweep(write_spec(TINY + "trainer: {algorithm.gamma: 0.9}\n")))
+    assert tuned.conditions[0].condition.id == plain.conditions[0].condition.id
+    assert tuned.sweep.overrides == {neutral: 0.7}
+    assert other.conditions[0].condition.id != plain.conditions[0].condition.id
