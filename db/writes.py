@@ -116,7 +116,7 @@ def _reusable(session: Session, new: NewRun, code_version: str) -> str | None:
 
 
 def _create_run(session: Session, new: NewRun, submission: Submission, now: float) -> str:
-    run_id = f"{time.strftime('%y%m%d', time.gmtime(now))}-{secrets.token_hex(4)}"
+    run_id = secrets.token_hex(5)
     session.add(
         RunRow(
             id=run_id, condition_id=new.condition_id, seed=new.seed, code_version=submission.code_version,

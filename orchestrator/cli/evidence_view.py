@@ -34,6 +34,16 @@ def _flat(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def evidence_table(run: Run, facts: Sequence[Fact]) -> Table:
+    """What was measured, one row a kind."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in evidence_lines(run, facts):
+        table.add_row(f"  {name}", escape(text))
+    return table
+
+
 def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]:
     """(name, sentence) for everything that was measured."""
     by_kind: dict[str, list[dict[str, Any]]] = {}

@@ -129,7 +129,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     from rich.text import Text
 
     from db import reads
-    from orchestrator.cli.evidence_view import condition_table, evidence_lines
+    from orchestrator.cli.evidence_view import condition_table, evidence_table
     from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
 
     screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}, sweeps {', '.join(run.sweeps)}"))
@@ -148,8 +148,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
         screen.print(curve_lines([run]))
     if run.attempt:
         screen.print(Text("\nevidence", style="bold"))
-        for name, text in evidence_lines(run, reads.evidence(engine, run.attempt.id)):
-            screen.print(Text.assemble((f"  {name:<14}", "bold"), text))
+        screen.print(evidence_table(run, reads.evidence(engine, run.attempt.id)))
     screen.print(Text("\nhistory", style="bold"))
     for at, before, after, why in history:
         screen.print(f"  {clock(at)}  {before or '–'} → {after}: {why}", soft_wrap=True)

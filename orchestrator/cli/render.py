@@ -123,8 +123,10 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
             Text(percent_with_interval(score) if score else run.state, style=style if score else ""),
             verdict_text(run),
         )
-    reasons = [Text.assemble((f"{run.label}: ", "bold"), "; ".join(run.reasons)) for run in runs if run.reasons]
-    return Group(table, *reasons)
+    notes = [Text.assemble((f"{run.label}: ", "bold"), "; ".join(run.reasons)) for run in runs if run.reasons]
+    if len(runs) > 1 and not seeds:
+        notes.append(Text("one seed an arm: differences between these rows may be luck", style="dim"))
+    return Group(table, *notes)
 
 
 def curve_lines(runs: Sequence[Run]) -> RenderableType:
@@ -197,18 +199,25 @@ def _choice(choice: Mapping[str, Any]) -> str:
 
 
 def runs_table(runs: Sequence[Run]) -> RenderableType:
-    """One line a run, newest first."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("id", "run", "seed", "state", "score [95 %]", "step", "verdict"):
-        table.add_column(column, justify="right" if column in ("seed", "step") else "left", no_wrap=column == "id")
+    """One line a run, newest first; its verdict, or its state where it was not judged."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("id", no_wrap=True)
+    table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("seed", justify="right", no_wrap=True)
+    table.add_column("score % [95 %]", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for run in runs:
         shown = run.score or (run.curve[-1] if run.curve else None)
         style = "" if run.verdict == "PROVEN" else "dim" if run.verdict is None else "strike dim"
         table.add_row(
-            run.id, escape(run.label), str(run.seed), Text(run.state, style=STATE_STYLES.get(run.state, "")),
-            Text(percent_with_interval(shown) if shown else "", style=style),
-            f"{shown.step}/{run.total_steps}" if shown else "", verdict_text(run),
-        )  # fmt: skip
+            run.id,
+            escape(run.label),
+            str(run.seed),
+            Text(percent_with_interval(shown).replace(" %", "") if shown else "", style=style),
+            f"{shown.step}/{run.total_steps}" if shown else "",
+            verdict_text(run) if run.verdict else Text(run.state, style=STATE_STYLES.get(run.state, "")),
+        )
     return table
 
 

@@ -13,12 +13,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from db.reads import Attempt
 from orchestrator.fleet.head import FleetError
-from orchestrator.fleet.interface import Observation, Status
+from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes
 from workers.launch import trainer_command
 
 NAMESPACE = "aqn"
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 5.0
+"""A supervisor that takes longer (it may wait for its GPUs, or be ending processes) is unknown until the next tick."""
 
 
 class RayFleet:
@@ -41,13 +42,14 @@ class RayFleet:
     def total_gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def launch(self, attempt: Attempt, gpus: int) -> Status:
-        """Make the attempt's placement group and supervisor, or find those that are there."""
+    def launch(self, attempt: Attempt, gpus: int) -> None:
+        """Ask for the attempt's placement group and supervisor, or find those that are there. Waits for neither: the
+        GPUs may still be held by something that this registry does not know."""
         name = _name(attempt)
         group = _group(name) or placement_group(
             [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached"
         )
-        supervisor = (
+        (
             ray.remote(Supervisor)
             .options(
                 name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=1, num_gpus=gpus,
@@ -55,8 +57,6 @@ class RayFleet:
             )
             .remote(attempt.run_dir, attempt.token, self._command(Path(attempt.run_dir)))
         )  # fmt: skip
-        status: Status = ray.get(supervisor.status.remote())
-        return status
 
     def observe(self, attempt: Attempt) -> Observation:
         try:

@@ -79,11 +79,10 @@ class Scheduler:
         directory = Path(attempt.run_dir)
         if not (directory / ORDER_NAME).exists():
             write_order(directory, _order(run, attempt, self._settings))
-        status = self._fleet.launch(attempt, run.gpus)
-        writes.mark_started(self._engine, attempt.id, attempt.token, status.node, status.pid)
+        self._fleet.launch(attempt, run.gpus)
 
     def _note_start(self, run: reads.Run, seen: Observation) -> None:
-        """An attempt that was launched just before a crash is running, and its row does not say so yet."""
+        """launching → running, once the fleet has been seen to run it."""
         if run.attempt and run.attempt.state == "launching" and seen.status is not None:
             writes.mark_started(self._engine, run.attempt.id, run.attempt.token, seen.status.node, seen.status.pid)
 

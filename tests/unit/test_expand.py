@@ -23,7 +23,10 @@ def test_exclusions_carry_their_reason_and_inclusions_their_fields() -> None:
     # 3 dtypes x 3 aqn x 2 srdd, less 3 without noise, less the 2 further ones with bf16, plus 1
     assert len(plan.conditions) == 14
     assert len(plan.excluded) == 5
-    assert {e.reason.split(";")[0] for e in plan.excluded} == {"SRDD aims AQN", "bf16 has no quantisation error to scan"}
+    assert {e.reason.split(";")[0] for e in plan.excluded} == {
+        "SRDD aims AQN",
+        "bf16 has no quantisation error to scan",
+    }
     extra = plan.conditions[-1]
     assert (extra.condition.epochs, extra.steps.total) == (2, 58)
     labels = {c.label for c in plan.conditions}

@@ -96,7 +96,9 @@ def test_interpolation_reads_other_keys_of_the_spec(write_spec) -> None:
     assert make_plan(load_sweep(write_spec(text))).conditions[0].condition.eval.every == 2
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiment_specs" / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "experiment_specs" / "sweeps").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_shipped_sweep_plans(path: Path) -> None:
     assert make_plan(load_sweep(path)).conditions
 

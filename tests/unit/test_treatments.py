@@ -60,9 +60,7 @@ def test_scale_rules_differ_where_they_should(rule) -> None:
     assert quantise(row, Dtype(format="mxfp4", scale_rule=rule))[0, 0] == FP4["mxfp4_amax7_dequantised"][rule]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "key"), [(FLOOR, "mxfp4_floor"), (NVFP4, "nvfp4_two_level")], ids=["mxfp4", "nvfp4"]
-)
+@pytest.mark.parametrize(("dtype", "key"), [(FLOOR, "mxfp4_floor"), (NVFP4, "nvfp4_two_level")], ids=["mxfp4", "nvfp4"])
 def test_error_on_gaussian_weights(dtype, key) -> None:
     weight = torch.randn(1536, 1536, generator=torch.Generator().manual_seed(0)) * 0.02
     expected = FP4["gaussian_0_0.02_1536x1536"][key]
@@ -143,7 +141,9 @@ def gradients_of(toy: Toy, name: str, dtype: Dtype) -> Gradients:
     return seen[0]
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.q_proj", "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"])
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.q_proj", "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"]
+)
 def test_the_probe_finds_straight_through_gradients_right(name) -> None:
     toy = Toy()
     attach(toy, FLOOR)

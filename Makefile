@@ -1,0 +1,67 @@
+# Everything is installed into .venv by what needs it. `make help` lists the targets.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+SWEEP ?= experiment_specs/sweeps/demo.yaml
+
+# A CPU build of torch: from the folder that pip is configured with, if it is, else from torch's own CPU index.
+FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+ifneq ($(FIND_LINKS),)
+export UV_FIND_LINKS := $(FIND_LINKS)
+else
+TORCH_BACKEND := --torch-backend=cpu
+endif
+export UV_LINK_MODE ?= copy
+
+# Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
+
+.PHONY: help demo test test-fast test-verl test-full lint bench constraints clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+$(VENV)/.cpu: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "installing (about a minute)"
+	$(INSTALL) -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "installing (about a minute)"
+	$(INSTALL) -e '.[cpu,dev]'
+	@touch $@ $(VENV)/.cpu
+
+demo: $(VENV)/.cpu  ## four real runs on this machine, in about a quarter of an hour (ARGS=--again: anew)
+	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
+
+lint: $(VENV)/.dev  ## ruff, mypy, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: test-fast test-verl  ## all tests that fit into a quarter of an hour, real verl runs included
+
+test-fast: $(VENV)/.dev  ## unit, property and integration tests
+	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5
+
+test-verl: $(VENV)/.dev  ## the command line on real verl runs
+	$(BIN)/python -m pytest -m "verl and not slow" --durations=5
+
+test-full: $(VENV)/.dev  ## everything, the long tests too
+	$(BIN)/python -m pytest --durations=10
+
+bench: $(VENV)/.dev  ## a run's start by part, seconds a step, peak memory, and the command line's latency
+	$(BIN)/python benchmarks/first_run.py
+	$(BIN)/python benchmarks/light_commands.py
+
+constraints: $(BIN)/uv  ## resolve the pinned versions anew
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \
+		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints.txt
+
+clean:  ## remove the environment (the runs under .aqn stay)
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,85 @@
+"""MLflow as a projection: a real store in SQLite, filled once however often one tries, and told the end."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from mlflow import MlflowClient
+
+from db import reads, writes
+from orchestrator.mlflow_projector import Projector
+
+OUTCOMES = base64.b64encode(b"\x00").decode()
+
+
+@pytest.fixture
+def finished(submit, engine, tmp_path) -> str:
+    """A run with two evals and three steps."""
+    run_id = submit().created[0]
+    attempt = writes.begin_attempt(engine, run_id, tmp_path)
+    assert attempt is not None
+    new = writes.Ingested(
+        offset=1, seq=9, last_event_at=5.0, last_step=3,
+        evals=[
+            {"seq": s, "at": 1.0, "step": 2 * s, "k": 250 + s, "n": 500, "samples": 1, "questions": "q",
+             "outcomes": OUTCOMES}
+            for s in (0, 2)
+        ],
+        steps=[
+            {"seq": 2 + s, "at": 2.0, "step": s, "metrics": {"critic/score/mean": s / 10, "val/acc/mean@1": 0.5}}
+            for s in (1, 2, 3)
+        ],
+    )  # fmt: skip
+    assert writes.record_events(engine, attempt.id, attempt.token, run_id, new)
+    return run_id
+
+
+def test_a_run_is_projected_once_and_ends(settings, engine, finished) -> None:
+    Projector(settings, engine).project_all()
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+    run = reads.run(engine, finished)
+    assert run is not None
+    assert run.mlflow_run is not None
+    found = client.get_run(run.mlflow_run)
+    assert found.info.status == "RUNNING"
+    attempt = run.attempt
+    assert attempt is not None
+    ending = writes.Ending("succeeded", "succeeded", "done", 0, None, "REFUTED", ["sigma stayed 0"])
+    assert writes.end_attempt(engine, attempt.id, attempt.token, finished, ending)
+
+    assert Projector(settings, engine).project_all() == 1  # a new projector, as after a restart
+    found = client.get_run(run.mlflow_run)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["verdict"] == "REFUTED"
+    assert found.data.tags["verdict.reasons"] == "sigma stayed 0"
+    assert (found.data.tags["label"], found.data.tags["dtype"], found.data.tags["aqn"]) == ("a", "bf16", "none")
+    assert found.data.params["condition.optimiser.lr"] == "5e-05"
+    history = client.get_metric_history(run.mlflow_run, "critic/score/mean")
+    assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert [m.step for m in client.get_metric_history(run.mlflow_run, "eval/percent")] == [0, 4]
+    assert Projector(settings, engine).project_all() == 0
+
+
+def test_a_crash_before_the_cursor_is_saved_makes_no_second_run(settings, engine, finished) -> None:
+    projector = Projector(settings, engine)
+    projector.project_all()
+    run = reads.run(engine, finished)
+    assert run is not None
+    writes.record_projection(engine, finished, "", -1, "")  # as if the cursor had never been written
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE runs SET mlflow_run = NULL, projected_state = NULL")
+    Projector(settings, engine).project_all()
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+    experiment = client.get_experiment_by_name("light")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], f"tags.`aqn.run_id` = '{finished}'")
+    assert [r.info.run_id for r in runs] == [run.mlflow_run]
+
+
+def test_an_mlflow_that_is_down_loses_nothing(settings, engine, finished) -> None:
+    (settings.home / "mlflow.db").mkdir()  # cannot be opened
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever MLflow says
+        Projector(settings, engine).project_all()
+    (settings.home / "mlflow.db").rmdir()
+    assert Projector(settings, engine).project_all() == 2

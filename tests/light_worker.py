@@ -1,0 +1,86 @@
+"""A worker that speaks the event protocol and trains nothing: what scheduling tests run instead of verl.
+
+Its behaviour is in ``behaviour.json`` beside the order: how it ends, and at which step it waits for a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from workers.events import Spool
+from workers.launch import Order, read_order
+
+LINEARS = ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]
+
+
+def command(run_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.light_worker", str(run_dir)]
+
+
+def realised(std: float) -> dict[str, object]:
+    return {"modules": 5 if std else 0, "watched": 5, "std": std, "largest": std, "elements": 320}
+
+
+def held(step: int, order: Order) -> dict[str, object]:
+    return {
+        "step": step, "serves": step + 1, "sigma_planned": 0.0, "sigma_expected": 0.0, "sigma_error": 0.0,
+        "realised": realised(0.0), "linears": 2, "on_grid": 2, "watched": 2,
+        "weights": {name: f"{name}@{step}" for name in LINEARS},
+    }  # fmt: skip
+
+
+def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
+    spool = Spool(run_dir)
+    spool.append("started", {"fingerprints": {"model": "m", "train": "t", "test": "e"}, "attempt": order.attempt})
+    spool.append("planned", {"total_steps": order.total_steps})
+    spool.append(
+        "quantised",
+        {"format": order.condition["dtype"], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,
+         "sqnr_db": 18.0, "mean_abs_ratio": 0.1},
+    )  # fmt: skip
+    spool.append("moved", {"export": 0, "optimiser_updates": 0, "block_linears": 0.0, "other": 0.0})
+    for step in range(order.total_steps + 1):
+        if step:
+            spool.append("sync", held(step - 1, order))
+            spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
+            spool.append(
+                "gradient_probe",
+                {"export": step - 1, "module": LINEARS[0], "input_error": 0.0, "weight_error": 0.0,
+                 "input_error_unquantised": 0.1},
+            )  # fmt: skip
+            spool.append("moved", {"export": step, "optimiser_updates": step, "block_linears": 0.01, "other": 0.01})
+        if step in order.eval_steps:
+            spool.append("eval_mode", held(step, order))
+            spool.append(
+                "eval",
+                {"step": step, "k": 250 + step, "n": 500, "samples": 1, "questions": "q", "outcomes": "AA=="},
+                durable=True,
+            )
+        if step:
+            spool.append("step", {"step": step, "metrics": {"critic/score/mean": 0.5 + step / 100}})
+        if step == behaviour.get("wait_at"):
+            while not Path(str(behaviour["until"])).exists():
+                time.sleep(0.02)
+        if step == behaviour.get("fail_at") and order.attempt <= int(str(behaviour.get("fail_attempts", 99))):
+            if behaviour.get("with") == "kill":
+                os.kill(os.getpid(), 9)
+            spool.append("finished", {"ok": False, "error": "ValueError: as asked"}, durable=True)
+            return 1
+    spool.append("finished", {"ok": True, "error": None}, durable=True)
+    return 0
+
+
+def main() -> int:
+    run_dir = Path(sys.argv[1])
+    behaviour_file = run_dir.parent / "behaviour.json"
+    behaviour = json.loads(behaviour_file.read_text()) if behaviour_file.exists() else {}
+    print(f"light worker, attempt in {run_dir}", flush=True)  # noqa: T201 - the attempt's log
+    return train(run_dir, read_order(run_dir), behaviour)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Decisions of the scheduler, as values."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.scheduler.decide import Active, Conclude, Launch, LaunchAgain, Snapshot, Waiting, decide
+from orchestrator.scheduler.retry import Ended, decide_retry
+
+
+def waiting(name: str, gpus: int = 1, priority: int = 0, at: float = 0.0) -> Waiting:
+    return Waiting(name, gpus, priority, at)
+
+
+def active(gpus: int = 1, state: str = "running", liveness: str = "alive", **more) -> Active:
+    return Active(7, "r", gpus, state, liveness, **more)  # type: ignore[arg-type]
+
+
+def test_runs_start_by_priority_then_age_within_the_gpus() -> None:
+    queue = [waiting("old", at=1), waiting("new", at=2), waiting("urgent", at=3, priority=9)]
+    assert decide(Snapshot(queue, [], total_gpus=2)) == [Launch("urgent"), Launch("old")]
+
+
+def test_a_large_run_is_not_starved_by_small_ones_behind_it() -> None:
+    queue = [waiting("large", gpus=8, at=1), waiting("small", gpus=1, at=2)]
+    assert decide(Snapshot(queue, [active(gpus=4)], total_gpus=8)) == []
+
+
+def test_a_run_that_never_fits_holds_nobody_back() -> None:
+    queue = [waiting("giant", gpus=16, at=1), waiting("small", at=2)]
+    assert decide(Snapshot(queue, [], total_gpus=8)) == [Launch("small")]
+
+
+@pytest.mark.parametrize("liveness", ["alive", "unknown"])
+def test_silence_ends_nothing(liveness) -> None:
+    assert decide(Snapshot([waiting("next")], [active(liveness=liveness)], total_gpus=1)) == []
+
+
+def test_only_the_dead_are_concluded() -> None:
+    assert decide(Snapshot([], [active(liveness="dead")], 1)) == [Conclude(7, None)]
+    assert decide(Snapshot([], [active(ended=True, exit_code=0)], 1)) == [Conclude(7, 0)]
+
+
+def test_an_attempt_that_the_fleet_never_heard_of_is_asked_for_again_and_keeps_its_gpus() -> None:
+    lost = active(state="launching", liveness="dead")
+    assert decide(Snapshot([waiting("next")], [lost], total_gpus=1)) == [LaunchAgain(7)]
+
+
+def test_draining_starts_nothing() -> None:
+    assert decide(Snapshot([waiting("next")], [], total_gpus=1, draining=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error", "losses", "again"),
+    [
+        (None, None, 0, True),  # the supervisor is gone
+        (-9, None, 0, True),  # killed from outside
+        (-9, None, 2, False),  # too often
+        (1, "ValueError: bad", 0, False),  # its own error
+        (None, "ValueError: bad", 0, False),
+        (3, None, 0, False),  # ended without a word
+    ],
+)
+def test_only_losses_from_outside_are_retried_and_not_for_ever(exit_code, error, losses, again) -> None:
+    decision = decide_retry(Ended(exit_code, error, losses))
+    assert decision.again is again
+    assert decision.rule
+    assert decision.line

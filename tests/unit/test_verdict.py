@@ -1,0 +1,250 @@
+"""Every way to be refuted, one at a time, on a run that is proven otherwise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiment_specs.load import build_condition, load_sweep
+from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge
+from tests.conftest import TINY
+
+LINEARS = [f"model.layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.up_proj")]
+PLAN = PlannedSteps(total_steps=4, eval_steps=(0, 2, 4))
+Facts = dict[str, list[dict[str, Any]]]
+
+
+def weights(step: int) -> dict[str, str]:
+    return {name: f"{name}@{step}" for name in LINEARS}
+
+
+def realised(std: float) -> dict[str, Any]:
+    return {"modules": 5 if std else 0, "watched": 5, "std": std, "largest": 3 * std, "elements": 320}
+
+
+def sync(step: int, sigma: float) -> dict[str, Any]:
+    return {
+        "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
+        "realised": realised(sigma), "linears": 4, "on_grid": 4, "watched": 4, "weights": weights(step),
+    }  # fmt: skip
+
+
+def good_facts(noise: bool) -> Facts:
+    sigmas = [0.0, 0.01, 0.005, 0.001] if noise else [0.0] * 4
+    return {
+        "started": [{"fingerprints": {"model": "a", "train": "b", "test": "c"}}],
+        "planned": [{"total_steps": 4, "steps_per_epoch": 4, "train_rows": 4000, "test_rows": 500}],
+        "quantised": [
+            {
+                "format": {"format": "mxfp4", "scale_rule": "floor"}, "linears": [*LINEARS, "lm_head"],
+                "quantised": list(LINEARS), "sqnr_db": 18.0, "mean_abs_ratio": 0.1,
+            }
+        ],
+        "forward_weights": [{"export": step, "weights": weights(step)} for step in range(4)],
+        "gradient_probe": [
+            {"export": s, "module": LINEARS[s], "input_error": 1e-7, "weight_error": 1e-7, "input_error_unquantised": 0.1}
+            for s in range(4)
+        ],
+        "sync": [sync(step, sigma) for step, sigma in enumerate(sigmas)],
+        "eval_mode": [{**sync(step, 0.0), "realised": realised(0.0)} for step in (0, 2, 4)],
+        "eval": [{"step": s, "k": 300, "n": 500, "samples": 1, "questions": "q"} for s in (0, 2, 4)],
+        "step": [{"step": s} for s in range(1, 5)],
+        "moved": [{"export": s, "optimiser_updates": s, "block_linears": 1e-3 * s, "other": 1e-4 * s} for s in range(5)],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def verdict_of(write_spec) -> Callable[..., tuple[str, str]]:
+    sweep = load_sweep(write_spec(TINY))
+
+    def judged(facts: Facts, aqn: str = "standard") -> tuple[str, str]:
+        condition = build_condition(sweep, {"dtype": "mxfp4", "aqn": aqn})
+        result = judge(condition, PLAN, [Measured(k, d) for k, many in facts.items() for d in many])
+        return result.status, "; ".join(result.reasons)
+
+    return judged
+
+
+@pytest.mark.parametrize("aqn", ["none", "standard"])
+def test_a_run_that_did_what_it_should_is_proven(verdict_of, aqn) -> None:
+    assert verdict_of(good_facts(noise=aqn != "none"), aqn) == ("PROVEN", "")
+
+
+def sigma_stays_zero(f: Facts) -> None:
+    for fact in f["sync"]:
+        fact["realised"] = realised(0.0)
+
+
+def no_module_noised(f: Facts) -> None:
+    for fact in f["sync"]:
+        fact["realised"] = {"modules": 0, "watched": 0, "std": 0.0, "largest": 0.0, "elements": 0}
+
+
+def one_norm_noised(f: Facts) -> None:
+    for fact in f["sync"]:
+        fact["realised"]["modules"] = min(1, fact["realised"]["modules"])
+
+
+def sigma_of_another_step(f: Facts) -> None:
+    f["sync"][2]["realised"] = realised(0.01)
+
+
+def noise_in_the_warm_up(f: Facts) -> None:
+    f["sync"][0]["realised"] = realised(0.01)
+
+
+def head_quantised(f: Facts) -> None:
+    f["quantised"][0]["quantised"].append("lm_head")
+
+
+def adapter_quantised(f: Facts) -> None:
+    f["quantised"][0]["quantised"].append("model.layers.0.mlp.up_proj.lora_A.default")
+
+
+def nothing_quantised(f: Facts) -> None:
+    f["quantised"][0]["quantised"] = []
+
+
+def a_linear_left_out(f: Facts) -> None:
+    f["quantised"][0]["quantised"].pop()
+
+
+def another_format(f: Facts) -> None:
+    f["quantised"][0]["format"] = {"format": "nvfp4", "scale_rule": None}
+
+
+def rollout_off_the_grid(f: Facts) -> None:
+    f["sync"][1]["on_grid"] = 3
+
+
+def rollout_has_other_weights(f: Facts) -> None:
+    f["sync"][1]["weights"] = weights(0)
+
+
+def last_eval_missing(f: Facts) -> None:
+    f["eval"].pop()
+
+
+def no_eval_at_all(f: Facts) -> None:
+    f["eval"].clear()
+
+
+def fewer_questions(f: Facts) -> None:
+    f["eval"][1]["n"] = 499
+
+
+def other_questions(f: Facts) -> None:
+    f["eval"][1]["questions"] = "others"
+
+
+def noise_on_in_an_eval(f: Facts) -> None:
+    f["eval_mode"][1]["realised"] = realised(0.01)
+
+
+def eval_in_16_bit(f: Facts) -> None:
+    f["eval_mode"][2]["on_grid"] = 0
+
+
+def fewer_steps(f: Facts) -> None:
+    f["step"].pop()
+
+
+def another_total(f: Facts) -> None:
+    f["planned"][0]["total_steps"] = 8
+
+
+def gradient_through_unquantised_weights(f: Facts) -> None:
+    f["gradient_probe"][1] |= {"input_error": 0.09, "input_error_unquantised": 1e-7}
+
+
+def weight_gradient_changed(f: Facts) -> None:
+    f["gradient_probe"][1]["weight_error"] = 0.2
+
+
+def gradient_is_not_a_number(f: Facts) -> None:
+    f["gradient_probe"][1]["input_error"] = float("nan")
+
+
+def nothing_learnt(f: Facts) -> None:
+    for fact in f["moved"]:
+        fact["block_linears"] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("breakage", "words"),
+    [
+        (sigma_stays_zero, "sigma stayed 0 in all 3 rollouts"),
+        (no_module_noised, "found no module to act on"),
+        (one_norm_noised, "1 of 5 norms were noised"),
+        (sigma_of_another_step, "in the rollouts of step 3 the noise had sigma 0.01, planned 0.005"),
+        (noise_in_the_warm_up, "in the rollouts of step 1 the noise had sigma 0.01, planned 0"),
+        (head_quantised, "quantised, and must not be: lm_head"),
+        (adapter_quantised, "must not be: model.layers.0.mlp.up_proj.lora_A.default"),
+        (nothing_quantised, "no module was quantised to mxfp4"),
+        (a_linear_left_out, "1 of 4 block linears were not quantised: model.layers.1.mlp.up_proj"),
+        (another_format, "not to mxfp4"),
+        (rollout_off_the_grid, "after the sync of step 1, 1 of 4 watched linears of the rollout are not mxfp4"),
+        (rollout_has_other_weights, "holds other weights than the policy's forward used"),
+        (last_eval_missing, "the eval at the last step, 4, is missing; the last one is at step 2"),
+        (no_eval_at_all, "there is none at all"),
+        (fewer_questions, "the eval at step 2 asked 499 questions of 500"),
+        (other_questions, "did not all ask the same questions"),
+        (noise_on_in_an_eval, "noise was on in the eval at step 2: 5 norms"),
+        (eval_in_16_bit, "the eval at step 4 did not use mxfp4 weights"),
+        (fewer_steps, "3 of 4 planned training steps were executed"),
+        (another_total, "set out for 8 training steps, the plan says 4"),
+        (gradient_through_unquantised_weights, "it used the unquantised W"),
+        (weight_gradient_changed, "dL/dW is off"),
+        (gradient_is_not_a_number, "dL/dx is off"),
+        (nothing_learnt, "nothing was learnt"),
+    ],
+)
+def test_a_contradiction_refutes(verdict_of, breakage, words) -> None:
+    facts = good_facts(noise=True)
+    breakage(facts)
+    status, reasons = verdict_of(facts)
+    assert status == "REFUTED"
+    assert words in reasons
+
+
+def test_noise_that_nobody_planned_refutes(verdict_of) -> None:
+    facts = good_facts(noise=False)
+    facts["sync"][2]["realised"] = realised(0.01)
+    assert verdict_of(facts, "none")[0] == "REFUTED"
+
+
+@pytest.mark.parametrize(
+    "kind", ["started", "quantised", "gradient_probe", "eval_mode", "sync", "forward_weights", "moved"]
+)
+def test_a_kind_of_fact_that_is_missing_leaves_unproven(verdict_of, kind) -> None:
+    facts = good_facts(noise=True)
+    facts[kind] = []
+    status, reasons = verdict_of(facts)
+    assert status == "UNPROVEN"
+    assert reasons
+
+
+def test_a_gap_in_the_steps_and_a_remote_model_leave_unproven(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    facts["step"].pop(1)
+    facts["started"][0]["fingerprints"]["model"] = None
+    status, reasons = verdict_of(facts)
+    assert status == "UNPROVEN"
+    assert "steps without a record: 2" in reasons
+    assert "no fingerprint of the model" in reasons
+
+
+def test_the_order_of_the_facts_does_not_matter(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    backwards = {kind: copy.deepcopy(many)[::-1] for kind, many in reversed(facts.items())}
+    assert verdict_of(backwards) == verdict_of(facts)
+
+
+def test_stages_that_the_format_rounds_away_are_inert_and_not_refuted(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    facts["sync"][3] |= {"sigma_expected": 0.0, "sigma_error": 0.0, "realised": realised(0.0)}
+    assert verdict_of(facts)[0] == "PROVEN"
+    assert inert_stages(Measured("sync", fact) for fact in facts["sync"]) == [4]
