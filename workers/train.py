@@ -23,6 +23,7 @@ from typing import Any
 
 from workers.events import Spool
 from workers.launch import (
+    PLUGINS_VARIABLE,
     RUN_DIR_VARIABLE,
     TOKEN_VARIABLE,
     Order,
@@ -31,7 +32,6 @@ from workers.launch import (
     trainer_environment,
     unsupported,
 )
-from workers.verl.plugins import worker_plugins
 
 TINY_PREFIX = "tiny/"
 
@@ -71,7 +71,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     config = compose(overrides(order, run_dir, files, cpu=cpu))
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
-    _set_environment(cpu)
+    _set_environment(order.plugins, cpu=cpu)
     import ray
 
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
@@ -95,9 +95,10 @@ def _has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "0") != ""
 
 
-def _set_environment(cpu: bool) -> None:
+def _set_environment(plugins: list[str], *, cpu: bool) -> None:
     """What every process of the private Ray inherits; set here and not per actor, so that Ray's ready workers fit."""
     os.environ |= {
+        PLUGINS_VARIABLE: ",".join(plugins),
         "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
         "TRANSFER_QUEUE_ENABLE": "1",
         "RAY_AUTH_MODE": "token",  # an open Ray port runs anybody's code
@@ -158,7 +159,7 @@ def _identity(order: Order, files: dict[str, str], run_dir: Path) -> dict[str, A
         "host": platform.node(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "gpus": _gpu_names(),
-        "plugins": worker_plugins(),
+        "plugins": order.plugins,
         "fingerprints": {name: _fingerprint(Path(path)) for name, path in files.items()},
         "verl_config": hashlib.sha256((run_dir / "verl.yaml").read_bytes()).hexdigest(),
     }

@@ -7,6 +7,7 @@ can be asked twice. The process may die between any two lines.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, Laun
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
 from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
-from workers.launch import ORDER_NAME, Order, write_order
+from workers.launch import ORDER_NAME, PLUGINS_VARIABLE, Order, write_order
 
 
 @contextmanager
@@ -147,4 +148,5 @@ def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings) -> Order:
         condition=run.condition, seed=run.seed, total_steps=run.total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
         assets=str(settings.assets), overrides=run.overrides,
+        plugins=[name for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Modules that the user names for every process of a run (``AQN_WORKER_PLUGINS``), recorded as evidence."""
+"""Modules that an order names for every process of its run (carried by ``AQN_WORKER_PLUGINS``)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,177 @@
+"""The whole path on real verl: three full runs. Killed and adopted; by hand and the same; broken and refuted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from workers.events import Event, read_events
+from workers.launch import read_order, write_order
+
+pytestmark = [pytest.mark.verl, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SPEC = """\
+sweep: short
+base: bases/tiny-cpu.yaml
+set: {steps_per_epoch: 4, eval: {every: 2}, dtype: mxfp4, aqn: {preset: standard, num_stages: 4}}
+labels: {short: {dtype: mxfp4}}
+"""
+
+
+class Home:
+    """One AQN_HOME for the module: assets are made once, the fleet is started once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec = folder / "short.yaml"
+        self.spec.write_text(SPEC)
+        self.environment = os.environ | {"AQN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=self.folder,
+            env=self.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def aqn(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, **environment)
+        output, _ = process.communicate(timeout=800)
+        return process.returncode, output
+
+    def json(self, *arguments: str) -> Any:
+        code, output = self.aqn(*arguments, "--json")
+        assert code == 0, output
+        return json.loads(output)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("verl"))
+    yield home
+    home.aqn("fleet", "down")
+
+
+@pytest.fixture(scope="module")
+def adopted(home: Home) -> tuple[int, dict[str, Any], str]:
+    """A run whose `aqn submit` was killed after the first training step, finished by a second one."""
+    first = home.start("submit", str(home.spec))
+    try:
+        pid = wait_for_first_step(home, first)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert psutil.pid_exists(pid)
+    code, output = home.aqn("submit", str(home.spec))
+    assert code == 0, output
+    return pid, home.json("show", "short"), output
+
+
+def wait_for_first_step(home: Home, submit: subprocess.Popen[str]) -> int:
+    """The trainer's pid, once the spool has a training step."""
+    while submit.poll() is None:
+        for spool in (home.folder / "home" / "runs").glob("*/1/events.jsonl"):
+            events, _ = read_events(spool.parent)
+            if any(event.kind == "step" for event in events):
+                return next(event.pid for event in events if event.kind == "started")
+        signal.sigtimedwait([], 0.2)
+    pytest.fail(f"aqn submit ended early: {submit.communicate()[0]}")
+
+
+def test_the_same_trainer_is_adopted_and_nothing_is_lost_or_doubled(home, adopted) -> None:
+    pid, run, output = adopted
+    assert "taken over" in output or "exist already" in output
+    assert [a["trainer_pid"] for a in run["attempts"]] == [pid]
+    assert (run["status"], run["verdict"], run["reasons"]) == ("succeeded", "PROVEN", [])
+    assert [p["step"] for p in run["curve"]] == [0, 2, 4]
+    assert run["score"]["step"] == 4
+    assert run["score"]["n"] == 500
+    assert [t["to"] for t in run["transitions"]] == ["queued", "running", "succeeded"]
+    sequence = [fact["seq"] for fact in run["evidence"]]
+    assert len(sequence) == len(set(sequence))
+
+
+def test_the_evidence_is_of_the_treatments(adopted) -> None:
+    facts: dict[str, list[dict[str, Any]]] = {}
+    for fact in adopted[1]["evidence"]:
+        facts.setdefault(fact["kind"], []).append(fact["data"])
+    assert len(facts["quantised"][0]["quantised"]) == 14
+    assert "lm_head" in facts["quantised"][0]["linears"]
+    assert [f["serves"] for f in facts["sync"]] == [1, 2, 3, 4]
+    assert all(f["realised"]["modules"] == 5 for f in facts["sync"])
+    assert all(f["realised"]["modules"] == 0 for f in facts["eval_mode"])
+    assert all(p["input_error"] < 1e-4 < p["input_error_unquantised"] for p in facts["gradient_probe"])
+    assert facts["started"][0]["fingerprints"]["model"]
+
+
+def test_it_leaves_nothing_behind_and_mlflow_knows_the_end(home, adopted) -> None:
+    from mlflow import MlflowClient
+
+    token = read_order(Path(adopted[1]["attempts"][0]["run_dir"])).token
+    assert not [p for p in psutil.process_iter() if environment_of(p).get("AQN_ATTEMPT_TOKEN") == token]
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.folder}/home/mlflow.db")
+    experiment = client.get_experiment_by_name("short")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["verdict"], run.data.tags["label"]) == ("FINISHED", "PROVEN", "short")
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "critic/score/mean")] == [1, 2, 3, 4]
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def test_a_second_submit_finds_it_done(home, adopted) -> None:
+    code, output = home.aqn("submit", str(home.spec))
+    assert code == 0
+    assert "all 1 runs exist already" in output
+    assert "PROVEN" in output
+
+
+def test_by_hand_from_the_directory_alone_the_same_seed_gives_the_same_answers(home, adopted) -> None:
+    directory = Path(adopted[1]["attempts"][0]["run_dir"])
+    by_hand = home.folder / "by-hand"
+    write_order(by_hand, replace(read_order(directory), token="0" * 16))
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.train", str(by_hand)], cwd=REPOSITORY, capture_output=True, text=True,
+        timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert answers(by_hand) == answers(directory)
+    assert losses(by_hand) == losses(directory)
+
+
+def answers(directory: Path) -> list[tuple[int, int, str]]:
+    return [(e.data["step"], e.data["k"], e.data["outcomes"]) for e in of_kind(directory, "eval")]
+
+
+def losses(directory: Path) -> list[float]:
+    return [e.data["metrics"]["actor/grad_norm"] for e in of_kind(directory, "step")]
+
+
+def of_kind(directory: Path, kind: str) -> list[Event]:
+    return [event for event in read_events(directory)[0] if event.kind == kind]
+
+
+def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
+    code, output = home.aqn("submit", "--again", str(home.spec), AQN_WORKER_PLUGINS="tests.plugins.sigma_zero")
+    assert code == 1, output
+    assert "REFUTED" in output
+    assert "sigma stayed 0 in all 4 rollouts in which the schedule has noise" in " ".join(output.split())
+    run = home.json("show", "short")
+    assert (run["status"], run["verdict"], run["validity"]) == ("succeeded", "REFUTED", "unverified")
+    started = next(f["data"] for f in run["evidence"] if f["kind"] == "started")
+    assert started["plugins"] == ["tests.plugins.sigma_zero"]
