@@ -42,7 +42,7 @@ class Projector:
 
     def project_all(self) -> int:
         """Bring every run that has news up to date; returns how many had."""
-        runs = [run for run in reads.runs(self._engine) if _has_news(run)]
+        runs = [run for run in reads.runs(self._engine) if run.attempts and _has_news(run)]
         for run in reversed(runs):  # oldest first, so that MLflow's newest is ours
             self.project(run)
         return len(runs)
@@ -87,7 +87,7 @@ class Projector:
         if found:
             return str(found[0].info.run_id)
         created = self._client.create_run(
-            experiment, start_time=int(1000 * run.created_at), run_name=f"{run.label} seed {run.seed}",
+            experiment, start_time=int(1000 * run.attempts[0].created_at), run_name=f"{run.label} seed {run.seed}",
             tags={RUN_TAG: run.id},
         )  # fmt: skip
         return str(created.info.run_id)
@@ -98,7 +98,11 @@ class Projector:
             self._experiments[name] = (
                 found.experiment_id
                 if found is not None
-                else self._client.create_experiment(name, self._settings.mlflow_artifacts.as_uri())
+                else self._client.create_experiment(
+                    name,
+                    self._settings.mlflow_artifacts.as_uri(),
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
             )
         return self._experiments[name]
 
