@@ -240,7 +240,12 @@ def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None
         facts = [Fact(row.seq, row.kind, row.at, row.data) for row in session.scalars(query)]
         if kinds is None or "eval" in kinds:
             facts += [
-                Fact(r.seq, "eval", r.at, {"step": r.step, "k": r.k, "n": r.n, "samples": r.samples})
+                Fact(
+                    r.seq,
+                    "eval",
+                    r.at,
+                    {"step": r.step, "k": r.k, "n": r.n, "samples": r.samples, "questions": r.questions},
+                )
                 for r in session.scalars(select(EvalRow).where(EvalRow.attempt_id == attempt_id))
             ]
     return sorted(facts, key=lambda fact: fact.seq)

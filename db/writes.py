@@ -69,8 +69,9 @@ class Submitted:
 
 
 def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Submitted:
-    """Record a sweep. Runs that exist (same condition, seed and code version) are taken over instead of made anew,
-    unless they are refuted, failed or cancelled; with ``again`` every run is made anew."""
+    """Record a sweep. A run that exists for the same condition, seed and score rule is taken over instead of made anew:
+    a proven one of any code version, a judged or running one of this one, a queued one always (it becomes this
+    sweep's). With ``again`` every run is made anew."""
     now = time.time()
     created, existing, ordered = [], [], []
     with Session(engine) as session, session.begin():
@@ -87,7 +88,7 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
                     ConditionRow(id=new.condition_id, schema_version=submission.condition_schema, body=new.condition)
                 )
                 session.flush()
-            run_id = None if again else _reusable(session, new, submission.code_version)
+            run_id = None if again else _reusable(session, new, submission)
             if run_id is None:
                 run_id = _create_run(session, new, submission, now + position * 1e-6)  # in the order of the spec
                 created.append(run_id)
@@ -99,19 +100,24 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
     return Submitted(tuple(created), tuple(existing), tuple(ordered))
 
 
-def _reusable(session: Session, new: NewRun, code_version: str) -> str | None:
-    """A run that already does, or did, what is asked: proven of any code version, or under way with this one."""
+def _reusable(session: Session, new: NewRun, submission: Submission) -> str | None:
+    """The best run that does, or did, what is asked."""
     rows = session.scalars(
         select(RunRow)
         .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed)
         .order_by(RunRow.created_at.desc())
     ).all()
-    for row in rows:
-        if row.state == "succeeded" and row.verdict == "PROVEN":
-            return row.id
-    for row in rows:
-        if row.state in ("queued", "running") and row.code_version == code_version:
-            return row.id
+    rows = [row for row in rows if row.score_rule == submission.score_rule]
+    proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
+    same_code = [row for row in rows if row.code_version == submission.code_version]
+    running = [row for row in same_code if row.state == "running"]
+    queued = [row for row in rows if row.state == "queued"]
+    judged = [row for row in same_code if row.state == "succeeded"]
+    for row in (*proven, *running, *queued, *judged):
+        if row.state == "queued":  # nothing of it has happened yet: it follows the newest word
+            row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
+            row.priority, row.plan = submission.priority, new.plan
+        return row.id
     return None
 
 
@@ -177,6 +183,8 @@ def mark_started(engine: Engine, attempt_id: int, token: str, node: str, trainer
 class Ingested:
     """Events of one attempt, sorted by table, and how far the spool was read."""
 
+    since: int
+    """The offset that was read from: another reader may have been faster."""
     offset: int
     seq: int
     last_event_at: float | None
@@ -191,7 +199,7 @@ def record_events(engine: Engine, attempt_id: int, token: str, run_id: str, new:
     with Session(engine) as session, session.begin():
         changed = session.execute(
             update(AttemptRow)
-            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.spool_offset < new.offset)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.spool_offset == new.since)
             .values(
                 spool_offset=new.offset, spool_seq=new.seq, last_event_at=new.last_event_at, last_step=new.last_step
             )

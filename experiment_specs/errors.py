@@ -8,7 +8,9 @@ from typing import Any
 
 
 class AqnError(Exception):
-    """Base of every error that a user can mend; the command line prints it and exits with 2."""
+    """Base of every error that a user can mend; the command line prints it and exits with ``exit_code``."""
+
+    exit_code = 2
 
 
 class SpecError(AqnError, ValueError):

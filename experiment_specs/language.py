@@ -68,7 +68,7 @@ class Algorithm(Value):
 
 
 class Optimiser(Value):
-    """AdamW. ``warmup_steps`` counts optimiser updates, as verl does."""
+    """AdamW. ``warmup_steps`` counts training steps: verl 0.9.1 moves the learning rate once a step."""
 
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -110,7 +110,7 @@ class Aqn(Value):
     """Gaussian noise N(0, sigma²) on the rollout copy's weights, drawn anew at every weight sync.
 
     ``schedule`` says how sigma falls from ``sigma_start`` to ``sigma_end`` over the training steps; see
-    :mod:`workers.treatments.schedules` for the formulas.
+    :mod:`experiment_specs.schedules` for the formulas.
     """
 
     schedule: Literal["kstage", "epoch_aware", "linear"]
@@ -143,7 +143,11 @@ class HwNoise(Value):
     """Relative Gaussian error on matmul results, y·(1 + scale·N(0, 1)), imitating bad hardware."""
 
     scale: Annotated[float, Field(gt=0, lt=1)]
-    phases: tuple[Literal["train", "rollout", "eval"], ...] = ("train", "rollout", "eval")
+    phases: Annotated[tuple[Literal["train", "rollout", "eval"], ...], Field(strict=False)] = (
+        "train",
+        "rollout",
+        "eval",
+    )
     backward: bool = False
 
 
@@ -261,3 +265,72 @@ RESULT_NEUTRAL_OVERRIDES = (
     "data.dataloader_num_workers",
 )
 """verl keys that move memory and speed, not the result: they do not enter a condition's id."""
+
+DECIDED_BY: dict[str, str] = {
+    "actor_rollout_ref.actor.clip_ratio": "algorithm.clip_low",
+    "actor_rollout_ref.actor.clip_ratio_high": "algorithm.clip_high",
+    "actor_rollout_ref.actor.clip_ratio_low": "algorithm.clip_low",
+    "actor_rollout_ref.actor.data_loader_seed": "seeds",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision": "compute",
+    "actor_rollout_ref.actor.fsdp_config.seed": "seeds",
+    "actor_rollout_ref.actor.fsdp_config.strategy": "the workers",
+    "actor_rollout_ref.actor.grad_clip": "optimiser.grad_clip",
+    "actor_rollout_ref.actor.kl_loss_coef": "algorithm.kl_loss",
+    "actor_rollout_ref.actor.kl_loss_type": "the workers",
+    "actor_rollout_ref.actor.loss_agg_mode": "algorithm.loss_aggregation",
+    "actor_rollout_ref.actor.optim.clip_grad": "optimiser.grad_clip",
+    "actor_rollout_ref.actor.optim.lr": "optimiser.lr",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps": "optimiser.warmup_steps",
+    "actor_rollout_ref.actor.optim.weight_decay": "optimiser.weight_decay",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": "batch.mini_batch",
+    "actor_rollout_ref.actor.strategy": "the workers",
+    "actor_rollout_ref.actor.use_kl_loss": "algorithm.kl_loss",
+    "actor_rollout_ref.model.external_lib": "the workers",
+    "actor_rollout_ref.model.path": "model.path",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision": "compute",
+    "actor_rollout_ref.ref.fsdp_config.strategy": "the workers",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "rollout",
+    "actor_rollout_ref.rollout.calculate_log_probs": "the workers",
+    "actor_rollout_ref.rollout.dtype": "compute",
+    "actor_rollout_ref.rollout.n": "algorithm.samples_per_prompt",
+    "actor_rollout_ref.rollout.name": "rollout",
+    "actor_rollout_ref.rollout.seed": "seeds",
+    "actor_rollout_ref.rollout.temperature": "algorithm.temperature",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": "the workers",
+    "actor_rollout_ref.rollout.val_kwargs.do_sample": "eval.temperature",
+    "actor_rollout_ref.rollout.val_kwargs.n": "eval.samples",
+    "actor_rollout_ref.rollout.val_kwargs.temperature": "eval.temperature",
+    "algorithm.adv_estimator": "algorithm",
+    "algorithm.filter_groups.enable": "algorithm.dynamic_sampling",
+    "algorithm.filter_groups.metric": "algorithm.dynamic_sampling",
+    "algorithm.use_kl_in_reward": "algorithm.kl_loss",
+    "critic.enable": "algorithm",
+    "data.max_prompt_length": "data.max_prompt_tokens",
+    "data.max_response_length": "data.max_response_tokens",
+    "data.seed": "seeds",
+    "data.train_batch_size": "batch.prompts",
+    "data.train_files": "data.train",
+    "data.val_files": "data.test",
+    "reward.custom_reward_function.name": "the workers",
+    "reward.custom_reward_function.path": "the workers",
+    "reward.num_workers": "rollout",
+    "reward.reward_kwargs": "algorithm.overlong",
+    "reward.reward_manager.name": "algorithm.overlong",
+    "trainer.default_local_dir": "the run directory",
+    "trainer.experiment_name": "the run",
+    "trainer.logger": "the workers",
+    "trainer.max_actor_ckpt_to_keep": "the workers",
+    "trainer.n_gpus_per_node": "resources.gpus",
+    "trainer.nnodes": "the workers",
+    "trainer.project_name": "the run",
+    "trainer.resume_mode": "the workers",
+    "trainer.save_freq": "the workers",
+    "trainer.test_freq": "eval.every",
+    "trainer.total_epochs": "epochs",
+    "trainer.total_training_steps": "epochs and steps_per_epoch",
+    "trainer.v1.trainer_mode": "the workers",
+    "trainer.val_before_train": "eval.before_training",
+    "trainer.validation_data_dir": "the run directory",
+}
+"""verl keys that the workers set, and who decides them. A spec may not set them a second time (checked by a test
+against the workers' own table)."""

@@ -5,6 +5,7 @@ The public functions are :func:`load_sweep` and :func:`build_condition`. Nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from experiment_specs.errors import SpecError
 from experiment_specs.language import (
+    DECIDED_BY,
     NAMED_FIELDS,
     OPTIONAL_FIELDS,
     RESULT_NEUTRAL_OVERRIDES,
@@ -96,7 +98,7 @@ def load_sweep(path: str | Path) -> Sweep:
     name = top.data.get("sweep")
     if not isinstance(name, str) or not name.strip():
         raise SpecError("a sweep needs a name", file=str(path), line=1, key="sweep", accepted=["sweep: my-sweep"])
-    trainer = reader.mapping("trainer")
+    trainer = reader.trainer()
     semantic = {k: v for k, v in trainer.items() if k not in RESULT_NEUTRAL_OVERRIDES}
     fixed = reader.mapping("set")
     if semantic:
@@ -113,7 +115,7 @@ def load_sweep(path: str | Path) -> Sweep:
         labels=reader.labels(),
         seeds=reader.seeds(),
         score=reader.value("score", ScoreRule),
-        contrasts={k: reader.value_at(("contrasts", k), v, Contrast) for k, v in reader.mapping("contrasts").items()},
+        contrasts=reader.contrasts(),
         resources=reader.value("resources", Resources),
         budget=reader.value("budget", Budget),
         priority=reader.integer("priority", 0),
@@ -130,7 +132,7 @@ def build_condition(
     ``where`` maps a path inside the condition to the path in the spec that decided it, for error messages.
     """
     raw: dict[str, Any] = dict(sweep.fixed)
-    for key, value in fields.items():
+    for key, value in by_depth(fields):
         raw = assign(raw, key, value)
     resolved: dict[str, Any] = {}
     for key, value in raw.items():
@@ -188,11 +190,18 @@ def presets() -> dict[str, dict[str, Any]]:
     return read_yaml(PACKAGE / "presets.yaml").data
 
 
+def by_depth(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Whole fields before parts of them, in whatever order they were written: ``aqn`` before ``aqn.sigma_start``."""
+    return sorted(fields.items(), key=lambda item: item[0].count("."))
+
+
 def assign(target: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """A copy of ``target`` with the (possibly dotted) ``key`` replaced."""
     head, _, rest = key.partition(".")
     if not rest:
         return {**target, head: value}
+    if head == "trainer":  # verl's keys have dots of their own
+        return {**target, head: {**target.get(head, {}), rest: value}}
     inner = target.get(head)
     if isinstance(inner, str):
         inner = {"preset": inner}
@@ -248,7 +257,7 @@ def _refuse_environment(source: Source) -> None:
         value: Any = source.data
         for part in path:
             value = value[part]
-        if isinstance(value, str) and "${oc." in value:
+        if isinstance(value, str) and re.search(r"\$\{\s*oc\.", value):
             raise SpecError(
                 "a spec must mean the same everywhere: ${oc.…} would read this machine",
                 file=mark.file, line=mark.line, key=dotted(path),
@@ -335,6 +344,34 @@ class _Reader:
             return kind.model_validate(_tuples(item, kind))
         except ValidationError as error:
             raise _translated(error, kind, self, lambda loc: (*at, *loc)) from error
+
+    def trainer(self) -> dict[str, Any]:
+        """verl keys, dotted. Those that a field of the condition decides are refused: a thing is said in one place."""
+        trainer = self.mapping("trainer")
+        for key, value in trainer.items():
+            if isinstance(value, dict):
+                raise self.fail("write verl's keys dotted, as algorithm.gamma: 1.0", ("trainer", key))
+            decided = DECIDED_BY.get(key)
+            if decided is not None:
+                raise self.fail(f"is decided by {decided}; say it there", ("trainer", key))
+        return trainer
+
+    def contrasts(self) -> dict[str, Contrast]:
+        found = {}
+        for name, value in self.mapping("contrasts").items():
+            where: KeyPath = ("contrasts", name)
+            contrast = self.value_at(where, value, Contrast)
+            for key in (contrast.vary, *contrast.within):
+                head = key.partition(".")[0]
+                if head not in Condition.model_fields:
+                    raise self.fail("unknown field of a condition", (*where, "vary"), head, Condition.model_fields)
+            for side, arm in (("from", contrast.from_), ("to", contrast.to)):
+                resolve_name(contrast.vary, arm, partial(self._fail_at, (*where, side)))
+            found[name] = contrast
+        return found
+
+    def _fail_at(self, path: KeyPath, problem: str, value: Any, accepted: Iterable[str]) -> SpecError:
+        return self.fail(problem, path, value, accepted)
 
     def axes(self) -> dict[str, list[Any]]:
         axes = self.mapping("axes")

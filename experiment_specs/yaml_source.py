@@ -66,18 +66,21 @@ def read_yaml(path: Path, shown_as: str | None = None) -> Source:
         raise SpecError(f"cannot be read ({error.strerror or error})", file=name) from error
     except UnicodeDecodeError as error:
         raise SpecError("is not UTF-8 text", file=name) from error
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         marks: dict[KeyPath, Mark] = {}
         if node is not None:
             _walk(node, (), marks, name)
         data = loader.construct_document(node) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise SpecError(f"not valid YAML: {error.problem}", file=name, line=mark.line + 1 if mark else None) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"not valid YAML: {problem}", file=name, line=mark.line + 1 if mark else None) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise SpecError("is not a mapping of keys to values", file=name, line=1)
     return Source(path, data, marks)
@@ -89,6 +92,10 @@ def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], name: str)
         seen: set[Hashable] = set()
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise SpecError("merge keys are not part of the language; use base or a preset", file=name, line=line)
+            if key_node.tag != "tag:yaml.org,2002:str":
+                raise SpecError("a key must be a word; quote it", file=name, line=line, key=str(key))
             if key in seen:
                 raise SpecError("written twice", file=name, line=line, key=".".join(map(str, (*path, key))))
             seen.add(key)

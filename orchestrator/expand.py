@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from experiment_specs.language import NAMED_FIELDS, Condition
-from experiment_specs.load import Sweep, build_condition, preset_name, resolve_name
+from pydantic import TypeAdapter, ValidationError
+
+from experiment_specs.language import NAMED_FIELDS, Condition, Value
+from experiment_specs.load import Sweep, assign, build_condition, by_depth, preset_name, resolve_name
 from experiment_specs.yaml_source import KeyPath
 
 
@@ -44,10 +46,11 @@ def expand(sweep: Sweep) -> Expansion:
     used = [0] * len(sweep.exclude)
     merged = 0
     for choice, origin in _choices(sweep):
-        rule = next((i for i, e in enumerate(sweep.exclude) if _choice_matches(sweep, choice, e.when, i)), None)
-        if rule is not None:
-            used[rule] += 1
-            excluded.append(Excluded(choice, sweep.exclude[rule].because))
+        rules = [i for i, e in enumerate(sweep.exclude) if _choice_matches(sweep, choice, e.when, i)]
+        if rules:
+            for rule in rules:
+                used[rule] += 1
+            excluded.append(Excluded(choice, "; ".join(sweep.exclude[rule].because for rule in rules)))
             continue
         condition = build_condition(sweep, choice, partial(_origin, sweep, origin))
         merged += condition.id in found
@@ -81,7 +84,7 @@ def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
 
 def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPath:
     """The place in the spec that decided a place in a condition."""
-    for key, path in origin.items():
+    for key, path in sorted(origin.items(), key=lambda item: -item[0].count(".")):
         parts = tuple(key.split("."))
         if loc[: len(parts)] == parts:
             return (*path, *loc[len(parts) :])
@@ -92,12 +95,34 @@ def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPat
 
 def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, Any], index: int) -> bool:
     """Does a choice on the axes match? Compared before a condition is built: what is excluded may be impossible."""
+    raw: dict[str, Any] = dict(sweep.fixed)
+    for key, value in by_depth(choice):
+        raw = assign(raw, key, value)
     for key, wanted in when.items():
-        have = choice[key] if key in choice else _lookup(sweep.fixed, key)
         where: KeyPath = ("exclude", index, "when", key)
-        if not _same(_resolved(sweep, key, have, where), _resolved(sweep, key, wanted, where)):
+        head = key.partition(".")[0]
+        if head not in Condition.model_fields:
+            raise sweep.error("unknown field of a condition", where, head, Condition.model_fields)
+        have = {head: _with_defaults(head, _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT)}
+        if not _same(_lookup(have, key), _resolved(sweep, key, wanted, where)):
             return False
     return True
+
+
+_ABSENT = object()
+
+
+def _with_defaults(field: str, value: Any) -> Any:
+    """A field's value as a condition would hold it; as it was written where it is not valid."""
+    info = Condition.model_fields[field]
+    if value is _ABSENT:
+        value = info.get_default(call_default_factory=True)
+    else:
+        try:
+            value = TypeAdapter(info.annotation).validate_python(value)
+        except ValidationError:
+            return value
+    return value.model_dump(mode="json") if isinstance(value, Value) else value
 
 
 def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], where: KeyPath) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Engine
 
 from db import reads, writes
@@ -19,12 +21,19 @@ def pull(engine: Engine, attempt: reads.Attempt) -> list[Event]:
     return events
 
 
+def finished_event(run_dir: str) -> dict[str, Any] | None:
+    """The trainer's own last word, if its spool has one by now."""
+    events, _ = read_events(run_dir)
+    return next((event.data for event in events if event.kind == "finished"), None)
+
+
 def sort_events(events: list[Event], offset: int, attempt: reads.Attempt) -> writes.Ingested:
     """Events by table."""
     fresh = [event for event in events if event.seq > attempt.spool_seq]
     steps = [e for e in fresh if e.kind == "step"]
     evals = [e for e in fresh if e.kind == "eval"]
     return writes.Ingested(
+        since=attempt.spool_offset,
         offset=offset,
         seq=max((e.seq for e in fresh), default=attempt.spool_seq),
         last_event_at=max((e.at for e in fresh), default=attempt.last_event_at),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import Sweep
 from orchestrator.expand import Excluded, expand
@@ -66,11 +65,15 @@ def make_plan(sweep: Sweep) -> Plan:
 
 def _warnings(sweep: Sweep, condition: Condition, steps: Steps) -> list[str]:
     warnings = []
-    if steps.total < 1:
-        raise SpecError(
-            f"{condition.data.train_rows} rows make no training step of {condition.batch.prompts} prompts",
-            file=str(sweep.source), key="batch.prompts",
-        )  # fmt: skip
+    rows, prompts, gpus = condition.data.train_rows, condition.batch.prompts, sweep.resources.gpus
+    if rows < prompts:
+        raise sweep.error(f"{rows} training rows make no step of {prompts} prompts", ("set", "batch", "prompts"))
+    for name, count in (("prompts", prompts), ("mini_batch", condition.batch.mini_batch)):
+        if count * condition.algorithm.samples_per_prompt % gpus:
+            raise sweep.error(
+                f"{count} × {condition.algorithm.samples_per_prompt} samples cannot be shared out to {gpus} GPUs",
+                ("set", "batch", name),
+            )
     if condition.aqn is not None and condition.aqn.num_stages and steps.total < condition.aqn.num_stages:
         warnings.append(f"{steps.total} training steps cannot hold {condition.aqn.num_stages} noise stages")
     if steps.total % condition.eval.every:

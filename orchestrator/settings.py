@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.engine import make_url
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,6 +39,10 @@ class Settings:
 
     @property
     def leader_lock(self) -> Path:
+        """Beside the registry where it is a file: who shares a registry shares its one scheduler."""
+        url = make_url(self.registry_url)
+        if url.drivername.startswith("sqlite") and url.database:
+            return Path(url.database).with_suffix(".leader")
         return self.home / "scheduler.lock"
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import Engine
 
 from db import writes
@@ -12,10 +14,14 @@ from workers.launch import code_version
 
 
 def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
-    """Record a plan's runs. Raises SpecError, and writes nothing, where the workers cannot carry a condition out."""
+    """Record a plan's runs. Raises SpecError, and writes nothing, where a condition could not
+    be carried out: the workers do not know how, or a data file is missing."""
     for condition in plan.conditions:
         if condition.blockers:
             raise SpecError(f"{condition.label}: {'; '.join(condition.blockers)}", file=str(plan.sweep.source))
+        for name, path in (("train", condition.condition.data.train), ("test", condition.condition.data.test)):
+            if not path.startswith("tiny/") and not Path(path).is_file():
+                raise plan.sweep.error(f"no such file, seen from {Path.cwd()}", ("set", "data", name), path)
     return writes.submit(engine, submission(plan), again=again)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiment_specs.language import Condition
+from experiment_specs.schedules import sigma_at
 
 PROVEN, REFUTED, UNPROVEN = "PROVEN", "REFUTED", "UNPROVEN"
 
@@ -39,6 +40,9 @@ class PlannedSteps:
 
     total_steps: int
     eval_steps: tuple[int, ...]
+    steps_per_epoch: int
+    code_version: str | None = None
+    """The code that the run was submitted for; None leaves it unchecked (a run by hand)."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,18 @@ def _identity(case: Case) -> _Findings:
     started = case.of("started")
     if not started:
         return _Findings(missing=("the run never said which code, model and data it used",))
-    holes = [name for name, value in started[-1].get("fingerprints", {}).items() if value is None]
-    return _Findings(missing=tuple(f"no fingerprint of the {name}: it is a remote id" for name in holes))
+    prints, plugins = started[-1].get("fingerprints", {}), started[-1].get("plugins", [])
+    missing = [
+        f"no fingerprint of the {name}: it is a remote id, or was not found"
+        for name in ("model", "train", "test")
+        if not prints.get(name)
+    ]
+    if plugins:
+        missing.append(f"plugins of the user's ran in every process: {_short(plugins)}")
+    ran, wanted = started[-1].get("code", {}).get("id"), case.plan.code_version
+    if wanted is not None and ran != wanted:
+        missing.append(f"it ran code version {ran} and was submitted for {wanted}")
+    return _Findings(missing=tuple(missing))
 
 
 def _steps(case: Case) -> _Findings:
@@ -124,6 +138,8 @@ def _evals(case: Case) -> _Findings:
                 f"the eval at step {fact['step']} took {fact['samples']} answers a question, "
                 f"not {case.condition.eval.samples}"
             )
+    if any(fact.get("questions") is None for fact in evals):
+        missing.append("which questions were asked was not recorded")
     if len({fact.get("questions") for fact in evals}) > 1:
         against.append("the evals of this run did not all ask the same questions")
     return _Findings(tuple(against), tuple(missing))
@@ -131,22 +147,29 @@ def _evals(case: Case) -> _Findings:
 
 def _eval_mode(case: Case) -> _Findings:
     """Test answers come from clean weights in the run's own number format."""
-    by_step = {fact["step"]: fact for fact in case.of("eval_mode")}
+    modes = _by_step(case.of("eval_mode"), "step")
+    exported = {fact["export"]: fact["weights"] for fact in case.of("exported")}
     against, missing = [], []
-    for fact in case.of("eval"):
-        mode = by_step.get(fact["step"])
-        if mode is None:
-            missing.append(f"the numeric mode of the eval at step {fact['step']} was not measured")
-            continue
+    for step in sorted({fact["step"] for fact in case.of("eval")}):
+        if not _complete(modes.get(step, [])):
+            missing.append(f"the numeric mode of the eval at step {step} was not measured")
+        if step not in exported:
+            missing.append(f"the weights exported after step {step} were not fingerprinted")
+    for mode in (mode for step in sorted(modes) for mode in modes[step]):
         realised = mode["realised"]
+        different = _different(exported.get(mode["step"], {}), {**mode["weights"], **mode["norms"]})
+        if different:
+            against.append(
+                f"the eval at step {mode['step']} used other weights than the policy exported: {_short(different)}"
+            )
         if realised["modules"]:
             against.append(
-                f"noise was on in the eval at step {fact['step']}: {realised['modules']} norms differ from their "
+                f"noise was on in the eval at step {mode['step']}: {realised['modules']} norms differ from their "
                 f"clean weights, by up to {realised['largest']:.2g}"
             )
         if mode["on_grid"] != mode["watched"]:
             against.append(
-                f"the eval at step {fact['step']} did not use {case.condition.dtype.format} weights: "
+                f"the eval at step {mode['step']} did not use {case.condition.dtype.format} weights: "
                 f"{mode['watched'] - mode['on_grid']} of {mode['watched']} watched linears are off the grid"
             )
     return _Findings(tuple(against), tuple(missing))
@@ -161,8 +184,8 @@ def _quantisation(case: Case) -> _Findings:
     name = case.condition.dtype.format
     for fact in facts:
         linears, quantised = set(fact["linears"]), set(fact["quantised"])
-        if fact["format"] != case.condition.dtype.model_dump(mode="json"):
-            against.append(f"the weights were quantised to {fact['format']}, not to {name}")
+        if quantised and fact["formats"] != [case.condition.dtype.model_dump(mode="json")]:
+            against.append(f"the weights were quantised to {_short(fact['formats'])}, not to {name}")
         expected = {n for n in linears if BLOCK_LINEAR.search(n) and not NEVER_QUANTISED.search(n)}
         if not quantised:
             against.append(f"no module was quantised to {name}")
@@ -180,9 +203,10 @@ def _same_weights(case: Case) -> _Findings:
     """What the rollout copy holds is what the policy's forward multiplied with: Q(W), weight by weight."""
     forward = {fact["export"]: fact["weights"] for fact in case.of("forward_weights")}
     name = case.condition.dtype.format
-    against, compared, watched = [], 0, 0
-    for fact in case.of("sync"):
-        watched += 1
+    against: list[str] = []
+    compared: set[int] = set()
+    syncs = _by_step(case.of("sync"), "step")
+    for fact in (fact for step in sorted(syncs) for fact in syncs[step]):
         if fact["on_grid"] != fact["watched"]:
             against.append(
                 f"after the sync of step {fact['step']}, {fact['watched'] - fact['on_grid']} of {fact['watched']} "
@@ -191,18 +215,19 @@ def _same_weights(case: Case) -> _Findings:
         policy = forward.get(fact["step"])
         if policy is None:
             continue
-        compared += 1
-        different = [n for n, value in fact["weights"].items() if policy.get(n) != value]
+        if _complete(syncs[fact["step"]]):
+            compared.add(fact["step"])
+        different = _different(policy, fact["weights"])
         if different:
             against.append(
                 f"after the sync of step {fact['step']} the rollout holds other weights than the policy's forward "
                 f"used: {_short(different)}"
             )
     missing = []
-    if not watched:
+    if not syncs:
         missing.append("the rollout's weights were never measured in training")
-    elif compared < case.plan.total_steps:
-        missing.append(f"rollout and policy weights were compared at {compared} of {case.plan.total_steps} steps")
+    elif len(compared) < case.plan.total_steps:
+        missing.append(f"rollout and policy weights were compared at {len(compared)} of {case.plan.total_steps} steps")
     return _Findings(tuple(_some(against)), tuple(missing))
 
 
@@ -214,12 +239,17 @@ def _gradients(case: Case) -> _Findings:
     tolerance = GRADIENT_TOLERANCE[case.condition.compute]
     against = []
     for fact in facts:
+        if not fact["output_error"] <= tolerance:
+            against.append(f"{fact['module']}: its output is off x·Q(W)ᵀ + b by {100 * fact['output_error']:.2g} %")
         if not fact["input_error"] <= tolerance:
             hint = "; it used the unquantised W" if fact["input_error_unquantised"] <= tolerance else ""
             against.append(f"{fact['module']}: dL/dx is off dL/dy·Q(W) by {100 * fact['input_error']:.2g} %{hint}")
         if not fact["weight_error"] <= tolerance:
             against.append(f"{fact['module']}: dL/dW is off dL/dyᵀ·x by {100 * fact['weight_error']:.2g} %")
-    return _Findings(tuple(_some(against)))
+    probed = len({fact["export"] for fact in facts})
+    enough = 2 * probed >= case.plan.total_steps
+    missing = () if enough else (f"gradients were probed at {probed} of {case.plan.total_steps} steps only",)
+    return _Findings(tuple(_some(against)), missing)
 
 
 def _noise(case: Case) -> _Findings:
@@ -239,22 +269,26 @@ def _noise(case: Case) -> _Findings:
         return _Findings(tuple(against))
     if any(fact["realised"]["watched"] == 0 for fact in syncs):
         return _Findings(("AQN found no module to act on",))
-    planned = [fact for fact in syncs if fact["sigma_planned"] > 0]
+    total, per_epoch = case.plan.total_steps, case.plan.steps_per_epoch
+    planned = [fact for fact in syncs if sigma_at(aqn, fact["serves"], total, per_epoch) > 0]
     if not planned:
         return _Findings(missing=("no rollout was sampled in which the schedule has noise",))
     if not any(fact["realised"]["modules"] for fact in planned):
         return _Findings((f"sigma stayed 0 in all {len(planned)} rollouts in which the schedule has noise",))
     for fact in syncs:
-        against += _noise_at(fact)
+        against += _noise_at(fact, sigma_at(aqn, fact["serves"], total, per_epoch))
     return _Findings(tuple(_some(against)))
 
 
-def _noise_at(fact: Mapping[str, Any]) -> list[str]:
+def _noise_at(fact: Mapping[str, Any], scheduled: float) -> list[str]:
+    """``scheduled``: the sigma that the condition's schedule has for this step, computed here and not by the worker."""
     realised, expected, error = fact["realised"], fact["sigma_expected"], fact["sigma_error"]
     at = f"in the rollouts of step {fact['serves']}"
-    if abs(realised["std"] - expected) > STANDARD_ERRORS * error + 1e-12:
-        return [f"{at} the noise had sigma {realised['std']:.3g}, planned {fact['sigma_planned']:.3g}"]
-    if expected > 0 and realised["modules"] < realised["watched"]:
+    if not abs(fact["sigma_planned"] - scheduled) <= 1e-9 * scheduled:
+        return [f"{at} the worker aimed at sigma {fact['sigma_planned']:.3g}, the schedule has {scheduled:.3g}"]
+    if not abs(realised["std"] - expected) <= STANDARD_ERRORS * error + 1e-12:
+        return [f"{at} the noise had sigma {realised['std']:.3g}, planned {scheduled:.3g}"]
+    if realised["modules"] < fact["modules_due"]:
         return [f"{at} {realised['modules']} of {realised['watched']} norms were noised"]
     return []
 
@@ -264,9 +298,31 @@ def _movement(case: Case) -> _Findings:
     if not moved:
         return _Findings(missing=("whether the weights moved was not measured",))
     last = max(moved, key=lambda fact: fact["export"])
-    if last["export"] and not last["block_linears"] > 0:
+    if last["export"] < case.plan.total_steps:
+        return _Findings(missing=(f"how far the weights moved was last measured after step {last['export']}",))
+    if not last["optimiser_updates"] > 0:
+        return _Findings(("no optimiser update had a gradient: nothing was learnt",))
+    if not last["block_linears"] > 0:
         return _Findings(("the block linears are where they started: nothing was learnt",))
     return _Findings()
+
+
+def _by_step(facts: Sequence[Mapping[str, Any]], key: str) -> dict[int, list[Mapping[str, Any]]]:
+    """Facts of every replica by step."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for fact in facts:
+        found.setdefault(fact[key], []).append(fact)
+    return found
+
+
+def _complete(facts: Sequence[Mapping[str, Any]]) -> bool:
+    """Has every replica of the rollout spoken?"""
+    return bool(facts) and len({fact["replica"] for fact in facts}) == facts[0]["replicas"]
+
+
+def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Names whose fingerprints are in both and differ, or in the first only."""
+    return [name for name, value in one.items() if other.get(name) != value]
 
 
 def inert_stages(facts: Iterable[Measured]) -> list[int]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from workers.events import Spool
-from workers.launch import Order, read_order
+from workers.launch import Order, code_version, read_order
 
 LINEARS = ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]
 
@@ -28,18 +28,25 @@ def realised(std: float) -> dict[str, object]:
 def held(step: int, order: Order) -> dict[str, object]:
     return {
         "step": step, "serves": step + 1, "sigma_planned": 0.0, "sigma_expected": 0.0, "sigma_error": 0.0,
-        "realised": realised(0.0), "linears": 2, "on_grid": 2, "watched": 2,
-        "weights": {name: f"{name}@{step}" for name in LINEARS},
+        "modules_due": 0, "realised": realised(0.0), "linears": 2, "on_grid": 2, "watched": 2,
+        "weights": {name: f"{name}@{step}" for name in LINEARS}, "norms": {}, "replica": 0, "replicas": 1,
     }  # fmt: skip
 
 
 def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     spool = Spool(run_dir)
-    spool.append("started", {"fingerprints": {"model": "m", "train": "t", "test": "e"}, "attempt": order.attempt})
+    spool.append("started",
+        {
+            "fingerprints": {"model": "m", "train": "t", "test": "e"}, "attempt": order.attempt,
+            "plugins": [], "code": {"id": code_version().id},
+        },
+    )  # fmt: skip
+    if behaviour.get("garbage"):
+        spool.append("eval", {"step": 0, "k": 1})
     spool.append("planned", {"total_steps": order.total_steps})
     spool.append(
         "quantised",
-        {"format": order.condition["dtype"], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,
+        {"formats": [order.condition["dtype"]], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,
          "sqnr_db": 18.0, "mean_abs_ratio": 0.1},
     )  # fmt: skip
     spool.append("moved", {"export": 0, "optimiser_updates": 0, "block_linears": 0.0, "other": 0.0})
@@ -49,10 +56,11 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
             spool.append(
                 "gradient_probe",
-                {"export": step - 1, "module": LINEARS[0], "input_error": 0.0, "weight_error": 0.0,
+                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "input_error": 0.0, "weight_error": 0.0,
                  "input_error_unquantised": 0.1},
             )  # fmt: skip
             spool.append("moved", {"export": step, "optimiser_updates": step, "block_linears": 0.01, "other": 0.01})
+        spool.append("exported", {"export": step, "weights": held(step, order)["weights"]})
         if step in order.eval_steps:
             spool.append("eval_mode", held(step, order))
             spool.append(

@@ -24,6 +24,7 @@ Kind = Literal[
     "phase",  # start-up reached a named point
     "planned",  # counts as the trainer itself understands them
     "quantised",  # module names by class, error of the format on the real weights
+    "exported",  # fingerprints of the weights that were sent to the rollout
     "forward_weights",  # fingerprints of the weights that a real forward multiplied with
     "gradient_probe",  # dL/dx and dL/dW of a real update against the straight-through rule
     "sync",  # what the rollout copy held when it first generated after a weight sync

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class Order:
     gpus: int
     assets: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    workdir: str = ""
+    """Where the submitter stood: relative paths of model and data are meant from there."""
     plugins: list[str] = field(default_factory=list)
     """Modules that every process of the run imports after ours."""
 
@@ -59,8 +62,12 @@ class Order:
 def write_order(run_dir: Path, order: Order) -> None:
     """Create the run directory. An existing order is never overwritten: two attempts never share a directory."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ORDER_NAME).open("x", encoding="utf-8") as handle:
-        json.dump(asdict(order), handle, indent=1)
+    scratch = run_dir / f".{ORDER_NAME}.{os.getpid()}"
+    scratch.write_text(json.dumps(asdict(order), indent=1), encoding="utf-8")
+    try:
+        os.link(scratch, run_dir / ORDER_NAME)  # whole or not at all, and never over another
+    finally:
+        scratch.unlink()
 
 
 def read_order(run_dir: str | os.PathLike[str]) -> Order:
@@ -111,11 +118,21 @@ class CodeVersion:
     packages: dict[str, str]
 
 
-@cache
 def code_version() -> CodeVersion:
-    """Hash of our code under ``workers/`` and ``experiment_specs/`` and of the versions of the trainer's packages."""
+    """Hash of our code under ``workers/`` and ``experiment_specs/``, of the trainer's packages, and of plugins."""
+    return _code_version(plugins())
+
+
+def plugins(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    return tuple(name for name in environment.get(PLUGINS_VARIABLE, "").split(",") if name)
+
+
+@cache
+def _code_version(plugin_names: tuple[str, ...]) -> CodeVersion:
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
+    for name in plugin_names:
+        digest.update(name.encode() + b"\0" + _source(name))
     for package in ("experiment_specs", "workers"):
         for path in sorted((root / package).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -124,6 +141,15 @@ def code_version() -> CodeVersion:
     commit, diff = _git(root, "rev-parse", "HEAD"), _git(root, "diff", "HEAD")
     dirty = hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None
     return CodeVersion(digest.hexdigest()[:12], commit, dirty, packages)
+
+
+def _source(module: str) -> bytes:
+    """A plugin's source; its name alone counts where it has none."""
+    try:
+        found = find_spec(module)
+    except ImportError:
+        found = None
+    return Path(found.origin).read_bytes() if found is not None and found.origin else b""
 
 
 def _version(package: str) -> str | None:

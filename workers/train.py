@@ -37,7 +37,7 @@ TINY_PREFIX = "tiny/"
 
 
 def main(run_dir: Path) -> int:
-    """Run the attempt; every outcome, an exception included, ends in a ``finished`` event."""
+    """Run the attempt; every outcome of its own, an exception included, ends in a ``finished`` event."""
     order = read_order(run_dir)
     token = os.environ.get(TOKEN_VARIABLE, order.token)
     inherited = dict(os.environ)
@@ -50,6 +50,8 @@ def main(run_dir: Path) -> int:
         if missing := unsupported(order.typed_condition):
             raise RuntimeError("; ".join(missing))
         _train(run_dir, order, spool, scratch)
+    except (SystemExit, KeyboardInterrupt):
+        raise  # told to go from outside: not this run's own error, and no last word
     except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
         traceback.print_exc()
         spool.append("finished", {"ok": False, "error": _cause(error)}, durable=True)
@@ -124,13 +126,19 @@ def _private_ray(gpus: int, scratch: Path, *, cpu: bool) -> dict[str, Any]:
 
 def _assets(order: Order, spool: Spool) -> dict[str, str]:
     c = order.typed_condition
-    files = {"model": c.model.path, "train": c.data.train, "test": c.data.test}
+    files = {k: _found(v, order) for k, v in (("model", c.model.path), ("train", c.data.train), ("test", c.data.test))}
     if any(path.startswith(TINY_PREFIX) for path in files.values()):
         from workers.tiny.make import prepare
 
         tiny = prepare(Path(order.assets), _say)
         files = {k: tiny[k] if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
     return files
+
+
+def _found(path: str, order: Order) -> str:
+    """A path as the submitter meant it: relative to where the command was given, if it is there; else as written."""
+    here = Path(order.workdir) / path
+    return str(here) if order.workdir and here.exists() else path
 
 
 def _say(text: str) -> None:

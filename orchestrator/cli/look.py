@@ -151,9 +151,9 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
         screen.print(evidence_table(run, reads.evidence(engine, run.attempt.id)))
     screen.print(Text("\nhistory", style="bold"))
     for at, before, after, why in history:
-        screen.print(f"  {clock(at)}  {before or '–'} → {after}: {why}", soft_wrap=True)
+        screen.print(Text(f"  {clock(at)}  {before or '–'} → {after}: {why}"), soft_wrap=True)
     for attempt in run.attempts:
-        screen.print(f"  attempt {attempt.number}: {attempt.run_dir}", soft_wrap=True)
+        screen.print(Text(f"  attempt {attempt.number}: {attempt.run_dir}"), soft_wrap=True)
 
 
 def logs(

@@ -1,6 +1,6 @@
 """`aqn`: the commands, and what every one of them does with an error.
 
-Exit codes: 0 done, 1 something failed, 2 bad input, 3 nothing matched.
+Exit codes: 0 done, 1 something failed or was not proven, 2 bad input, 3 nothing matched, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def main(
 
 
 def run() -> None:
-    """The console script: errors of ours become one line on stderr and exit code 2."""
+    """The console script: errors of ours become one line on stderr and their exit code."""
     try:
         app()
     except AqnError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
 

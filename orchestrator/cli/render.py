@@ -124,6 +124,8 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
             verdict_text(run),
         )
     notes = [Text.assemble((f"{run.label}: ", "bold"), "; ".join(run.reasons)) for run in runs if run.reasons]
+    if any(run.score_rule.get("rule") == "best" for run in runs):
+        notes.append(Text("score rule: best of all evals, which luck alone raises", style="dim"))
     if len(runs) > 1 and not seeds:
         notes.append(Text("one seed an arm: differences between these rows may be luck", style="dim"))
     return Group(table, *notes)

@@ -46,7 +46,8 @@ def submit(
         _follow(settings, engine, list(submitted.all), quiet=as_json)
     except KeyboardInterrupt:
         typer.echo(
-            "\nleft; the runs go on. The same command takes them up again, `aqn fleet down` ends them.", err=True
+            "\nleft; what runs goes on, what waits waits. The same command takes both up; `aqn fleet down` ends all.",
+            err=True,
         )
         raise typer.Exit(130) from None
     _finish(settings, engine, planned.sweep.name, list(submitted.all), as_json=as_json)
@@ -130,6 +131,8 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
     if as_json:
         print_json([run_as_json(run, curves=True) for run in runs])
     else:
+        from rich.text import Text
+
         from orchestrator.cli.render import console, curve_lines, outlook, results_table
         from orchestrator.report.curves import draw_curves
 
@@ -138,7 +141,7 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
         if any(run.curve for run in runs):
             picture = draw_curves(runs, settings.reports / f"{name}-curves.png", title=name)
             screen.print(curve_lines(runs))
-            screen.print(f"curves with intervals: {picture}", soft_wrap=True)
+            screen.print(Text(f"curves with intervals: {picture}"), soft_wrap=True)
         screen.print(outlook(runs))
     if any(run.state != "succeeded" or run.verdict != "PROVEN" for run in runs):
         raise typer.Exit(FAILED)

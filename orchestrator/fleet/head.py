@@ -32,6 +32,8 @@ START_SECONDS = 120.0
 class FleetError(AqnError):
     """The Ray cluster behind the runs cannot be reached or started."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Head:
@@ -60,17 +62,20 @@ def address(settings: Settings) -> str:
     """
     if given := os.environ.get(ADDRESS_VARIABLE):
         return given
+    head = up(settings)
     os.environ |= _authentication(settings)
-    return up(settings).address
+    return head.address
 
 
 def _authentication(settings: Settings) -> dict[str, str]:
-    """Only who can read this home's token file may use its Ray: an open Ray port runs anybody's code."""
+    """Only who can read this home's token file may use its Ray: an open Ray port runs anybody's code. The file is made
+    with the first head, under the lock."""
     token = settings.home / "ray-token"
     if not token.exists():
-        handle = os.open(token, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.write(handle, secrets.token_hex(32).encode())
-        os.close(handle)
+        scratch = settings.home / ".ray-token.new"
+        scratch.touch(0o600)
+        scratch.write_text(secrets.token_hex(32))
+        scratch.rename(token)
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
@@ -131,6 +136,10 @@ def _start(settings: Settings) -> Head:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
             env=environment, start_new_session=True,
         )  # fmt: skip
+    head = Head(f"127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time(), temp_dir, gpus)
+    scratch = settings.fleet_file.with_suffix(".new")  # written before it listens: a head is never without its file
+    scratch.write_text(json.dumps(asdict(head)))
+    scratch.rename(settings.fleet_file)
     deadline = time.monotonic() + START_SECONDS
     while not _listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -138,10 +147,6 @@ def _start(settings: Settings) -> Head:
                 process.kill()
             raise FleetError(f"the local Ray head did not start; its log is {log}")
         time.sleep(0.2)
-    head = Head(f"127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time(), temp_dir, gpus)
-    scratch = settings.fleet_file.with_suffix(".new")
-    scratch.write_text(json.dumps(asdict(head)))
-    scratch.rename(settings.fleet_file)
     return head
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -65,7 +65,7 @@ class RayFleet:
             return Observation("dead")
         try:
             return Observation("alive", ray.get(supervisor.status.remote(), timeout=ANSWER_SECONDS))
-        except GetTimeoutError:
+        except (GetTimeoutError, ActorUnavailableError):  # the latter passes, though it is a kind of actor error
             return Observation("unknown")
         except RayActorError:
             return Observation("dead")

@@ -39,7 +39,9 @@ def draw_curves(runs: Sequence[Run], path: Path, title: str) -> Path:
             )  # fmt: skip
         axes.set_xlabel("training step")
         axes.set_ylabel("test questions answered right, %")
-        axes.set_title(f"{title}: greedy accuracy, with 95 % Wilson intervals", fontsize=10, loc="left")
+        greedy = all(run.condition["eval"]["temperature"] == 0 for run in runs)
+        kind = "greedy accuracy" if greedy else "accuracy"
+        axes.set_title(f"{title}: {kind}, with 95 % Wilson intervals", fontsize=10, loc="left")
         axes.grid(alpha=0.3, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)

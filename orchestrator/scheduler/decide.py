@@ -29,7 +29,6 @@ class Active:
     attempt_id: int
     run_id: str
     gpus: int
-    state: Literal["launching", "running"]
     liveness: Liveness
     exit_code: int | None = None
     ended: bool = False
@@ -51,13 +50,6 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class LaunchAgain:
-    """The attempt's row stands, the fleet never heard of it: ask once more, under the same name."""
-
-    attempt_id: int
-
-
-@dataclass(frozen=True)
 class Conclude:
     """The trainer ended, or everything that could have seen it is gone."""
 
@@ -65,7 +57,7 @@ class Conclude:
     exit_code: int | None
 
 
-Action = Launch | LaunchAgain | Conclude
+Action = Launch | Conclude
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
@@ -79,9 +71,6 @@ def decide(snapshot: Snapshot) -> list[Action]:
     for attempt in snapshot.active:
         if attempt.ended:
             actions.append(Conclude(attempt.attempt_id, attempt.exit_code))
-        elif attempt.liveness == "dead" and attempt.state == "launching":
-            actions.append(LaunchAgain(attempt.attempt_id))
-            held += attempt.gpus
         elif attempt.liveness == "dead":
             actions.append(Conclude(attempt.attempt_id, None))
         else:

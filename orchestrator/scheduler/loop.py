@@ -7,23 +7,27 @@ can be asked twice. The process may die between any two lines.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from db import reads, writes
 from experiment_specs.language import Condition
 from orchestrator.fleet.interface import Fleet, Observation
-from orchestrator.ingest import pull
-from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, LaunchAgain, Snapshot, Waiting, decide
+from orchestrator.ingest import finished_event, pull
+from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
 from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
-from workers.launch import ORDER_NAME, PLUGINS_VARIABLE, Order, write_order
+from workers.launch import Order, plugins, write_order
+
+SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError)
+"""What reading a malformed event can raise. A locked database or a full disk is not among them: those pass."""
 
 
 @contextmanager
@@ -58,28 +62,30 @@ class Scheduler:
         for run in running:
             self._note_start(run, observations[run.id])
             if run.attempt:
-                pull(self._engine, run.attempt)
+                self._pull(run, run.attempt)
         actions = decide(snapshot)
         by_attempt = {run.attempt.id: run for run in running if run.attempt}
         for action in actions:
             if isinstance(action, Launch):
                 self._launch(action.run_id)
-            elif isinstance(action, LaunchAgain):
-                self._ask_fleet(by_attempt[action.attempt_id])
             else:
                 self._conclude(by_attempt[action.attempt_id], action)
         return actions
 
-    def _launch(self, run_id: str) -> None:
-        if writes.begin_attempt(self._engine, run_id, self._settings.runs) is not None:
-            self._ask_fleet(reads.runs(self._engine, ids=[run_id])[0])
+    def _pull(self, run: reads.Run, attempt: reads.Attempt) -> None:
+        """Read on in a spool; one that cannot be understood ends its own run and no other."""
+        try:
+            pull(self._engine, attempt)
+        except SPOOL_ERRORS:
+            self._conclude(run, Conclude(attempt.id, None))
 
-    def _ask_fleet(self, run: reads.Run) -> None:
-        attempt = run.attempt
-        assert attempt is not None  # noqa: S101 - the row was written before
-        directory = Path(attempt.run_dir)
-        if not (directory / ORDER_NAME).exists():
-            write_order(directory, _order(run, attempt, self._settings))
+    def _launch(self, run_id: str) -> None:
+        """Row and token, then the order, then the fleet. An attempt that dies in between is concluded as lost."""
+        if writes.begin_attempt(self._engine, run_id, self._settings.runs) is None:
+            return
+        run = reads.runs(self._engine, ids=[run_id])[0]
+        attempt = run.attempts[-1]
+        write_order(Path(attempt.run_dir), _order(run, attempt, self._settings))
         self._fleet.launch(attempt, run.gpus)
 
     def _note_start(self, run: reads.Run, seen: Observation) -> None:
@@ -90,18 +96,24 @@ class Scheduler:
     def _conclude(self, run: reads.Run, action: Conclude) -> None:
         attempt = run.attempt
         assert attempt is not None  # noqa: S101 - decided on this attempt
+        last_word = finished_event(attempt.run_dir)  # before we end anything: what is said under SIGTERM is not its own
         self._fleet.release(attempt)  # nothing writes to the spool from here on
         attempt = reads.runs(self._engine, ids=[run.id])[0].attempt or attempt
-        pull(self._engine, attempt)
+        try:
+            pull(self._engine, attempt)
+        except SPOOL_ERRORS as error:
+            last_word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
         facts = measured(self._engine, attempt.id)
         writes.end_attempt(
-            self._engine, attempt.id, attempt.token, run.id, conclude(run, attempt, facts, action.exit_code)
+            self._engine, attempt.id, attempt.token, run.id, conclude(run, facts, last_word, action.exit_code)
         )
 
 
-def conclude(run: reads.Run, attempt: reads.Attempt, facts: list[Measured], exit_code: int | None) -> writes.Ending:
+def conclude(
+    run: reads.Run, facts: list[Measured], finished: dict[str, Any] | None, exit_code: int | None
+) -> writes.Ending:
     """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw."""
-    finished = next((fact.data for fact in facts if fact.kind == "finished"), None)
+    attempt = run.attempts[-1]
     if finished is not None and finished["ok"]:
         verdict = judge_run(run, facts)
         why = f"attempt {attempt.number} trained to its end: {verdict.status}"
@@ -123,7 +135,9 @@ def conclude(run: reads.Run, attempt: reads.Attempt, facts: list[Measured], exit
 
 def judge_run(run: reads.Run, facts: list[Measured]) -> Verdict:
     condition = Condition.model_validate(run.condition, strict=False)
-    plan = PlannedSteps(run.total_steps, tuple(run.plan["eval_steps"]))
+    plan = PlannedSteps(
+        run.total_steps, tuple(run.plan["eval_steps"]), int(run.plan["steps_per_epoch"]), run.code_version
+    )
     return judge(condition, plan, facts)
 
 
@@ -137,7 +151,6 @@ def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active
     code = seen.status.exit_code if seen.status is not None else None
     return Active(
         attempt_id=attempt.id, run_id=run.id, gpus=run.gpus,
-        state="launching" if attempt.state == "launching" else "running",
         liveness=seen.liveness, exit_code=code, ended=code is not None,
     )  # fmt: skip
 
@@ -148,5 +161,6 @@ def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings) -> Order:
         condition=run.condition, seed=run.seed, total_steps=run.total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
         assets=str(settings.assets), overrides=run.overrides,
-        plugins=[name for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name],
+        plugins=list(plugins()),
+        workdir=str(Path.cwd()),
     )  # fmt: skip

@@ -37,6 +37,7 @@ def finished(submit, engine, tmp_path) -> str:
     attempt = writes.begin_attempt(engine, run_id, tmp_path)
     assert attempt is not None
     new = writes.Ingested(
+        since=0,
         offset=1, seq=9, last_event_at=5.0, last_step=3,
         evals=[
             {"seq": s, "at": 1.0, "step": 2 * s, "k": 250 + s, "n": 500, "samples": 1, "questions": "q",

@@ -71,7 +71,7 @@ def test_a_ghost_changes_nothing(submit, engine: Engine, tmp_path: Path) -> None
     run_id = submit().created[0]
     attempt = writes.begin_attempt(engine, run_id, tmp_path)
     assert attempt is not None
-    new = writes.Ingested(offset=10, seq=1, last_event_at=1.0, last_step=0, evals=[EVAL])
+    new = writes.Ingested(since=0, offset=10, seq=1, last_event_at=1.0, last_step=0, evals=[EVAL])
     ending = writes.Ending("succeeded", "succeeded", "done", 0, None, "PROVEN")
     assert not writes.mark_started(engine, attempt.id, "ghost", "node", 1)
     assert not writes.record_events(engine, attempt.id, "ghost", run_id, new)
@@ -85,7 +85,7 @@ def test_events_are_stored_once_and_an_ending_is_final(submit, engine: Engine, t
     run_id = submit().created[0]
     attempt = writes.begin_attempt(engine, run_id, tmp_path)
     assert attempt is not None
-    new = writes.Ingested(offset=10, seq=1, last_event_at=1.0, last_step=0, evals=[EVAL])
+    new = writes.Ingested(since=0, offset=10, seq=1, last_event_at=1.0, last_step=0, evals=[EVAL])
     assert writes.record_events(engine, attempt.id, attempt.token, run_id, new)
     assert not writes.record_events(engine, attempt.id, attempt.token, run_id, new)
     good = writes.Ending("succeeded", "succeeded", "done", 0, None, "PROVEN")

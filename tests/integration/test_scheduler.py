@@ -159,6 +159,14 @@ def test_an_error_of_the_runs_own_is_not_retried_and_says_why(submit, scheduler,
     assert [p.step for p in run.curve] == [0, 2]  # what was measured stays
 
 
+def test_a_spool_that_cannot_be_understood_ends_its_own_run_only(submit, scheduler, engine, settings) -> None:
+    first, second = submit().all
+    behave(settings, first, garbage=True)
+    tick_until(scheduler, over(engine, first, second))
+    assert [one(engine, r).state for r in (first, second)] == ["failed", "succeeded"]
+    assert "its spool cannot be read" in one(engine, first).reasons[0]
+
+
 def test_a_crash_between_row_and_fleet_is_mended(submit, scheduler, engine, settings) -> None:
     from db import writes
 
@@ -166,7 +174,7 @@ def test_a_crash_between_row_and_fleet_is_mended(submit, scheduler, engine, sett
     assert writes.begin_attempt(engine, run_id, settings.runs) is not None  # and the process dies here
     tick_until(scheduler, over(engine, run_id))
     run = one(engine, run_id)
-    assert (run.verdict, len(run.attempts)) == ("PROVEN", 1)
+    assert (run.verdict, [a.state for a in run.attempts]) == ("PROVEN", ["lost", "succeeded"])
 
 
 def test_there_is_one_leader_at_a_time(settings) -> None:

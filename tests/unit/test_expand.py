@@ -59,3 +59,31 @@ def test_json_has_the_promised_keys() -> None:
 def test_what_the_workers_cannot_carry_out_is_said_in_the_plan() -> None:
     plan = make_plan(load_sweep(SWEEPS / "lora-on-a-quantised-base.yaml"))
     assert all(any("lora" in blocker for blocker in c.blockers) for c in plan.conditions)
+
+
+def test_a_whole_field_goes_before_its_parts_in_whatever_order_they_are_written(write_spec) -> None:
+    text = "sweep: s\nbase: bases/tiny-cpu.yaml\naxes: {aqn.sigma_start: [0.02, 0.06], aqn: [standard, high]}\n"
+    sigmas = [
+        (p.condition.aqn.sigma_start, p.condition.aqn.sigma_end)
+        for p in expand(load_sweep(write_spec(text))).conditions
+    ]
+    assert sigmas == [(0.02, 1e-4), (0.02, 5e-4), (0.06, 1e-4), (0.06, 5e-4)]
+    text = "sweep: s\nbase: bases/tiny-cpu.yaml\naxes: {dtype: [bf16]}\ninclude: [{aqn.sigma_start: 0.02, aqn: standard, because: x}]\n"
+    extra = expand(load_sweep(write_spec(text))).conditions[-1].condition
+    assert extra.aqn.sigma_start == 0.02
+
+
+def test_exclusions_read_the_choice_and_the_defaults(write_spec) -> None:
+    text = """\
+sweep: s
+base: bases/tiny-cpu.yaml
+axes: {dtype: [bf16, mxfp4, nvfp4], aqn: [none, standard]}
+exclude:
+  - {when: {dtype.format: mxfp4, aqn: standard}, because: one}
+  - {when: {dtype: nvfp4, lora: none, eval.samples: 1}, because: two}
+"""
+    expansion = expand(load_sweep(write_spec(text)))
+    assert [(p.condition.dtype.format, p.condition.aqn is None) for p in expansion.conditions] == [
+        ("bf16", True), ("bf16", False), ("mxfp4", True),
+    ]  # fmt: skip
+    assert [e.reason for e in expansion.excluded] == ["one", "two", "two"]

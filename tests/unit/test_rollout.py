@@ -87,15 +87,15 @@ def requests(count: int, temperature: float = 1.0) -> list[Request]:
 
 def test_an_answer_does_not_depend_on_its_company() -> None:
     model = tiny_model()
-    together = sample(model, requests(20), eos=0, pad=0, rows=16)
-    alone = [sample(model, [request], eos=0, pad=0, rows=16)[0] for request in requests(20)]
+    together = sample(model, requests(20), eos=0, pad=0, rows=16, width=8)
+    alone = [sample(model, [request], eos=0, pad=0, rows=16, width=8)[0] for request in requests(20)]
     assert [a.tokens for a in together] == [a.tokens for a in alone]
 
 
 def test_sampled_log_probs_are_those_of_a_plain_forward() -> None:
     model = tiny_model()
     request = requests(1)[0]
-    answer = sample(model, [request], eos=0, pad=0, rows=4)[0]
+    answer = sample(model, [request], eos=0, pad=0, rows=4, width=8)[0]
     ids = torch.tensor([[*request.prompt, *answer.tokens]])
     with torch.no_grad():
         log_probs = model(ids).logits.log_softmax(-1)[0, len(request.prompt) - 1 : -1]
@@ -105,13 +105,13 @@ def test_sampled_log_probs_are_those_of_a_plain_forward() -> None:
 
 def test_greedy_takes_the_most_likely_token_and_sampling_follows_the_distribution() -> None:
     model = tiny_model()
-    greedy = sample(model, requests(3, temperature=0.0), eos=0, pad=0, rows=4)
+    greedy = sample(model, requests(3, temperature=0.0), eos=0, pad=0, rows=4, width=8)
     with torch.no_grad():
         best = model(torch.tensor([requests(1)[0].prompt])).logits[0, -1].argmax().item()
     assert greedy[0].tokens[0] == best
     many = [Request((1, 2, 3), 1, 1.0, 1.0, -1, seed) for seed in range(2000)]
     counts = torch.zeros(40)
-    for answer in sample(model, many, eos=0, pad=0, rows=512):
+    for answer in sample(model, many, eos=0, pad=0, rows=512, width=8):
         counts[answer.tokens[0]] += 1
     with torch.no_grad():
         probabilities = model(torch.tensor([[1, 2, 3]])).logits[0, -1].softmax(-1)
@@ -126,4 +126,4 @@ def test_top_k_and_top_p_restrict_what_is_sampled() -> None:
         order = model(torch.tensor([[1, 2, 3]])).logits[0, -1].argsort(descending=True).tolist()
     for top_k, top_p, allowed in ((2, 1.0, order[:2]), (-1, 1e-9, order[:1])):
         many = [Request((1, 2, 3), 1, 1.0, top_p, top_k, seed) for seed in range(64)]
-        assert {a.tokens[0] for a in sample(model, many, eos=0, pad=0, rows=64)} <= set(allowed)
+        assert {a.tokens[0] for a in sample(model, many, eos=0, pad=0, rows=64, width=8)} <= set(allowed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.scheduler.decide import Active, Conclude, Launch, LaunchAgain, Snapshot, Waiting, decide
+from orchestrator.scheduler.decide import Active, Conclude, Launch, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 
 
@@ -12,8 +12,8 @@ def waiting(name: str, gpus: int = 1, priority: int = 0, at: float = 0.0) -> Wai
     return Waiting(name, gpus, priority, at)
 
 
-def active(gpus: int = 1, state: str = "running", liveness: str = "alive", **more) -> Active:
-    return Active(7, "r", gpus, state, liveness, **more)  # type: ignore[arg-type]
+def active(gpus: int = 1, liveness: str = "alive", **more) -> Active:
+    return Active(7, "r", gpus, liveness, **more)  # type: ignore[arg-type]
 
 
 def test_runs_start_by_priority_then_age_within_the_gpus() -> None:
@@ -39,11 +39,6 @@ def test_silence_ends_nothing(liveness) -> None:
 def test_only_the_dead_are_concluded() -> None:
     assert decide(Snapshot([], [active(liveness="dead")], 1)) == [Conclude(7, None)]
     assert decide(Snapshot([], [active(ended=True, exit_code=0)], 1)) == [Conclude(7, 0)]
-
-
-def test_an_attempt_that_the_fleet_never_heard_of_is_asked_for_again_and_keeps_its_gpus() -> None:
-    lost = active(state="launching", liveness="dead")
-    assert decide(Snapshot([waiting("next")], [lost], total_gpus=1)) == [LaunchAgain(7)]
 
 
 def test_draining_starts_nothing() -> None:

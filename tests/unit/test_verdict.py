@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from experiment_specs.language import Aqn
 from experiment_specs.load import build_condition, load_sweep
+from experiment_specs.schedules import sigma_at
 from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge
 from tests.conftest import TINY
 
 LINEARS = [f"model.layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.up_proj")]
-PLAN = PlannedSteps(total_steps=4, eval_steps=(0, 2, 4))
+PLAN = PlannedSteps(total_steps=4, eval_steps=(0, 2, 4), steps_per_epoch=4, code_version="v1")
+AQN = Aqn(schedule="kstage", sigma_start=0.01, sigma_end=0.0001, num_stages=4)
+NORMS = {"model.norm": "clean"}
 Facts = dict[str, list[dict[str, Any]]]
 
 
@@ -25,31 +29,42 @@ def realised(std: float) -> dict[str, Any]:
     return {"modules": 5 if std else 0, "watched": 5, "std": std, "largest": 3 * std, "elements": 320}
 
 
-def sync(step: int, sigma: float) -> dict[str, Any]:
+def sync(step: int, sigma: float, replica: int = 0, replicas: int = 1) -> dict[str, Any]:
     return {
         "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
-        "realised": realised(sigma), "linears": 4, "on_grid": 4, "watched": 4, "weights": weights(step),
+        "modules_due": 5 if sigma else 0, "realised": realised(sigma), "linears": 4, "on_grid": 4, "watched": 4,
+        "weights": weights(step), "norms": NORMS, "replica": replica, "replicas": replicas,
     }  # fmt: skip
 
 
-def good_facts(noise: bool) -> Facts:
-    sigmas = [0.0, 0.01, 0.005, 0.001] if noise else [0.0] * 4
+def probe(step: int) -> dict[str, Any]:
     return {
-        "started": [{"fingerprints": {"model": "a", "train": "b", "test": "c"}}],
+        "export": step, "module": LINEARS[step], "output_error": 1e-7, "input_error": 1e-7, "weight_error": 1e-7,
+        "input_error_unquantised": 0.1,
+    }  # fmt: skip
+
+
+def good_facts(noise: bool, replicas: int = 1) -> Facts:
+    sigmas = [sigma_at(AQN, step + 1, 4, 4) if noise else 0.0 for step in range(4)]
+    everyone = range(replicas)
+    return {
+        "started": [
+            {"fingerprints": {"model": "a", "train": "b", "test": "c"}, "plugins": [], "code": {"id": "v1"}}
+        ],
         "planned": [{"total_steps": 4, "steps_per_epoch": 4, "train_rows": 4000, "test_rows": 500}],
         "quantised": [
             {
-                "format": {"format": "mxfp4", "scale_rule": "floor"}, "linears": [*LINEARS, "lm_head"],
+                "formats": [{"format": "mxfp4", "scale_rule": "floor"}], "linears": [*LINEARS, "lm_head"],
                 "quantised": list(LINEARS), "sqnr_db": 18.0, "mean_abs_ratio": 0.1,
             }
         ],
+        "exported": [{"export": step, "weights": weights(step) | NORMS} for step in range(5)],
         "forward_weights": [{"export": step, "weights": weights(step)} for step in range(4)],
-        "gradient_probe": [
-            {"export": s, "module": LINEARS[s], "input_error": 1e-7, "weight_error": 1e-7, "input_error_unquantised": 0.1}
-            for s in range(4)
+        "gradient_probe": [probe(step) for step in range(4)],
+        "sync": [sync(step, sigma, r, replicas) for step, sigma in enumerate(sigmas) for r in everyone],
+        "eval_mode": [
+            {**sync(step, 0.0, r, replicas), "realised": realised(0.0)} for step in (0, 2, 4) for r in everyone
         ],
-        "sync": [sync(step, sigma) for step, sigma in enumerate(sigmas)],
-        "eval_mode": [{**sync(step, 0.0), "realised": realised(0.0)} for step in (0, 2, 4)],
         "eval": [{"step": s, "k": 300, "n": 500, "samples": 1, "questions": "q"} for s in (0, 2, 4)],
         "step": [{"step": s} for s in range(1, 5)],
         "moved": [{"export": s, "optimiser_updates": s, "block_linears": 1e-3 * s, "other": 1e-4 * s} for s in range(5)],
@@ -61,16 +76,19 @@ def verdict_of(write_spec) -> Callable[..., tuple[str, str]]:
     sweep = load_sweep(write_spec(TINY))
 
     def judged(facts: Facts, aqn: str = "standard") -> tuple[str, str]:
-        condition = build_condition(sweep, {"dtype": "mxfp4", "aqn": aqn})
+        condition = build_condition(
+            sweep, {"dtype": "mxfp4", "aqn": aqn} | ({"aqn.num_stages": 4} if aqn != "none" else {})
+        )
         result = judge(condition, PLAN, [Measured(k, d) for k, many in facts.items() for d in many])
         return result.status, "; ".join(result.reasons)
 
     return judged
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("aqn", ["none", "standard"])
-def test_a_run_that_did_what_it_should_is_proven(verdict_of, aqn) -> None:
-    assert verdict_of(good_facts(noise=aqn != "none"), aqn) == ("PROVEN", "")
+def test_a_run_that_did_what_it_should_is_proven(verdict_of, aqn, replicas) -> None:
+    assert verdict_of(good_facts(noise=aqn != "none", replicas=replicas), aqn) == ("PROVEN", "")
 
 
 def sigma_stays_zero(f: Facts) -> None:
@@ -92,8 +110,31 @@ def sigma_of_another_step(f: Facts) -> None:
     f["sync"][2]["realised"] = realised(0.01)
 
 
-def noise_in_the_warm_up(f: Facts) -> None:
-    f["sync"][0]["realised"] = realised(0.01)
+def schedule_with_another_total(f: Facts) -> None:
+    for step, fact in enumerate(f["sync"]):
+        sigma = sigma_at(AQN, step + 1, 8, 8)
+        fact |= {"sigma_planned": sigma, "sigma_expected": sigma, "realised": realised(sigma)}
+
+
+def sigma_is_not_a_number(f: Facts) -> None:
+    f["sync"][1]["realised"]["std"] = float("nan")
+
+
+def eval_of_other_weights(f: Facts) -> None:
+    f["eval_mode"][2]["weights"] = weights(0)
+
+
+def eval_with_another_norm(f: Facts) -> None:
+    f["eval_mode"][2]["norms"] = {"model.norm": "other"}
+
+
+def forward_without_quantisation(f: Facts) -> None:
+    f["gradient_probe"][1]["output_error"] = 0.1
+
+
+def no_gradient_ever(f: Facts) -> None:
+    for fact in f["moved"]:
+        fact["optimiser_updates"] = 0
 
 
 def head_quantised(f: Facts) -> None:
@@ -113,7 +154,7 @@ def a_linear_left_out(f: Facts) -> None:
 
 
 def another_format(f: Facts) -> None:
-    f["quantised"][0]["format"] = {"format": "nvfp4", "scale_rule": None}
+    f["quantised"][0]["formats"] = [{"format": "nvfp4", "scale_rule": None}]
 
 
 def rollout_off_the_grid(f: Facts) -> None:
@@ -176,11 +217,16 @@ def nothing_learnt(f: Facts) -> None:
 @pytest.mark.parametrize(
     ("breakage", "words"),
     [
-        (sigma_stays_zero, "sigma stayed 0 in all 3 rollouts"),
+        (sigma_stays_zero, "sigma stayed 0 in all 4 rollouts"),
         (no_module_noised, "found no module to act on"),
         (one_norm_noised, "1 of 5 norms were noised"),
-        (sigma_of_another_step, "in the rollouts of step 3 the noise had sigma 0.01, planned 0.005"),
-        (noise_in_the_warm_up, "in the rollouts of step 1 the noise had sigma 0.01, planned 0"),
+        (sigma_of_another_step, "in the rollouts of step 3 the noise had sigma 0.01, planned 0.0001"),
+        (schedule_with_another_total, "in the rollouts of step 1 the worker aimed at sigma 0, the schedule has 0.01"),
+        (sigma_is_not_a_number, "the noise had sigma nan"),
+        (eval_of_other_weights, "the eval at step 4 used other weights than the policy exported"),
+        (eval_with_another_norm, "used other weights than the policy exported: model.norm"),
+        (forward_without_quantisation, "its output is off x·Q(W)ᵀ + b by 10 %"),
+        (no_gradient_ever, "no optimiser update had a gradient"),
         (head_quantised, "quantised, and must not be: lm_head"),
         (adapter_quantised, "must not be: model.layers.0.mlp.up_proj.lora_A.default"),
         (nothing_quantised, "no module was quantised to mxfp4"),
@@ -227,6 +273,41 @@ def test_a_kind_of_fact_that_is_missing_leaves_unproven(verdict_of, kind) -> Non
     assert reasons
 
 
+def test_one_replica_cannot_hide_another(verdict_of) -> None:
+    facts = good_facts(noise=True, replicas=2)
+    facts["eval_mode"][0]["realised"] = realised(0.01)
+    assert verdict_of(facts)[0] == "REFUTED"
+    facts = good_facts(noise=True, replicas=2)
+    facts["sync"] = [fact for fact in facts["sync"] if fact["replica"] == 1]
+    assert verdict_of(facts)[0] == "UNPROVEN"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plugins": ["my.plugin"]}, "plugins of the user's ran in every process: my.plugin"),
+        ({"code": {"id": "v2"}}, "it ran code version v2 and was submitted for v1"),
+        ({"fingerprints": {}}, "no fingerprint of the model"),
+    ],
+)
+def test_other_code_than_submitted_leaves_unproven(verdict_of, change, words) -> None:
+    facts = good_facts(noise=True)
+    facts["started"][0] |= change
+    status, reasons = verdict_of(facts)
+    assert status == "UNPROVEN"
+    assert words in reasons
+
+
+def test_a_few_probes_and_an_early_end_of_measuring_leave_unproven(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    facts["gradient_probe"] = facts["gradient_probe"][:1]
+    facts["moved"] = facts["moved"][:3]
+    status, reasons = verdict_of(facts)
+    assert status == "UNPROVEN"
+    assert "gradients were probed at 1 of 4 steps only" in reasons
+    assert "last measured after step 2" in reasons
+
+
 def test_a_gap_in_the_steps_and_a_remote_model_leave_unproven(verdict_of) -> None:
     facts = good_facts(noise=True)
     facts["step"].pop(1)
@@ -245,6 +326,6 @@ def test_the_order_of_the_facts_does_not_matter(verdict_of) -> None:
 
 def test_stages_that_the_format_rounds_away_are_inert_and_not_refuted(verdict_of) -> None:
     facts = good_facts(noise=True)
-    facts["sync"][3] |= {"sigma_expected": 0.0, "sigma_error": 0.0, "realised": realised(0.0)}
+    facts["sync"][3] |= {"sigma_expected": 0.0, "sigma_error": 0.0, "modules_due": 0, "realised": realised(0.0)}
     assert verdict_of(facts)[0] == "PROVEN"
     assert inert_stages(Measured("sync", fact) for fact in facts["sync"]) == [4]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,24 @@ class Realised:
     elements: int
 
 
+SURELY_VISIBLE = 20
+"""A module in which a simulated draw changes this many elements is changed by every real one."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a draw should look like on these clean weights: sigma, its standard error, how many modules must show it."""
+
+    std: float
+    error: float
+    modules: int
+
+
 class Noise:
     """Noise on one module tree. ``remember`` after every load, then ``draw``; ``lift`` and ``restore`` around evals."""
 
     def __init__(self, model: nn.Module, kind: Target = "rmsnorm") -> None:
-        self.modules = dict(targets(model, kind))
+        self.modules: dict[str, Any] = dict(targets(model, kind))
         self._clean: dict[str, Tensor] = {}
         self._drawn: dict[str, Tensor] = {}
 
@@ -98,28 +111,30 @@ class Noise:
         )
 
     @torch.no_grad()
-    def simulate(self, sigma: float, seed: int, step: int) -> tuple[float, float]:
-        """What ``measure().std`` should be after a draw at ``sigma``, and its standard error.
+    def simulate(self, sigma: float, seed: int, step: int) -> Simulated:
+        """What ``measure()`` should find after a draw at ``sigma``.
 
         An independent draw on the same clean weights with the same cast, so that noise which the number format rounds
         away is expected to be away. Error of a standard deviation s of n values with fourth moment m4:
-        sqrt((m4 - s⁴) / (4·s²·n)), here for the difference of two draws.
+        sqrt((m4 - s⁴) / (4·s²·n)), here for the difference of two draws; never below what an element contributes that
+        is rounded to the next value of the number format in one draw and not in the other.
         """
-        differences = []
+        differences, largest_step = [], 0.0
         for index, clean in enumerate(self._clean.values()):
+            largest_step = max(largest_step, float(clean.abs().max()) * torch.finfo(clean.dtype).eps)
             noisy = (clean.float() + sigma * _normal(clean.shape, seed + 7919, step, index).to(clean.device)).to(
                 clean.dtype
             )
             differences.append((noisy.double() - clean.double()).flatten())
         if not differences:
-            return 0.0, 0.0
+            return Simulated(0.0, 0.0, 0)
         pooled = torch.cat(differences)
         std = float(pooled.square().mean().sqrt())
-        if std == 0.0:
-            return 0.0, 0.0
-        fourth = float(pooled.pow(4).mean())
-        error = math.sqrt(max(0.0, fourth - std**4) / (4 * std**2 * pooled.numel()))
-        return std, math.sqrt(2.0) * error
+        error = largest_step / math.sqrt(pooled.numel())
+        if std > 0.0:
+            spread = max(0.0, float(pooled.pow(4).mean()) - std**4) / (4 * std**2 * pooled.numel())
+            error = max(error, math.sqrt(2.0 * spread))
+        return Simulated(std, error, sum(int(d.count_nonzero()) >= SURELY_VISIBLE for d in differences))
 
 
 def _weight(module: nn.Module) -> Tensor:

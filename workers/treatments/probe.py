@@ -1,6 +1,6 @@
 """The gradient probe: in a real update, does a linear's backward follow the straight-through rule?
 
-For one call of one linear it captures dL/dy, dL/dx and dL/dW as autograd delivers them, and compares with
+For one call of one linear it captures y, dL/dy, dL/dx and dL/dW as they come, and compares with x · Q(W)ᵀ + b,
 dL/dy · Q(W) and dL/dyᵀ · x. It hangs on hooks alone, so it judges whatever implements the module.
 """
 
@@ -19,8 +19,9 @@ from workers.treatments.quantize import quantise
 
 @dataclass(frozen=True)
 class Gradients:
-    """Relative L2 errors: of dL/dx against dL/dy · Q(W), and of dL/dW against dL/dyᵀ · x."""
+    """Relative L2 errors: of y against x · Q(W)ᵀ + b, of dL/dx against dL/dy · Q(W), of dL/dW against dL/dyᵀ · x."""
 
+    output_error: float
     input_error: float
     weight_error: float
     input_error_unquantised: float
@@ -47,17 +48,23 @@ class Probe:
         branch.register_hook(lambda g: self._take("dx", g))
         weight = self._module.weight
         self._seen["x"], self._seen["w"] = x.detach().clone(), weight.detach().clone()
+        bias = self._module.bias
+        self._seen["b"] = torch.zeros(1, device=x.device) if bias is None else bias.detach().clone()
         self._handles.append(weight.register_hook(lambda g: self._take("dw", g)))  # type: ignore[no-untyped-call]
         return (branch, *inputs[1:])
 
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if self._armed and "x" in self._seen and output.requires_grad:
             self._armed = False
+            self._seen["y"] = output.detach().clone()
             output.register_hook(lambda g: self._take("dy", g))  # type: ignore[no-untyped-call]
 
     def _take(self, name: str, gradient: Tensor) -> None:
         self._seen[name] = gradient.detach().clone()
         if {"dx", "dw", "dy"} <= self._seen.keys():
+            if not torch.any(self._seen["dy"]):  # a batch without advantages says nothing: wait for the next
+                self._seen, self._armed = {}, True
+                return
             self.remove()
             self._done(self._compare())
 
@@ -70,8 +77,10 @@ class Probe:
         x, w = self._seen["x"].double(), self._seen["w"]
         dy = self._seen["dy"].double()
         flat_dy, flat_x = dy.flatten(0, -2), x.flatten(0, -2)
+        quantised = quantise(w, self._dtype).double()
         return Gradients(
-            input_error=_relative(self._seen["dx"], dy @ quantise(w, self._dtype).double()),
+            output_error=_relative(self._seen["y"], x @ quantised.T + self._seen["b"].double()),
+            input_error=_relative(self._seen["dx"], dy @ quantised),
             weight_error=_relative(self._seen["dw"], flat_dy.T @ flat_x),
             input_error_unquantised=_relative(self._seen["dx"], dy @ w.double()),
         )

@@ -110,6 +110,12 @@ def quantised_modules(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, QuantisedLinear)]
 
 
+def formats(model: nn.Module) -> list[dict[str, Any]]:
+    """The formats that the tree's quantised modules carry, each once."""
+    found = [m.weight_dtype.model_dump(mode="json") for m in model.modules() if isinstance(m, QuantisedLinear)]
+    return [f for i, f in enumerate(found) if f not in found[:i]]
+
+
 @dataclass(frozen=True)
 class Error:
     """Error of a format on real weights: signal-to-noise in dB, and mean|e| / mean|w|."""

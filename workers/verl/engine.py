@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -40,7 +41,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
             self._spool.append(
                 "quantised",
                 {
-                    "format": self._condition.dtype.model_dump(mode="json"),
+                    "formats": quantize.formats(module),
                     "linears": [name for name, _ in quantize.linears(module)],
                     "quantised": quantize.quantised_modules(module),
                     "parameters": sum(p.numel() for p in module.parameters()),
@@ -56,14 +57,19 @@ class TreatedEngine(FSDPEngineWithLMHead):
     def _exported(self, params: Any) -> Iterator[tuple[str, Tensor]]:
         """Stream the weights as the forward uses them: block linears as Q(W), everything in the compute type."""
         moved: dict[str, list[float]] = {"block_linears": [0.0, 0.0], "other": [0.0, 0.0]}
+        watched = set(quantize.sampled(self._quantised_names()))
+        prints: dict[str, str] = {}
         for name, value in params:
             self._measure_movement(name, value, moved)
             exported = value.detach().to(self._compute)
             module_name = name.removesuffix(".weight")
             if name.endswith(".weight") and exported.dim() == 2 and module_name in self._quantised_names():
                 exported = quantize.quantise(exported, self._condition.dtype)
+            if module_name in watched or "norm" in module_name:
+                prints[module_name] = quantize.fingerprint(exported)
             yield name, exported
         if self.rank == 0:
+            self._spool.append("exported", {"export": self._exports, "weights": prints})
             shares = {k: (d / s) ** 0.5 if s else 0.0 for k, (d, s) in moved.items()}
             self._spool.append("moved", {"export": self._exports, "optimiser_updates": self._updates} | shares)
         self._exports += 1
@@ -106,5 +112,6 @@ class TreatedEngine(FSDPEngineWithLMHead):
         Probe(modules[name], self._condition.dtype, report)
 
     def optimizer_step(self) -> Any:
-        self._updates += 1
-        return super().optimizer_step()
+        gradient_norm = super().optimizer_step()
+        self._updates += math.isfinite(gradient_norm) and gradient_norm > 0  # verl skips the others in silence
+        return gradient_norm

@@ -1,8 +1,8 @@
 """Batched sampling from a transformers model, the same result for the same request whatever else is in the batch.
 
 Every request carries its own seed, from which its uniform numbers are drawn at once; a token is picked by inverting
-the cumulative distribution. Batches are padded to a fixed number of rows, so that a request's arithmetic does not
-depend on how many others came with it.
+the cumulative distribution. Batches are padded to one shape, so that a request's arithmetic does not depend on how many
+others came with it, or how long they are.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ class Answer:
 
 
 @torch.inference_mode()
-def sample(model: Any, requests: list[Request], *, eos: int, pad: int, rows: int) -> list[Answer]:
+def sample(model: Any, requests: list[Request], *, eos: int, pad: int, rows: int, width: int) -> list[Answer]:
     """Answers in the order of ``requests``, all of one temperature, top_p, top_k and length limit.
 
-    ``rows``: number of rows that every batch is padded to (more requests make more batches).
+    ``rows``: number of rows that every batch is padded to (more requests make more batches). ``width``: number of
+    tokens that every prompt is padded to.
     """
     answers: list[Answer] = []
     for start in range(0, len(requests), rows):
-        answers += _one_batch(model, requests[start : start + rows], eos, pad, rows)
+        answers += _one_batch(model, requests[start : start + rows], eos, pad, (rows, width))
     return answers
 
 
-def _one_batch(model: Any, requests: list[Request], eos: int, pad: int, rows: int) -> list[Answer]:
+def _one_batch(model: Any, requests: list[Request], eos: int, pad: int, shape: tuple[int, int]) -> list[Answer]:
     first, count = requests[0], len(requests)
+    rows, width = shape
     device = next(model.parameters()).device
-    width = max(len(r.prompt) for r in requests)
     ids = torch.full((rows, width), pad)
     mask = torch.zeros(rows, width + first.max_tokens, dtype=torch.long)
     for row in range(rows):

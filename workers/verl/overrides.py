@@ -15,6 +15,7 @@ from workers.launch import Order
 ADDED_KEYS = (
     "actor_rollout_ref.model.override_config.attn_implementation",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
     "reward.reward_kwargs",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
 )
@@ -43,7 +44,9 @@ def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) 
 
 def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
     a, actor, rollout = c.algorithm, "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    answers = c.batch.prompts * a.samples_per_prompt
+    update = micro_batch(c.batch.mini_batch * a.samples_per_prompt, order.gpus)
+    forward = micro_batch(c.batch.prompts * a.samples_per_prompt, order.gpus)
+    precision = {"param_dtype": c.compute, "reduce_dtype": "fp32", "buffer_dtype": c.compute}
     table = {
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
@@ -55,7 +58,7 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         "data.max_response_length": c.data.max_response_tokens,
         "data.seed": order.seed,
         f"{actor}.ppo_mini_batch_size": c.batch.mini_batch,
-        f"{actor}.ppo_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        f"{actor}.ppo_micro_batch_size_per_gpu": update,
         f"{actor}.clip_ratio": a.clip_low,
         f"{actor}.clip_ratio_low": a.clip_low,
         f"{actor}.clip_ratio_high": a.clip_high,
@@ -70,23 +73,22 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         f"{actor}.optim.lr_warmup_steps": c.optimiser.warmup_steps,
         f"{actor}.data_loader_seed": order.seed,
         f"{actor}.fsdp_config.seed": order.seed,
-        f"{actor}.fsdp_config.mixed_precision": {
-            "param_dtype": c.compute, "reduce_dtype": "fp32", "buffer_dtype": c.compute,
-        },
+        f"{actor}.fsdp_config.mixed_precision": precision,
         f"{rollout}.name": c.rollout,
         f"{rollout}.n": a.samples_per_prompt,
         f"{rollout}.temperature": a.temperature,
         f"{rollout}.seed": order.seed,
         f"{rollout}.dtype": {"fp32": "float32", "bf16": "bfloat16"}[c.compute],
         f"{rollout}.calculate_log_probs": True,
-        f"{rollout}.log_prob_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        f"{rollout}.log_prob_micro_batch_size_per_gpu": forward,
         f"{rollout}.val_kwargs.n": c.eval.samples,
         f"{rollout}.val_kwargs.temperature": c.eval.temperature,
         f"{rollout}.val_kwargs.do_sample": c.eval.temperature > 0,
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": min(128, answers // order.gpus),
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": forward,
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision": precision,
         "trainer.total_training_steps": order.total_steps,
         # verl ends at whichever comes first, and skips the last eval where it is the epochs
-        "trainer.total_epochs": order.total_steps * c.batch.prompts // c.data.train_rows + 2,
+        "trainer.total_epochs": order.total_steps // (c.data.train_rows // c.batch.prompts) + 2,
         "trainer.test_freq": c.eval.every,
         "trainer.val_before_train": c.eval.before_training,
         "trainer.save_freq": order.total_steps,  # the last step
@@ -102,6 +104,20 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
             },
         }  # fmt: skip
     return table
+
+
+MOST_ANSWERS_AT_ONCE = 128
+
+
+def micro_batch(answers: int, gpus: int) -> int:
+    """Answers a GPU takes at once: the largest divisor of its share up to 128 (verl wants equal micro-batches).
+
+    Raises ValueError where the answers cannot be shared out equally.
+    """
+    share, rest = divmod(answers, gpus)
+    if rest:
+        raise ValueError(f"{answers} answers cannot be shared out equally to {gpus} GPUs")
+    return max(size for size in range(1, min(share, MOST_ANSWERS_AT_ONCE) + 1) if share % size == 0)
 
 
 def _fixed(run_dir: Path) -> dict[str, Any]:

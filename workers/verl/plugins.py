@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 
-from workers.launch import PLUGINS_VARIABLE
-
-
-def worker_plugins() -> list[str]:
-    return [name for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name]
+from workers.launch import plugins
 
 
 def load_worker_plugins() -> list[str]:
     """Import them; an import error ends the process, because a treatment that is not there must not go unnoticed."""
-    for name in worker_plugins():
+    names = list(plugins())
+    for name in names:
         import_module(name)
-    return worker_plugins()
+    return names

@@ -18,7 +18,9 @@ POLL_SECONDS = 0.02
 class OrderedReplayBuffer(ReplayBuffer):
     """Drop-in for :class:`ReplayBuffer` in synchronous training."""
 
-    def start_counting(self) -> None:
+    def start_counting(self, most_prompts: int) -> None:
+        """``most_prompts``: how many a step may send before it is given up, one pass over the data."""
+        self._most = most_prompts
         self._sent: dict[str, int] = {}
         self.prompts_generated = 0
         self.prompts_kept = 0
@@ -31,6 +33,7 @@ class OrderedReplayBuffer(ReplayBuffer):
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         metrics: dict[str, Any] = {}
+        sent_before = self.prompts_generated - batch_size
         filtering = partition_id != "val" and self.filter_groups_metric is not None
         while True:
             self._wait_until_idle(partition_id)
@@ -47,7 +50,13 @@ class OrderedReplayBuffer(ReplayBuffer):
                 break
             if not filtering:
                 raise RuntimeError(f"{len(finished)} of {batch_size} prompts came back")
-            self.refill_fn(2 * (batch_size - len(finished)))
+            sent = self.prompts_generated - sent_before
+            if sent >= self._most:
+                raise RuntimeError(
+                    f"dynamic sampling found {len(finished)} of {batch_size} groups with unlike scores in {sent} "
+                    "prompts, one pass over the data: the policy has collapsed, or has nothing left to learn"
+                )
+            self.refill_fn(min(2 * (batch_size - len(finished)), self._most - sent))
         chosen, surplus = finished[:batch_size], set(finished[batch_size:])
         if surplus:
             self._clear_groups(partition_id, surplus)

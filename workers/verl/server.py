@@ -31,14 +31,14 @@ def start_servers(config: Any) -> None:
     """Start every replica's process. Called before verl is imported: the two rounds of imports then overlap."""
     for replica in range(replicas(config)):
         ray.remote(Server).options(name=server_name(replica), lifetime="detached", num_cpus=0).remote(
-            str(config.actor_rollout_ref.model.path)
+            str(config.actor_rollout_ref.model.path), replica, replicas(config)
         )
 
 
 class Server:
     """One replica. verl's weight sync calls ``load``; the wave manager calls ``answer``; the trainer marks evals."""
 
-    def __init__(self, model_path: str) -> None:
+    def __init__(self, model_path: str, replica: int, replicas: int) -> None:
         import transformers
 
         load_worker_plugins()
@@ -49,8 +49,10 @@ class Server:
         config = transformers.AutoConfig.from_pretrained(model_path)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation="sdpa")
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{replica}" if torch.cuda.is_available() else "cpu"
         self._copy = RolloutCopy(model.to(device).eval(), order)
+        self._who = {"replica": replica, "replicas": replicas}
+        self._width = int(order.condition["data"]["max_prompt_tokens"])
         self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def load(self, state: dict[str, torch.Tensor], step: int) -> None:
@@ -70,8 +72,9 @@ class Server:
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
         if (evidence := self._copy.evidence_before_generating()) is not None:
-            self._spool.append(*evidence)
-        return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS)
+            kind, facts = evidence
+            self._spool.append(kind, facts | self._who)
+        return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
 
     # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.
 

@@ -50,7 +50,6 @@ class ProvenTrainer(PPOTrainerSync):
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
         buffer.__class__ = OrderedReplayBuffer
-        buffer.start_counting()
         return buffer
 
     def servers(self) -> list[Any]:
@@ -60,6 +59,7 @@ class ProvenTrainer(PPOTrainerSync):
         ray.get([getattr(server, method).remote() for server in self.servers()])
 
     def on_init_end(self) -> None:
+        self.replay_buffer.start_counting(most_prompts=len(self.train_dataset))
         self._spool.append(
             "planned",
             {
@@ -122,13 +122,15 @@ class ProvenTrainer(PPOTrainerSync):
 def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:
     """k, n and the packed outcomes: bit i·samples+j is the j-th answer to the i-th question in order of ids.
 
-    Raises KeyError where the reward function gives no question ids or no ``acc``.
+    Raises KeyError where the reward function gives no question ids or no ``acc``, RuntimeError where ids repeat.
     """
     by_question: dict[str, list[bool]] = {}
     for qid, correct in zip(extra["qid"], extra["acc"], strict=True):
         by_question.setdefault(str(qid), []).append(bool(correct >= 0.5))
     questions = sorted(by_question, key=lambda q: (len(q), q))
     samples = {len(answers) for answers in by_question.values()}
+    if len(samples) != 1:
+        raise RuntimeError("the test questions' ids (extra_info.index) are not unique: some were answered more often")
     bits = [answer for question in questions for answer in sorted(by_question[question], reverse=True)]
     packed = bytearray((len(bits) + 7) // 8)
     for index, bit in enumerate(bits):
@@ -136,7 +138,7 @@ def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:
     return {
         "step": step,
         "n": len(questions),
-        "samples": samples.pop() if len(samples) == 1 else None,
+        "samples": samples.pop(),
         "k": sum(bits),
         "questions": hashlib.sha256("\n".join(questions).encode()).hexdigest()[:16],
         "outcomes": base64.b64encode(bytes(packed)).decode(),

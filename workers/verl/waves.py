@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class WaveManager:
         self._rollout = config.actor_rollout_ref.rollout
         self._tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
         self._servers = [ray.get_actor(server_name(replica)) for replica in range(replicas(config))]
+        self._asked: Counter[tuple[bool, tuple[int, ...]]] = Counter()
+        self._version = -1
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._rewards = load_reward_manager(config, self._tokenizer)
@@ -50,6 +53,7 @@ class WaveManager:
         rows = _rows(batch)
         prompts = [self._tokens(row) for row in rows]
         sessions = [(i, j) for i in range(len(rows)) for j in range(sampling.n)]
+        first_copy = [self._count(version, validating, prompt, sampling.n) for prompt in prompts]
         requests = [
             Request(
                 prompt=prompts[i],
@@ -57,7 +61,7 @@ class WaveManager:
                 temperature=float(sampling.temperature),
                 top_p=float(sampling.top_p),
                 top_k=int(sampling.top_k),
-                seed=_seed(self._rollout.seed, version, prompts[i], j, validating),
+                seed=_seed(self._rollout.seed, version, prompts[i], first_copy[i] + j, validating),
             )
             for i, j in sessions
         ]
@@ -68,6 +72,15 @@ class WaveManager:
             for (i, j), request, answer, score in zip(sessions, requests, answers, scores, strict=True)
         ]
         _store(rows, wave, version, "val" if validating else "train")
+
+    def _count(self, version: int, validating: bool, prompt: tuple[int, ...], samples: int) -> int:
+        """How often this prompt was answered under these weights before: a prompt that comes again gets new answers."""
+        if self._version != version:
+            self._version = version
+            self._asked.clear()
+        before = self._asked[validating, prompt]
+        self._asked[validating, prompt] += samples
+        return before
 
     def _tokens(self, row: dict[str, Any]) -> tuple[int, ...]:
         tokens = self._tokenizer.apply_chat_template(

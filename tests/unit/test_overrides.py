@@ -1,0 +1,67 @@
+"""Condition → verl: every key is verl's own, every decided key is known to the language, every share is equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiment_specs.errors import SpecError
+from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
+from experiment_specs.load import build_condition, load_sweep
+from tests.conftest import TINY
+from workers.launch import Order
+from workers.verl.overrides import CPU, compose, micro_batch, overrides
+
+FILES = {"model": "/m", "train": "/a", "test": "/b"}
+
+
+@pytest.fixture
+def table(write_spec):
+    def made(**fields: object) -> dict[str, object]:
+        dotted = {key.replace("__", "."): value for key, value in fields.items()}
+        condition = build_condition(load_sweep(write_spec(TINY)), {"dtype": "mxfp4", "aqn": "standard"} | dotted)
+        order = Order(
+            "r", 1, "t", "l", condition.id, condition.model_dump(mode="json"), seed=3, total_steps=24,
+            steps_per_epoch=24, eval_steps=[0, 24], gpus=1, assets="",
+        )  # fmt: skip
+        return overrides(order, Path("/run"), FILES, cpu=True)
+
+    return made
+
+
+@pytest.mark.parametrize("fields", [{}, {"algorithm": "grpo"}, {"algorithm__overlong": {"buffer": 4, "penalty": 0.5}}])
+def test_verl_knows_every_key(table, fields) -> None:
+    config = compose(table(**fields))
+    assert config.actor_rollout_ref.actor.optim.lr == 5e-5
+    assert config.data.seed == config.actor_rollout_ref.rollout.seed == 3
+
+
+def test_what_the_table_sets_cannot_be_set_a_second_time(table) -> None:
+    keys = set(table()) | set(table(algorithm="grpo")) | set(table(algorithm__overlong={"buffer": 4, "penalty": 0.5}))
+    assert keys - set(RESULT_NEUTRAL_OVERRIDES) - set(CPU) == set(DECIDED_BY)
+
+
+def test_a_misspelt_key_is_an_error_with_verls_nearest() -> None:
+    with pytest.raises(SpecError, match=r"did you mean 'algorithm\.gamma'"):
+        compose({"algorithm.gama": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("answers", "gpus", "size"), [(128, 1, 128), (40, 1, 40), (160, 1, 80), (256, 8, 32), (240, 1, 120), (131, 1, 1)]
+)
+def test_micro_batches_are_equal_shares(answers, gpus, size) -> None:
+    assert micro_batch(answers, gpus) == size
+    assert (answers // gpus) % size == 0
+
+
+def test_answers_that_cannot_be_shared_out_are_an_error() -> None:
+    with pytest.raises(ValueError, match="3 GPUs"):
+        micro_batch(128, 3)
+
+
+def test_warm_up_and_precision_reach_actor_and_reference(table) -> None:
+    config = compose(table(algorithm="grpo", optimiser__warmup_steps=10))
+    assert config.actor_rollout_ref.actor.optim.lr_warmup_steps == 10
+    for role in ("actor", "ref"):
+        assert config.actor_rollout_ref[role].fsdp_config.mixed_precision.param_dtype == "fp32"
