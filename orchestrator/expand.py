@@ -119,7 +119,8 @@ def _with_defaults(field: str, value: Any) -> Any:
         value = info.get_default(call_default_factory=True)
     else:
         try:
-            value = TypeAdapter(info.annotation).validate_python(value)
+            adapter: TypeAdapter[Any] = TypeAdapter(info.annotation)  # type: ignore[arg-type]
+            value = adapter.validate_python(value)
         except ValidationError:
             return value
     return value.model_dump(mode="json") if isinstance(value, Value) else value
