@@ -24,6 +24,8 @@ ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
 TOKEN_VARIABLE = "AQN_ATTEMPT_TOKEN"  # noqa: S105 - a variable's name
 RUN_DIR_VARIABLE = "AQN_RUN_DIR"
+TOLD_TO_GO = 143
+"""Exit code of a trainer that was asked to end from outside (SIGTERM, which Ray turns into an exit of its own)."""
 PLUGINS_VARIABLE = "AQN_WORKER_PLUGINS"
 """Comma-separated modules for every process of the runs that a scheduler launches; they enter the order, and the run
 records them as evidence."""

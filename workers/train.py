@@ -26,6 +26,7 @@ from workers.launch import (
     PLUGINS_VARIABLE,
     RUN_DIR_VARIABLE,
     TOKEN_VARIABLE,
+    TOLD_TO_GO,
     Order,
     code_version,
     read_order,
@@ -51,7 +52,7 @@ def main(run_dir: Path) -> int:
             raise RuntimeError("; ".join(missing))
         _train(run_dir, order, spool, scratch)
     except (SystemExit, KeyboardInterrupt):
-        raise  # told to go from outside: not this run's own error, and no last word
+        return TOLD_TO_GO  # not this run's own error, and no last word
     except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
         traceback.print_exc()
         spool.append("finished", {"ok": False, "error": _cause(error)}, durable=True)

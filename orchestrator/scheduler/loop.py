@@ -120,10 +120,10 @@ def conclude(
         return writes.Ending("succeeded", "succeeded", why, 0, None, verdict.status, verdict.reasons)
     losses = sum(a.state == "lost" for a in run.attempts)
     error = finished["error"] if finished is not None else None
-    retry = decide_retry(Ended(exit_code, error, losses))
-    outside = error is None and (exit_code is None or exit_code < 0)
+    ended = Ended(exit_code, error, losses)
+    retry = decide_retry(ended)
     return writes.Ending(
-        attempt_state="lost" if outside else "failed",
+        attempt_state="lost" if ended.from_outside else "failed",
         run_state="queued" if retry.again else "failed",
         why=f"attempt {attempt.number}: {retry.rule} ({retry.line})",
         exit_code=exit_code,

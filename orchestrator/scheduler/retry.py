@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workers.launch import TOLD_TO_GO
+
 INFRASTRUCTURE_BUDGET = 2
 """How often a run is tried again after losses that are not its own."""
 
@@ -28,16 +30,22 @@ class Ended:
     infrastructure_losses: int
     """Earlier attempts of the run that were lost or killed from outside."""
 
+    @property
+    def from_outside(self) -> bool:
+        """Nothing that the run did itself: nobody saw it end, or a signal ended it, and it had no complaint."""
+        return self.error is None and (self.exit_code is None or self.exit_code < 0 or self.exit_code == TOLD_TO_GO)
+
 
 def decide_retry(ended: Ended) -> RetryDecision:
     """Losses from outside (supervisor gone, killed by a signal) are tried again within a budget of their own; an
     error that the trainer itself reports would come again, so it is not retried."""
     if ended.error is not None:
         return RetryDecision(False, "the run's own error", ended.error)
-    outside = ended.exit_code is None or ended.exit_code < 0
-    if not outside:
+    if not ended.from_outside:
         return RetryDecision(False, "ended without a word", f"exit code {ended.exit_code}")
-    what = "the supervisor is gone" if ended.exit_code is None else f"killed by signal {-(ended.exit_code or 0)}"
+    what = "the supervisor is gone"
+    if ended.exit_code is not None:
+        what = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "told to end by a signal"
     if ended.infrastructure_losses >= INFRASTRUCTURE_BUDGET:
         return RetryDecision(False, "lost too often", f"{what}, after {ended.infrastructure_losses} losses before")
     return RetryDecision(True, "lost from outside", what)

@@ -50,6 +50,7 @@ def test_draining_starts_nothing() -> None:
     [
         (None, None, 0, True),  # the supervisor is gone
         (-9, None, 0, True),  # killed from outside
+        (143, None, 0, True),  # told to end
         (-9, None, 2, False),  # too often
         (1, "ValueError: bad", 0, False),  # its own error
         (None, "ValueError: bad", 0, False),
