@@ -94,7 +94,7 @@ def up(settings: Settings) -> Head:
         return current(settings) or _start(settings)
 
 
-def down(settings: Settings, grace: float = 15.0) -> Head | None:
+def down(settings: Settings, grace: float = 5.0) -> Head | None:
     """End the local head and everything below it; returns it, or None where there was none."""
     with _locked(settings):
         head = current(settings)
