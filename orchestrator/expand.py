@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from experiment_specs.language import NAMED_FIELDS, Condition, Value
-from experiment_specs.load import Sweep, assign, build_condition, by_depth, preset_name, resolve_name
+from experiment_specs.load import Sweep, assign, build_condition, by_depth
+from experiment_specs.presets import preset_name, resolve_name
 from experiment_specs.yaml_source import KeyPath
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from experiment_specs.language import NAMED_FIELDS, Condition
-from experiment_specs.load import preset_name
+from experiment_specs.presets import preset_name
 from orchestrator.settings import Settings
 
 ROUND_SECONDS = 5.0

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from db.reads import Fact, Run
 from experiment_specs.language import NAMED_FIELDS, Condition
-from experiment_specs.load import preset_name
+from experiment_specs.presets import preset_name
 
 
 def condition_table(run: Run) -> Table:

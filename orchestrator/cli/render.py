@@ -14,7 +14,7 @@ from rich.text import Text
 
 from db.reads import EvalPoint, Run
 from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition
-from experiment_specs.load import preset_name
+from experiment_specs.presets import preset_name
 from orchestrator.plan import Plan
 from orchestrator.stats import wilson
 
