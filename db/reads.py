@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, String, cast, func, select
+from sqlalchemy.orm import Session, aliased
 
 from db.schema import (
     AttemptRow,
@@ -270,6 +270,30 @@ def transitions(engine: Engine, run_id: str) -> list[tuple[float, str | None, st
     query = select(TransitionRow).where(TransitionRow.run_id == run_id).order_by(TransitionRow.id)
     with Session(engine.execution_options(read_only=True)) as session:
         return [(row.at, row.before, row.after, row.why) for row in session.scalars(query)]
+
+
+def projection_state(run: Run) -> str:
+    """What MLflow is told of a run's state, in one word; compared in :func:`needing_projection`."""
+    return f"{run.state}/{run.verdict or '-'}/{run.attempts[-1].number if run.attempts else 0}"
+
+
+def needing_projection(engine: Engine) -> list[str]:
+    """Ids of started runs that have events or a state that MLflow does not have yet, oldest first."""
+    other = aliased(AttemptRow)
+    last = select(func.max(other.number)).where(other.run_id == RunRow.id).scalar_subquery()
+    told = RunRow.state + "/" + func.coalesce(RunRow.verdict, "-") + "/" + cast(AttemptRow.number, String)
+    query = (
+        select(RunRow.id)
+        .join(AttemptRow, (AttemptRow.run_id == RunRow.id) & (AttemptRow.number == last))
+        .where(
+            RunRow.projected_state.is_(None)
+            | (RunRow.projected_state != told)
+            | (RunRow.projected_seq != AttemptRow.spool_seq)
+        )
+        .order_by(RunRow.created_at)
+    )
+    with Session(engine.execution_options(read_only=True)) as session:
+        return list(session.scalars(query))
 
 
 def state_counts(engine: Engine) -> dict[str, int]:

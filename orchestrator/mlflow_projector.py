@@ -42,10 +42,10 @@ class Projector:
 
     def project_all(self) -> int:
         """Bring every run that has news up to date; returns how many had."""
-        runs = [run for run in reads.runs(self._engine) if run.attempts and _has_news(run)]
-        for run in reversed(runs):  # oldest first, so that MLflow's newest is ours
-            self.project(run)
-        return len(runs)
+        ids = reads.needing_projection(self._engine)
+        for run_id in ids:
+            self.project(reads.runs(self._engine, ids=[run_id])[0])
+        return len(ids)
 
     def project(self, run: reads.Run) -> None:
         """Send what MLflow does not have of one run yet."""
@@ -70,7 +70,7 @@ class Projector:
         else:
             client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
         seq = attempt.spool_seq if attempt is not None else -1
-        writes.record_projection(self._engine, run.id, mlflow_run, seq, _state(run))
+        writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run))
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -136,15 +136,6 @@ class ProjectorThread:
         except Exception as error:  # noqa: BLE001 - MLflow down or broken must not reach the scheduler
             self.error = f"{type(error).__name__}: {error}"
             _log.debug("MLflow projection failed, trying again", exc_info=True)
-
-
-def _has_news(run: reads.Run) -> bool:
-    seq = run.attempt.spool_seq if run.attempt is not None else -1
-    return run.projected_state != _state(run) or run.projected_seq != seq
-
-
-def _state(run: reads.Run) -> str:
-    return f"{run.state}/{run.verdict or '-'}/{len(run.attempts)}"
 
 
 def _points(engine: Engine, run: reads.Run, attempt_id: int) -> Iterator[tuple[str, float, float, int]]:
