@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from db import reads, writes
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
+from orchestrator.scheduler.loop import leadership
 from orchestrator.settings import Settings
 
 ROUND_SECONDS = 5.0
@@ -105,6 +106,14 @@ class Projector:
                 )
             )
         return self._experiments[name]
+
+
+def catch_up(settings: Settings, engine: Engine) -> None:
+    """Project what a scheduler that was killed left behind; nothing to do where one is running."""
+    if reads.needing_projection(engine):
+        with leadership(settings) as leads:
+            if leads:
+                Projector(settings, engine).project_all()
 
 
 class ProjectorThread:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import FAILED, print_json
+from orchestrator.cli.common import FAILED, print_json, registry
 from orchestrator.cli.plan import Json
 
 
@@ -20,9 +20,11 @@ def ui(
     import sys
 
     from experiment_specs.errors import AqnError
+    from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
 
     settings = load_settings()
+    catch_up(settings, registry())
     if not (settings.home / "mlflow.db").exists():
         raise AqnError(f"there is nothing in {settings.home} to show yet; `aqn submit` a sweep first")
     address = f"http://127.0.0.1:{port}"

@@ -123,10 +123,21 @@ def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress
         fleet.close()
 
 
+def _project_the_rest(settings: Settings, engine: Engine) -> None:
+    """What an earlier command, killed at its end, did not tell MLflow any more."""
+    from orchestrator.mlflow_projector import catch_up
+
+    try:
+        catch_up(settings, engine)
+    except Exception as error:  # noqa: BLE001 - the results stand, whatever MLflow says
+        typer.echo(f"MLflow is behind ({type(error).__name__}: {error}); the next command tries again", err=True)
+
+
 def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as_json: bool) -> None:
     from db import reads
     from orchestrator.runs_json import run_as_json
 
+    _project_the_rest(settings, engine)
     runs = reads.runs(engine, ids=ids)
     if as_json:
         print_json([run_as_json(run, curves=True) for run in runs])

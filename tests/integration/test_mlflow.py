@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from db import reads, writes
-from orchestrator.mlflow_projector import Projector
+from orchestrator.mlflow_projector import Projector, catch_up
+from orchestrator.scheduler.loop import leadership
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +94,22 @@ def test_a_crash_before_the_cursor_is_saved_makes_no_second_run(settings, engine
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], f"tags.`aqn.run_id` = '{finished}'")
     assert [r.info.run_id for r in runs] == [run.mlflow_run]
+
+
+def test_what_a_killed_scheduler_left_behind_is_caught_up(settings, engine, finished) -> None:
+    run = reads.run(engine, finished)
+    assert run is not None
+    attempt = run.attempts[-1]
+    ending = writes.Ending("failed", "failed", "lost", None, None, "UNPROVEN", ["it was lost"])
+    assert writes.end_attempt(engine, attempt.id, attempt.token, finished, ending)
+    with leadership(settings):
+        catch_up(settings, engine)  # somebody schedules: not our business
+        assert reads.needing_projection(engine) == [finished]
+    catch_up(settings, engine)
+    assert reads.needing_projection(engine) == []
+    run = reads.run(engine, finished)
+    assert run is not None
+    assert MlflowClient(tracking_uri=settings.mlflow_url).get_run(run.mlflow_run).info.status == "FAILED"
 
 
 @pytest.mark.slow  # MLflow itself tries for a minute and a half
