@@ -54,17 +54,17 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
     for data in by_kind.get("quantised", [])[:1]:
         yield (
             "quantised",
-            f"{len(data['quantised'])} of {len(data['linears'])} linears to {data['format']['format']}, "
+            f"{len(data['quantised'])} of {len(data['linears'])} linears to {', '.join(f['format'] for f in data['formats'])}, "
             f"SQNR {data['sqnr_db']:.1f} dB, mean|e|/mean|w| {100 * data['mean_abs_ratio']:.1f} %",
         )
     yield from _rollout(by_kind)
     if probes := by_kind.get("gradient_probe"):
-        worst = max(p["input_error"] for p in probes)
+        worst = max(max(p["output_error"], p["input_error"], p["weight_error"]) for p in probes)
         forgot = min(p["input_error_unquantised"] for p in probes)
         yield (
             "gradients",
-            f"{len(probes)} probes in real updates: dL/dx = dL/dy·Q(W) within {worst:.1g} "
-            f"(against W it would be off by {forgot:.1g})",
+            f"{len(probes)} probes in real updates: y, dL/dx and dL/dW follow Q(W) within {worst:.1g} "
+            f"(dL/dx against W would be off by {forgot:.1g})",
         )
     if moved := by_kind.get("moved"):
         last = max(moved, key=lambda m: m["export"])

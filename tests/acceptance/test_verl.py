@@ -114,6 +114,15 @@ def test_the_evidence_is_of_the_treatments(adopted) -> None:
     assert facts["started"][0]["fingerprints"]["model"]
 
 
+def test_the_evidence_can_be_read(home, adopted) -> None:
+    code, output = home.aqn("show", "short")
+    assert code == 0, output
+    assert "14 of 15 linears to mxfp4, SQNR" in output
+    assert "5 norms in 4 of 4 rollouts" in " ".join(output.split())
+    assert max(map(len, output.splitlines()[:40])) <= 80
+    assert "training/global_step" in home.aqn("logs", "short", "-n", "5000")[1]
+
+
 def test_it_leaves_nothing_behind_and_mlflow_knows_the_end(home, adopted) -> None:
     from mlflow import MlflowClient
 
