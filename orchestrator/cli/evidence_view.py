@@ -52,9 +52,10 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
     if started := by_kind.get("started"):
         yield from _identity(started[-1])
     for data in by_kind.get("quantised", [])[:1]:
+        formats = ", ".join(f["format"] for f in data["formats"])
         yield (
             "quantised",
-            f"{len(data['quantised'])} of {len(data['linears'])} linears to {', '.join(f['format'] for f in data['formats'])}, "
+            f"{len(data['quantised'])} of {len(data['linears'])} linears to {formats or 'nothing'}, "
             f"SQNR {data['sqnr_db']:.1f} dB, mean|e|/mean|w| {100 * data['mean_abs_ratio']:.1f} %",
         )
     yield from _rollout(by_kind)
