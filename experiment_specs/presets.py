@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Value
+from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Aqn, Value
 from experiment_specs.yaml_source import read_yaml
 
 PACKAGE = Path(str(files("experiment_specs")))
+
+MOST_DIFFERENCES = 3
+"""With more than these a value is spelled out instead of named after a preset."""
 
 
 def resolve_name(key: str, value: Any, fail: Callable[[str, Any, Iterable[str]], SpecError]) -> Any:
@@ -40,14 +43,21 @@ def resolve_name(key: str, value: Any, fail: Callable[[str, Any, Iterable[str]],
 
 
 def preset_name(key: str, value: Value | None) -> str:
-    """The name under which a value is known (``none``, a preset), or a short spelling of it."""
+    """The name under which a value is known (``none``, a preset), or the nearest preset and what differs from it."""
     if value is None:
         return "none"
-    dumped = value.model_dump(mode="json")
+    have = value.model_dump(mode="json")
+    best: tuple[str, dict[str, Any]] | None = None
     for name, meaning in presets().get(key, {}).items():
-        if type(value).model_validate(meaning).model_dump(mode="json") == dumped:
-            return name
-    return ",".join(f"{k}={v}" for k, v in dumped.items() if v is not None)
+        known = type(value).model_validate(meaning).model_dump(mode="json")
+        differs = {k: v for k, v in have.items() if v != known[k]}
+        if best is None or len(differs) < len(best[1]):
+            best = (name, differs)
+    if isinstance(value, Aqn) and best is not None and len(best[1]) > 1:
+        return f"{value.schedule} {value.sigma_start:g}→{value.sigma_end:g}"
+    if best is not None and len(best[1]) <= MOST_DIFFERENCES:
+        return " ".join([best[0], *(f"{k}={v}" for k, v in best[1].items())])
+    return " ".join(f"{k}={v}" for k, v in have.items() if v is not None and v is not False)
 
 
 @cache

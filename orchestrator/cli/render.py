@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.reads import EvalPoint, Run
-from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition
+from experiment_specs.language import NAMED_FIELDS, Condition, Value
 from experiment_specs.presets import preset_name
 from orchestrator.plan import Plan
 from orchestrator.stats import wilson
@@ -42,9 +42,19 @@ def sparkline(points: Sequence[EvalPoint]) -> str:
     return "".join(BARS[min(7, int(p.percent / 12.5))] for p in points)
 
 
-def condition_words(run: Run, varied: Sequence[str]) -> str:
-    """What tells a run from its neighbours, in the words of the spec."""
-    return _words(Condition.model_validate(run.condition, strict=False), varied)
+MOST_VARIED = 3
+"""With more varied fields than these, a row shows only where it differs from the first row."""
+
+
+def condition_words(conditions: Sequence[Condition]) -> list[str]:
+    """What tells conditions from each other, in the words of the spec, one text each."""
+    dumped = [c.model_dump(mode="json") for c in conditions]
+    keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1] or ["dtype", "aqn"]
+    if len(keys) <= MOST_VARIED:
+        return [_words(c, keys) for c in conditions]
+    first = dumped[0]
+    own = [[k for k in keys if d[k] != first[k]] for d in dumped]
+    return [_words(c, some) or _words(c, ["dtype", "aqn"]) for c, some in zip(conditions, own, strict=True)]
 
 
 def _words(condition: Condition, keys: Sequence[str]) -> str:
@@ -54,15 +64,11 @@ def _words(condition: Condition, keys: Sequence[str]) -> str:
         if key in NAMED_FIELDS:
             name = preset_name(key, value)
             parts.append(name if key == "dtype" else f"{key} {name}")
+        elif isinstance(value, Value):
+            parts.append(" ".join([key, *(f"{k}={v}" for k, v in value.model_dump(mode="json").items())]))
         else:
             parts.append(f"{key} {value}")
     return ", ".join(parts)
-
-
-def varied_fields(runs: Sequence[Run]) -> list[str]:
-    """Fields of the condition that are not the same in all runs; dtype and aqn where all are the same."""
-    keys = [k for k in Condition.model_fields if len({repr(run.condition.get(k)) for run in runs}) > 1]
-    return keys or ["dtype", "aqn"]
 
 
 def duration(seconds: float | None) -> str:
@@ -101,7 +107,7 @@ def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: 
 
 def results_table(runs: Sequence[Run]) -> RenderableType:
     """The end of a sweep: condition, score with its interval, verdict, and the reasons where it is not PROVEN."""
-    varied = varied_fields(runs)
+    words = condition_words([Condition.model_validate(run.condition, strict=False) for run in runs])
     seeds = len({run.seed for run in runs}) > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
@@ -111,14 +117,14 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
     table.add_column("k/n", justify="right")
     table.add_column("score [95 %]")
     table.add_column("verdict")
-    for run in runs:
+    for run, condition in zip(runs, words, strict=True):
         score = run.score
         valid = run.verdict == "PROVEN"
         style = "" if valid else "strike dim"
         table.add_row(
             escape(run.label),
             *([str(run.seed)] if seeds else []),
-            escape(condition_words(run, varied)),
+            escape(condition),
             Text(f"{score.k}/{score.n * score.samples}" if score else "–", style=style if score else ""),
             Text(percent_with_interval(score) if score else run.state, style=style if score else ""),
             verdict_text(run),
@@ -158,12 +164,12 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, justify in (("condition", "left"), ("means", "left"), ("steps", "right"), ("evals at", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    keys = _plan_fields(plan)
-    for c in plan.conditions:
+    words = condition_words([c.condition for c in plan.conditions])
+    for c, text in zip(plan.conditions, words, strict=True):
         evals = [str(step) for step in c.steps.evals]
         shown = ", ".join(evals if len(evals) <= 8 else [*evals[:3], "…", *evals[-2:]])
         table.add_row(
-            escape(c.label), escape(_words(c.condition, keys)),
+            escape(c.label), escape(text),
             f"{c.steps.per_epoch} × {c.condition.epochs}" if c.condition.epochs > 1 else str(c.steps.total), shown,
         )  # fmt: skip
     yield table
@@ -176,12 +182,6 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
     for excluded in plan.excluded:
         yield Text(f"left out: {_choice(excluded.choice)}  ({excluded.reason})", style="dim")
     yield from _plan_warnings(plan)
-
-
-def _plan_fields(plan: Plan) -> list[str]:
-    dumped = [c.condition.model_dump(mode="json") for c in plan.conditions]
-    keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1]
-    return keys or ["dtype", *(k for k in OPTIONAL_FIELDS if dumped[0][k] is not None)]
 
 
 def _plan_warnings(plan: Plan) -> Iterator[RenderableType]:
