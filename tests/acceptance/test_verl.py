@@ -44,9 +44,9 @@ class Home:
             env=self.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def aqn(self, *arguments: str, **environment: str) -> tuple[int, str]:
+    def aqn(self, *arguments: str, timeout: float = 800, **environment: str) -> tuple[int, str]:
         process = self.start(*arguments, **environment)
-        output, _ = process.communicate(timeout=800)
+        output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
 
     def json(self, *arguments: str) -> Any:
@@ -184,3 +184,15 @@ def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
     assert (run["status"], run["verdict"], run["validity"]) == ("succeeded", "REFUTED", "unverified")
     started = next(f["data"] for f in run["evidence"] if f["kind"] == "started")
     assert started["plugins"] == ["tests.plugins.sigma_zero"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kind_of_run_is_proven(home) -> None:
+    code, output = home.aqn("submit", str(REPOSITORY / "experiment_specs" / "sweeps" / "tiny-each.yaml"), timeout=1700)
+    assert code == 0, output
+    runs = home.json("runs", "--sweep", "tiny-each")
+    assert {run["label"]: run["verdict"] for run in runs} == dict.fromkeys(
+        ("plain", "nvfp4-linear", "grpo-kl", "compute-bf16", "two-epochs"), "PROVEN"
+    )
+    assert len({run["score"]["k"] for run in runs}) > 1
