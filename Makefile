@@ -35,7 +35,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 	$(INSTALL) -e '.[cpu,dev]'
 	@touch $@ $(VENV)/.cpu
 
-demo: $(VENV)/.cpu  ## four real runs on this machine, in about a quarter of an hour (ARGS=--again: anew)
+demo: $(VENV)/.cpu  ## four real runs on this machine, in under ten minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
 lint: $(VENV)/.dev  ## ruff, mypy, import floors
