@@ -44,7 +44,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: test-fast test-verl  ## all tests that fit into a quarter of an hour, real verl runs included
+test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about five minutes
 
 test-fast: $(VENV)/.dev  ## unit, property and integration tests
 	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5
