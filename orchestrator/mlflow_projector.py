@@ -148,16 +148,17 @@ class ProjectorThread:
 
 
 def _points(engine: Engine, run: reads.Run, attempt_id: int) -> Iterator[tuple[str, float, float, int]]:
-    """(name, value, time, step) of everything after the cursor."""
-    for _, step, at, metrics in reads.steps(engine, attempt_id, run.projected_seq):
-        for name, value in metrics.items():
+    """(name, value, time, step) after the cursor, up to where it will be put: later ones are the next round's."""
+    until = run.attempts[-1].spool_seq
+    for seq, step, at, metrics in reads.steps(engine, attempt_id, run.projected_seq):
+        for name, value in metrics.items() if seq <= until else ():
             yield name, value, at, step
     for point in run.curve:
         if point.seq > run.projected_seq:
             yield "eval/percent", point.percent, point.at, point.step
             yield "eval/correct", float(point.k), point.at, point.step
     for fact in reads.evidence(engine, attempt_id, kinds=("sync",)):
-        if fact.seq > run.projected_seq:
+        if run.projected_seq < fact.seq <= until:
             yield "aqn/sigma_planned", fact.data["sigma_planned"], fact.at, fact.data["serves"]
             yield "aqn/sigma_realised", fact.data["realised"]["std"], fact.at, fact.data["serves"]
 

@@ -19,10 +19,6 @@ class Steps:
     optimiser_updates: int
     evals: tuple[int, ...]
 
-    @property
-    def last_eval_is_last_step(self) -> bool:
-        return bool(self.evals) and self.evals[-1] == self.total
-
 
 def plan_steps(condition: Condition) -> Steps:
     """Steps an epoch = ⌊rows / prompts⌋ (the last partial batch is dropped), or what the condition says instead."""

@@ -13,15 +13,21 @@ from orchestrator.plan import Plan
 from workers.launch import code_version
 
 
-def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
-    """Record a plan's runs. Raises SpecError, and writes nothing, where a condition could not
-    be carried out: the workers do not know how, or a data file is missing."""
+def check(plan: Plan) -> None:
+    """Raises SpecError where a run could not be carried out: the workers do not know how, or a data file is missing.
+
+    Apart from :func:`record`, so that it comes before a registry is made.
+    """
     for condition in plan.conditions:
         if condition.blockers:
             raise SpecError(f"{condition.label}: {'; '.join(condition.blockers)}", file=str(plan.sweep.source))
         for name, path in (("train", condition.condition.data.train), ("test", condition.condition.data.test)):
             if not path.startswith("tiny/") and not Path(path).is_file():
                 raise plan.sweep.error(f"no such file, seen from {Path.cwd()}", ("set", "data", name), path)
+
+
+def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
+    """Record a checked plan's runs."""
     return writes.submit(engine, submission(plan), again=again)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from db.reads import Fact, Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
+from orchestrator.verdict import Measured, inert_stages
 
 
 def condition_table(run: Run) -> Table:
@@ -104,6 +105,8 @@ def _rollout(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, st
         off = max(s["realised"]["largest"] for s in syncs)
         yield "noise", f"none planned; largest difference from clean weights {off:.2g}"
         return
+    if inert := inert_stages(Measured("sync", sync) for sync in syncs):
+        yield "inert", f"the number format rounds the noise of {len(inert)} steps away, from step {inert[0]} on"
     first, last = noisy[0], noisy[-1]
     modules = {s["realised"]["modules"] for s in noisy}
     yield (

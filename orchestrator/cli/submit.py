@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,12 +30,10 @@ def submit(
     from orchestrator.cli.common import registry
     from orchestrator.plan import make_plan
     from orchestrator.settings import load_settings
-    from orchestrator.submit import record
+    from orchestrator.submit import check, record
 
     planned = make_plan(load_sweep(spec))
-    for condition in planned.conditions:
-        if condition.blockers:  # before a registry is created
-            record_refusal(planned.sweep.source, condition.label, condition.blockers)
+    check(planned)
     settings = load_settings()
     engine = registry(create=True)
     submitted = record(engine, planned, again=again)
@@ -51,12 +48,6 @@ def submit(
         )
         raise typer.Exit(130) from None
     _finish(settings, engine, planned.sweep.name, list(submitted.all), as_json=as_json)
-
-
-def record_refusal(source: Path, label: str, blockers: tuple[str, ...]) -> None:
-    from experiment_specs.errors import SpecError
-
-    raise SpecError(f"{label}: {'; '.join(blockers)}", file=str(source))
 
 
 def _summary(name: str, created: int, existing: int) -> str:

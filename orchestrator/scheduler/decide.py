@@ -39,7 +39,6 @@ class Snapshot:
     waiting: Sequence[Waiting]
     active: Sequence[Active]
     total_gpus: int
-    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,6 @@ def decide(snapshot: Snapshot) -> list[Action]:
             actions.append(Conclude(attempt.attempt_id, None))
         else:
             held += attempt.gpus
-    if snapshot.draining:
-        return actions
     free = snapshot.total_gpus - held
     for run in sorted(snapshot.waiting, key=lambda r: (-r.priority, r.created_at, r.run_id)):
         if run.gpus > snapshot.total_gpus:

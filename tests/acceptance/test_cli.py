@@ -59,6 +59,13 @@ def test_what_the_workers_cannot_do_is_refused_before_anything_is_written(write_
     assert not home().exists()
 
 
+def test_a_missing_data_file_is_told_with_its_line_before_anything_is_written(write_spec) -> None:
+    done = aqn("submit", write_spec(TINY + "set: {data: {train: nowhere.parquet}}\n"))
+    assert done.returncode == 2
+    assert "sweep.yaml:6: set.data.train: no such file" in done.stderr
+    assert not home().exists()
+
+
 @pytest.mark.parametrize("command", [("runs",), ("status",), ("show", "x"), ("logs", "x"), ("ui",)])
 def test_looking_before_anything_was_submitted_says_so(command) -> None:
     done = aqn(*command)

@@ -41,10 +41,6 @@ def test_only_the_dead_are_concluded() -> None:
     assert decide(Snapshot([], [active(ended=True, exit_code=0)], 1)) == [Conclude(7, 0)]
 
 
-def test_draining_starts_nothing() -> None:
-    assert decide(Snapshot([waiting("next")], [], total_gpus=1, draining=True)) == []
-
-
 @pytest.mark.parametrize(
     ("exit_code", "error", "losses", "again"),
     [

@@ -28,7 +28,7 @@ def test_steps_and_evals(write_spec, rows, prompts, epochs, override, every, tot
     steps = plan_steps(build_condition(sweep, fields))
     assert (steps.total, steps.evals) == (total, evals)
     assert steps.optimiser_updates == 2 * total
-    assert steps.last_eval_is_last_step
+    assert steps.evals[-1] == steps.total
 
 
 def test_without_an_eval_before_training_there_is_no_step_0(write_spec) -> None:

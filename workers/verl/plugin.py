@@ -1,7 +1,7 @@
 """Imported by verl in every process of a run (``VERL_USE_EXTERNAL_MODULES``): the CPU platform and the three places
 where verl 0.9.1 assumes an accelerator.
 
-verl swallows import errors of plugins in some paths; that this module was loaded shows in the ``started`` event.
+verl swallows import errors of plugins in some paths; on a CPU a run that did not load this one cannot start its engine.
 """
 
 from __future__ import annotations
