@@ -52,8 +52,8 @@ test-fast: $(VENV)/.dev  ## unit, property and integration tests
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
 	$(BIN)/python -m pytest -m "verl and not slow" --durations=5
 
-test-full: $(VENV)/.dev  ## everything, the long tests too
-	$(BIN)/python -m pytest --durations=10
+test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests
+	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest --durations=10
 
 bench: $(VENV)/.dev  ## a run's start by part, seconds a step, peak memory, and the command line's latency
 	$(BIN)/python benchmarks/first_run.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_specs.language import Condition, condition_id
@@ -31,7 +31,6 @@ def shuffled(value: object, order: random.Random) -> object:
     return value
 
 
-@settings(max_examples=60, deadline=None)
 @given(fields=FIELDS, seed=st.integers(0, 2**16))
 def test_key_order_formatting_and_spelled_out_defaults_do_not_matter(tmp_path_factory, fields, seed) -> None:
     path = tmp_path_factory.mktemp("spec") / "sweep.yaml"
@@ -49,7 +48,6 @@ def test_key_order_formatting_and_spelled_out_defaults_do_not_matter(tmp_path_fa
     assert again.id == condition.id == condition_id(shuffled(spelled, random.Random(seed)))
 
 
-@settings(max_examples=60, deadline=None)
 @given(first=FIELDS, second=FIELDS)
 def test_different_meanings_have_different_ids(tmp_path_factory, first, second) -> None:
     path = tmp_path_factory.mktemp("spec") / "sweep.yaml"
