@@ -64,6 +64,9 @@ class Run:
     """A run with its condition, its sweeps, its attempts, and the eval curve of its last attempt."""
 
     id: str
+    kind: str
+    """train, or scan."""
+    waits_for: str | None
     label: str
     condition_id: str
     condition: dict[str, Any]
@@ -122,9 +125,13 @@ def runs(
     ids: Sequence[str] | None = None,
     sweep: str | None = None,
     states: Iterable[str] | None = None,
+    kinds: Iterable[str] = ("train",),
     limit: int | None = None,
 ) -> list[Run]:
-    """Runs with everything that a table shows, newest first; in the order of ``ids`` or of the sweep where given."""
+    """Runs with everything that a table shows, newest first; in the order of ``ids`` or of the sweep where given.
+
+    Layer scans are runs of a kind of their own: they come where ``kinds`` names them, or ``ids`` do.
+    """
     query = select(RunRow, ConditionRow.body).join(ConditionRow, RunRow.condition_id == ConditionRow.id)
     if sweep is not None:
         query = (
@@ -135,8 +142,7 @@ def runs(
         )
     else:
         query = query.order_by(RunRow.created_at.desc(), RunRow.id)
-    if ids is not None:
-        query = query.where(RunRow.id.in_(ids))
+    query = query.where(RunRow.kind.in_(list(kinds)) if ids is None else RunRow.id.in_(ids))
     if states is not None:
         query = query.where(RunRow.state.in_(list(states)))
     if limit is not None:
@@ -149,7 +155,8 @@ def runs(
         curves = _curves_of(session, [a[-1].id for a in attempts.values()])
         result = [
             Run(
-                id=row.id, label=row.label, condition_id=row.condition_id, condition=body, seed=row.seed,
+                id=row.id, kind=row.kind, waits_for=row.waits_for,
+                label=row.label, condition_id=row.condition_id, condition=body, seed=row.seed,
                 code_version=row.code_version, state=row.state, verdict=row.verdict, reasons=tuple(row.reasons),
                 priority=row.priority, gpus=row.gpus, plan=row.plan, overrides=row.overrides,
                 score_rule=row.score_rule, created_at=row.created_at, mlflow_run=row.mlflow_run,
@@ -251,6 +258,33 @@ def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None
     return sorted(facts, key=lambda fact: fact.seq)
 
 
+def scans(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
+    """(run id, label, what was measured) of every layer scan, newest first."""
+    query = (
+        select(RunRow.id, RunRow.label, EvidenceRow.data)
+        .join(AttemptRow, AttemptRow.run_id == RunRow.id)
+        .join(EvidenceRow, EvidenceRow.attempt_id == AttemptRow.id)
+        .where(RunRow.kind == "scan", EvidenceRow.kind == "scan")
+        .order_by(RunRow.created_at.desc())
+    )
+    with Session(engine.execution_options(read_only=True)) as session:
+        return [(run_id, label, data) for run_id, label, data in session.execute(query)]
+
+
+def proven_scan(engine: Engine, condition_id: str) -> dict[str, Any] | None:
+    """What the newest PROVEN scan of an id measured."""
+    query = (
+        select(EvidenceRow.data)
+        .join(AttemptRow, AttemptRow.id == EvidenceRow.attempt_id)
+        .join(RunRow, RunRow.id == AttemptRow.run_id)
+        .where(RunRow.condition_id == condition_id, RunRow.verdict == "PROVEN", EvidenceRow.kind == "scan")
+        .order_by(RunRow.created_at.desc())
+        .limit(1)
+    )
+    with Session(engine.execution_options(read_only=True)) as session:
+        return session.scalar(query)
+
+
 def outcomes(engine: Engine, attempt_id: int, step: int) -> bytes | None:
     """The packed outcomes of the eval at a step."""
     with Session(engine.execution_options(read_only=True)) as session:
@@ -285,6 +319,7 @@ def needing_projection(engine: Engine) -> list[str]:
     query = (
         select(RunRow.id)
         .join(AttemptRow, (AttemptRow.run_id == RunRow.id) & (AttemptRow.number == last))
+        .where(RunRow.kind == "train")
         .where(
             RunRow.projected_state.is_(None)
             | (RunRow.projected_state != told)
@@ -297,8 +332,8 @@ def needing_projection(engine: Engine) -> list[str]:
 
 
 def state_counts(engine: Engine) -> dict[str, int]:
-    """How many runs are in each state."""
-    query = select(RunRow.state, func.count()).group_by(RunRow.state)
+    """How many runs are in each state, layer scans not counted."""
+    query = select(RunRow.state, func.count()).where(RunRow.kind == "train").group_by(RunRow.state)
     with Session(engine.execution_options(read_only=True)) as session:
         return {state: count for state, count in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
 

@@ -63,6 +63,10 @@ class RunRow(Base):
     condition_id: Mapped[str] = mapped_column(ForeignKey("conditions.id"))
     seed: Mapped[int] = mapped_column(Integer)
     code_version: Mapped[str] = mapped_column(String(12))
+    kind: Mapped[str] = mapped_column(String(8), default="train")
+    """train, or scan: a layer scan that training runs wait for."""
+    waits_for: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    """The run whose result this one needs before it can start."""
     label: Mapped[str] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(12))
     created_at: Mapped[float] = mapped_column(Float)

@@ -42,6 +42,9 @@ class NewRun:
     plan: dict[str, Any]
     gpus: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    kind: str = "train"
+    needs: NewRun | None = None
+    """A run that must have ended PROVEN before this one starts; made if there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Submitted:
     created: tuple[str, ...]
     existing: tuple[str, ...]
     all: tuple[str, ...]
+    needed: tuple[str, ...] = ()
+    """Runs that those of the submission wait for."""
 
 
 def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Submitted:
@@ -73,7 +78,7 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
     a proven one of any code version, a judged or running one of this one, a queued one always (it becomes this
     sweep's). With ``again`` every run is made anew."""
     now = time.time()
-    created, existing, ordered = [], [], []
+    created, existing, ordered, needed = [], [], [], dict[str, None]()
     with Session(engine) as session, session.begin():
         sweep = session.scalar(select(SweepRow).where(SweepRow.name == submission.name))
         if sweep is None:
@@ -83,21 +88,50 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
         sweep.submitted_at = now
         session.flush()
         for position, new in enumerate(submission.runs):
-            if session.get(ConditionRow, new.condition_id) is None:
-                session.add(
-                    ConditionRow(id=new.condition_id, schema_version=submission.condition_schema, body=new.condition)
-                )
-                session.flush()
+            at = now + position * 1e-6  # in the order of the spec
+            _note_condition(session, new, submission)
             run_id = None if again else _reusable(session, new, submission)
+            if new.needs is not None and (run_id is None or _queued(session, run_id)):
+                first = _wanted(session, new.needs, submission, at - 5e-7)
+                needed[first] = None
+            else:
+                first = None
             if run_id is None:
-                run_id = _create_run(session, new, submission, now + position * 1e-6)  # in the order of the spec
+                run_id = _create_run(session, new, submission, at)
                 created.append(run_id)
             else:
                 existing.append(run_id)
+            if first is not None:
+                session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
             ordered.append(run_id)
             if session.get(SweepRunRow, (sweep.id, run_id)) is None:
                 session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
-    return Submitted(tuple(created), tuple(existing), tuple(ordered))
+    return Submitted(tuple(created), tuple(existing), tuple(ordered), tuple(needed))
+
+
+def request(engine: Engine, new: NewRun, code_version: str, condition_schema: int, *, again: bool = False) -> str:
+    """A run that belongs to no sweep: the one there is, or a new one. Returns its id."""
+    alone = Submission("", "", "", {}, 0, {}, code_version, condition_schema, (new,))
+    with Session(engine) as session, session.begin():
+        _note_condition(session, new, alone)
+        found = None if again else _reusable(session, new, alone)
+        return found or _create_run(session, new, alone, time.time())
+
+
+def _note_condition(session: Session, new: NewRun, submission: Submission) -> None:
+    if session.get(ConditionRow, new.condition_id) is None:
+        session.add(ConditionRow(id=new.condition_id, schema_version=submission.condition_schema, body=new.condition))
+        session.flush()
+
+
+def _queued(session: Session, run_id: str) -> bool:
+    return session.scalar(select(RunRow.state).where(RunRow.id == run_id)) == "queued"
+
+
+def _wanted(session: Session, new: NewRun, submission: Submission, at: float) -> str:
+    """A run that others wait for: the one there is, or a new one."""
+    _note_condition(session, new, submission)
+    return _reusable(session, new, submission) or _create_run(session, new, submission, at)
 
 
 def _reusable(session: Session, new: NewRun, submission: Submission) -> str | None:
@@ -107,7 +141,7 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
         .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed)
         .order_by(RunRow.created_at.desc())
     ).all()
-    rows = [row for row in rows if row.score_rule == submission.score_rule]
+    rows = [row for row in rows if row.kind == "scan" or row.score_rule == submission.score_rule]
     proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
     same_code = [row for row in rows if row.code_version == submission.code_version]
     running = [row for row in same_code if row.state == "running"]
@@ -125,7 +159,8 @@ def _create_run(session: Session, new: NewRun, submission: Submission, now: floa
     run_id = secrets.token_hex(5)
     session.add(
         RunRow(
-            id=run_id, condition_id=new.condition_id, seed=new.seed, code_version=submission.code_version,
+            id=run_id, kind=new.kind, condition_id=new.condition_id,
+             seed=new.seed, code_version=submission.code_version,
             label=new.label, state="queued", created_at=now, priority=submission.priority, gpus=new.gpus,
             plan=new.plan, overrides=new.overrides, score_rule=submission.score_rule, reasons=[],
         )
@@ -260,6 +295,19 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
             )
         )
     return True
+
+
+def give_up(engine: Engine, run_id: str, why: str) -> None:
+    """queued → failed: what the run waits for will never come."""
+    now = time.time()
+    with Session(engine) as session, session.begin():
+        changed = session.execute(
+            update(RunRow).where(RunRow.id == run_id, RunRow.state == "queued").values(
+                state="failed", verdict="UNPROVEN", reasons=[why]
+            )
+        )  # fmt: skip
+        if changed.rowcount == 1:  # type: ignore[attr-defined]
+            session.add(TransitionRow(run_id=run_id, before="queued", after="failed", why=why, at=now))
 
 
 def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:

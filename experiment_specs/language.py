@@ -18,6 +18,9 @@ CONDITION_SCHEMA = 1
 
 Positive = Annotated[int, Field(gt=0)]
 Sigma = Annotated[float, Field(gt=0, lt=10)]
+Patterns = Annotated[tuple[str, ...], Field(strict=False)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+Multipliers = Annotated[tuple[Annotated[float, Field(ge=0, le=10)], ...], Field(strict=False, min_length=1)]
 
 
 class Value(BaseModel):
@@ -94,10 +97,16 @@ class Dtype(Value):
 
     ``bf16`` rounds to bfloat16. ``mxfp4``: E2M1 values, blocks of 32 along the input, E8M0 scale by ``scale_rule``.
     ``nvfp4``: E2M1 values, blocks of 16, E4M3 scale and an fp32 scale for the tensor. Gradients pass straight through.
+
+    ``include`` and ``exclude`` are shell patterns on module names (``*.mlp.*``, ``*.layers.0.*``): of the block
+    linears, those that match ``include`` (all where it is empty) and not ``exclude`` are quantised. A pattern that
+    matches no block linear ends the run before training.
     """
 
     format: Literal["bf16", "mxfp4", "nvfp4"]
     scale_rule: Literal["floor", "even", "rceil"] | None = None
+    include: Patterns = ()
+    exclude: Patterns = ()
 
     @model_validator(mode="after")
     def _rule_is_for_mxfp4(self) -> Self:
@@ -110,7 +119,9 @@ class Aqn(Value):
     """Gaussian noise N(0, sigma²) on the rollout copy's weights, drawn anew at every weight sync.
 
     ``schedule`` says how sigma falls from ``sigma_start`` to ``sigma_end`` over the training steps; see
-    :mod:`experiment_specs.schedules` for the formulas.
+    :mod:`experiment_specs.schedules` for the formulas. ``multipliers``: one a decoder layer, times sigma (``srdd``
+    finds them by a scan instead); the final norm, which is in no layer, has multiplier 1. ``during_eval``: the test
+    questions are answered by the noised weights too, with the sigma of the sync that the eval follows.
     """
 
     schedule: Literal["kstage", "epoch_aware", "linear"]
@@ -119,6 +130,7 @@ class Aqn(Value):
     num_stages: Annotated[int, Field(ge=3)] | None = None
     stages_per_epoch: Annotated[int, Field(ge=1)] | None = None
     layer_types: Literal["rmsnorm", "linear"] = "rmsnorm"
+    multipliers: Multipliers | None = None
     during_eval: bool = False
 
     @model_validator(mode="after")
@@ -133,29 +145,64 @@ class Aqn(Value):
 
 
 class Srdd(Value):
-    """How a layer scan aims the noise: which layers, how much."""
+    """How a layer scan aims the noise: a multiplier of sigma for every decoder layer, from its quantisation error.
 
-    aim: Literal["targeted", "variable", "inverse", "ceiling"]
+    ``targeted``: the ``top_k`` layers of largest error have 1, the others 0. ``variable``: error / mean error, or, with
+    ``bands``, layers in order of falling error share the bands' values evenly. ``inverse``: 2 - variable, not below 0.
+    ``ceiling``: all divided by the largest, so that no layer exceeds sigma. ``outside``: the multiplier of what is
+    in no layer (the final norm). The scan: ``prompts`` training questions, activations in ``dtype`` (none: the run's).
+    """
+
+    aim: Literal["targeted", "variable", "inverse"]
     top_k: Positive | None = None
+    bands: Multipliers | None = None
+    ceiling: bool = False
+    outside: Annotated[float, Field(ge=0, le=10)] = 1.0
+    prompts: Positive = 8
+    dtype: Dtype | None = None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if (self.aim == "targeted") != (self.top_k is not None):
+            raise ValueError("top_k belongs to aim targeted, and targeted needs it")
+        if self.bands is not None and self.aim != "variable":
+            raise ValueError("bands belong to aim variable")
+        return self
 
 
 class HwNoise(Value):
-    """Relative Gaussian error on matmul results, y·(1 + scale·N(0, 1)), imitating bad hardware."""
+    """Relative Gaussian error on matrix products, y + scale·|y|·N(0, 1), imitating bad hardware.
+
+    Acts inside the decoder ``layers`` (all, and ``lm_head``, where none are named) on the results of ``ops``; a bias is
+    added after the error. ``phases``: train (the policy's log-probabilities and updates), rollout (answers to training
+    questions), eval (answers to test questions). ``backward``: also on the gradients of both operands.
+    """
 
     scale: Annotated[float, Field(gt=0, lt=1)]
-    phases: Annotated[tuple[Literal["train", "rollout", "eval"], ...], Field(strict=False)] = (
+    ops: Annotated[tuple[Literal["linear", "matmul", "bmm"], ...], Field(strict=False, min_length=1)] = (
+        "linear",
+        "matmul",
+        "bmm",
+    )
+    phases: Annotated[tuple[Literal["train", "rollout", "eval"], ...], Field(strict=False, min_length=1)] = (
         "train",
         "rollout",
         "eval",
     )
     backward: bool = False
+    layers: Layers | None = None
 
 
 class Lora(Value):
-    """Low-rank adapters in high precision on the (quantised) base."""
+    """Low-rank adapters in high precision on the (quantised) base: forward is Q(W)·x + (alpha/rank)·B·A·x.
 
-    rank: Positive
-    alpha: Positive
+    ``sync``: how the rollout gets them, as adapters (exact), or ``merged`` into the base, Q(W) + (alpha/rank)·B·A in
+    the compute type.
+    """
+
+    rank: Positive = 32
+    alpha: Positive = 16
+    sync: Literal["adapter", "merged"] = "adapter"
 
 
 class Eval(Value):
@@ -195,6 +242,10 @@ class Condition(Value):
     def _srdd_needs_noise(self) -> Self:
         if self.srdd is not None and self.aqn is None:
             raise ValueError("srdd aims the noise of aqn; with aqn: none there is nothing to aim (exclude the pair)")
+        if self.srdd is not None and self.aqn is not None and self.aqn.multipliers is not None:
+            raise ValueError("aqn.multipliers and srdd both say how much noise a layer gets: keep one")
+        if self.srdd is not None and (self.srdd.dtype or self.dtype).format == "bf16":
+            raise ValueError("bf16 has next to no quantisation error to scan: exclude the pair, or name srdd.dtype")
         return self
 
     @property
@@ -207,6 +258,39 @@ def condition_id(condition: dict[str, Any]) -> str:
     """The id of a dumped condition: independent of key order and formatting."""
     canonical = json.dumps({"schema": CONDITION_SCHEMA, **condition}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+class Scan(Value):
+    """A layer scan: the model's decoder layers under a number format, on the first training questions.
+
+    It is an artefact of its own: made once, and shared by all runs that it aims the noise of.
+    """
+
+    model: Model
+    questions: str
+    prompts: Positive
+    max_prompt_tokens: Positive
+    compute: Literal["fp32", "bf16"]
+    dtype: Dtype
+
+    @property
+    def id(self) -> str:
+        """Like a condition's."""
+        return condition_id({"scan": self.model_dump(mode="json")})
+
+
+def scan_of(condition: Condition) -> Scan | None:
+    """The scan that a condition needs; None where it needs none."""
+    if condition.srdd is None:
+        return None
+    return Scan(
+        model=condition.model,
+        questions=condition.data.train,
+        prompts=condition.srdd.prompts,
+        max_prompt_tokens=condition.data.max_prompt_tokens,
+        compute=condition.compute,
+        dtype=condition.srdd.dtype or condition.dtype,
+    )
 
 
 class ScoreRule(Value):
@@ -286,7 +370,11 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.actor.strategy": "the workers",
     "actor_rollout_ref.actor.use_kl_loss": "algorithm.kl_loss",
     "actor_rollout_ref.model.external_lib": "the workers",
+    "actor_rollout_ref.model.lora.merge": "lora.sync",
+    "actor_rollout_ref.model.lora_alpha": "lora.alpha",
+    "actor_rollout_ref.model.lora_rank": "lora.rank",
     "actor_rollout_ref.model.path": "model.path",
+    "actor_rollout_ref.model.target_modules": "lora",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision": "compute",
     "actor_rollout_ref.ref.fsdp_config.strategy": "the workers",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "rollout",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from db import writes
 from experiment_specs.errors import SpecError
-from experiment_specs.language import CONDITION_SCHEMA
+from experiment_specs.language import CONDITION_SCHEMA, Condition, Scan, scan_of
+from experiment_specs.presets import preset_name
 from orchestrator.plan import Plan
-from workers.launch import code_version
+from workers.launch import code_version, noisy_ops_contradiction
 
 
 def check(plan: Plan) -> None:
@@ -21,6 +23,8 @@ def check(plan: Plan) -> None:
     for condition in plan.conditions:
         if condition.blockers:
             raise SpecError(f"{condition.label}: {'; '.join(condition.blockers)}", file=str(plan.sweep.source))
+        if problem := noisy_ops_contradiction(condition.condition.hw_noise, os.environ):
+            raise SpecError(f"{condition.label}: {problem}", file=str(plan.sweep.source))
         for name, path in (("train", condition.condition.data.train), ("test", condition.condition.data.test)):
             if not path.startswith("tiny/") and not Path(path).is_file():
                 raise plan.sweep.error(f"no such file, seen from {Path.cwd()}", ("set", "data", name), path)
@@ -29,6 +33,24 @@ def check(plan: Plan) -> None:
 def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
     """Record a checked plan's runs."""
     return writes.submit(engine, submission(plan), again=again)
+
+
+def _scan(condition: Condition) -> writes.NewRun | None:
+    """The layer scan that a condition's noise is aimed by, as a run."""
+    scan = scan_of(condition)
+    return scan_run(scan) if scan is not None else None
+
+
+def scan_run(scan: Scan) -> writes.NewRun:
+    return writes.NewRun(
+        kind="scan",
+        label=f"scan of {scan.model.path} in {preset_name('dtype', scan.dtype)}",
+        condition_id=scan.id,
+        condition=scan.model_dump(mode="json"),
+        seed=0,
+        plan={"total_steps": 0, "steps_per_epoch": 0, "eval_steps": []},
+        gpus=1,
+    )
 
 
 def submission(plan: Plan) -> writes.Submission:
@@ -48,6 +70,7 @@ def submission(plan: Plan) -> writes.Submission:
         condition_schema=CONDITION_SCHEMA,
         runs=[
             writes.NewRun(
+                needs=_scan(c.condition),
                 label=c.label,
                 condition_id=c.condition.id,
                 condition=c.condition.model_dump(mode="json"),

@@ -30,7 +30,15 @@ def held(step: int, order: Order) -> dict[str, object]:
         "step": step, "serves": step + 1, "sigma_planned": 0.0, "sigma_expected": 0.0, "sigma_error": 0.0,
         "modules_due": 0, "realised": realised(0.0), "linears": 2, "on_grid": 2, "watched": 2,
         "weights": {name: f"{name}@{step}" for name in LINEARS}, "norms": {}, "replica": 0, "replicas": 1,
+        "layers": {k: [0.0] for k in ("layer", "multiplier", "std", "expected", "error", "changed")}
+        | {"multiplier": [1.0]},
+        "output": {"module": LINEARS[0], "error": 0.0, "n_eff": 100.0},
     }  # fmt: skip
+
+
+def counted(order: Order) -> dict[str, int]:
+    prompts = order.condition["batch"]["prompts"]
+    return {"aqn/prompts": prompts, "aqn/trajectories": prompts * order.condition["algorithm"]["samples_per_prompt"]}
 
 
 def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
@@ -47,19 +55,21 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     spool.append(
         "quantised",
         {"formats": [order.condition["dtype"]], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,
-         "sqnr_db": 18.0, "mean_abs_ratio": 0.1},
+         "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": []},
     )  # fmt: skip
-    spool.append("moved", {"export": 0, "optimiser_updates": 0, "block_linears": 0.0, "other": 0.0})
+    still = {"block_linears": 0.0, "adapters": 0.0, "other": 0.0}
+    spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
     for step in range(order.total_steps + 1):
         if step:
             spool.append("sync", held(step - 1, order))
             spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
             spool.append(
                 "gradient_probe",
-                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "input_error": 0.0, "weight_error": 0.0,
-                 "input_error_unquantised": 0.1},
+                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "n_eff": 100.0, "input_error": 0.0,
+                 "weight_error": 0.0, "input_error_unquantised": 0.1},
             )  # fmt: skip
-            spool.append("moved", {"export": step, "optimiser_updates": step, "block_linears": 0.01, "other": 0.01})
+            far = {"block_linears": 0.01, "adapters": 0.0, "other": 0.01}
+            spool.append("moved", {"export": step, "optimiser_steps": step, "optimiser_updates": step} | far)
         spool.append("exported", {"export": step, "weights": held(step, order)["weights"]})
         if step in order.eval_steps:
             spool.append("eval_mode", held(step, order))
@@ -69,7 +79,7 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
                 durable=True,
             )
         if step:
-            spool.append("step", {"step": step, "metrics": {"critic/score/mean": 0.5 + step / 100}})
+            spool.append("step", {"step": step, "metrics": {"critic/score/mean": 0.5 + step / 100} | counted(order)})
         if step == behaviour.get("wait_at"):
             while not Path(str(behaviour["until"])).exists():
                 time.sleep(0.02)

@@ -26,6 +26,8 @@ Kind = Literal[
     "quantised",  # module names by class, error of the format on the real weights
     "exported",  # fingerprints of the weights that were sent to the rollout
     "forward_weights",  # fingerprints of the weights that a real forward multiplied with
+    "noisy_ops",  # relative error of matrix products, by op and phase
+    "scan",  # what the layer scan of a model measured
     "gradient_probe",  # dL/dx and dL/dW of a real update against the straight-through rule
     "sync",  # what the rollout copy held when it first generated after a weight sync
     "eval_mode",  # what it held while it answered the test questions

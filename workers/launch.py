@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, HwNoise
 
 ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
@@ -55,6 +55,15 @@ class Order:
     """Where the submitter stood: relative paths of model and data are meant from there."""
     plugins: list[str] = field(default_factory=list)
     """Modules that every process of the run imports after ours."""
+    kind: str = "train"
+    """train, or scan: measure the layers of a model, and end."""
+    scan: dict[str, Any] | None = None
+    """The layer scan that aims the noise: ``run`` that made it, ``model`` fingerprint, and ``errors``,
+    relative, by decoder layer."""
+
+    @property
+    def scan_errors(self) -> list[float] | None:
+        return self.scan["errors"] if self.scan is not None else None
 
     @property
     def typed_condition(self) -> Condition:
@@ -96,16 +105,43 @@ def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> d
     }
 
 
+NOISY_OPS = "VERL_NOISY_OPS_"
+"""Prefix of the environment names under which users of verl's noise patches know hardware noise."""
+
+
+def noisy_ops_environment(noise: HwNoise | None) -> dict[str, str]:
+    """Those names as a run has them: set in every process of it, for code of the user's that reads them."""
+    if noise is None:
+        return {f"{NOISY_OPS}ENABLED": "0"}
+    return {
+        f"{NOISY_OPS}ENABLED": "1",
+        f"{NOISY_OPS}SCALE": f"{noise.scale:g}",
+        f"{NOISY_OPS}TYPE": "relative_gaussian",
+    }
+
+
+def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str]) -> str | None:
+    """What the environment asks for and the condition does not have; None where they agree, or nothing is set."""
+    told = {name: environment[name] for name in sorted(environment) if name.startswith(NOISY_OPS)}
+    if told.get(f"{NOISY_OPS}ENABLED", "0").lower() in ("0", "false", "no", "off", ""):
+        return None
+    have = "none" if noise is None else f"a scale of {noise.scale:g}"
+    kind = told.get(f"{NOISY_OPS}TYPE", "relative_gaussian")
+    if kind != "relative_gaussian":
+        return f"{NOISY_OPS}TYPE={kind} is not known; relative_gaussian is"
+    try:
+        scale = float(told[f"{NOISY_OPS}SCALE"]) if f"{NOISY_OPS}SCALE" in told else None
+    except ValueError:
+        return f"{NOISY_OPS}SCALE={told[f'{NOISY_OPS}SCALE']} is not a number"
+    if noise is None or (scale is not None and abs(scale - noise.scale) > 1e-9):
+        set_to = ", ".join(f"{name}={value}" for name, value in told.items())
+        return f"the environment sets {set_to}, and the condition's hw_noise is {have}: say it in the spec, or unset it"
+    return None
+
+
 def unsupported(condition: Condition) -> list[str]:
     """What the workers of this version cannot carry out; a run that asks for it is refused before it starts."""
-    missing = {
-        "srdd": condition.srdd is not None,
-        "hw_noise": condition.hw_noise is not None,
-        "lora": condition.lora is not None,
-        "rollout: vllm": condition.rollout == "vllm",
-        "aqn.layer_types: linear": condition.aqn is not None and condition.aqn.layer_types == "linear",
-        "aqn.during_eval": condition.aqn is not None and condition.aqn.during_eval,
-    }
+    missing = {"rollout: vllm": condition.rollout == "vllm"}
     return [f"{name} is not carried out by the workers of this version" for name, asked in missing.items() if asked]
 
 

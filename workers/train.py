@@ -29,6 +29,8 @@ from workers.launch import (
     TOLD_TO_GO,
     Order,
     code_version,
+    noisy_ops_contradiction,
+    noisy_ops_environment,
     read_order,
     trainer_environment,
     unsupported,
@@ -48,9 +50,11 @@ def main(run_dir: Path) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     scratch = Path(tempfile.mkdtemp(prefix="aqn-"))  # short: socket paths end at 107 bytes
     try:
-        if missing := unsupported(order.typed_condition):
-            raise RuntimeError("; ".join(missing))
-        _train(run_dir, order, spool, scratch)
+        if order.kind == "scan":
+            _scan(order, spool)
+        else:
+            _refuse(order, inherited)
+            _train(run_dir, order, spool, scratch)
     except (SystemExit, KeyboardInterrupt):
         return TOLD_TO_GO  # not this run's own error, and no last word
     except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
@@ -63,24 +67,46 @@ def main(run_dir: Path) -> int:
     return 0
 
 
+def _refuse(order: Order, environment: dict[str, str]) -> None:
+    """What this run cannot be: asked for what is not there, or told two things at once."""
+    if missing := unsupported(order.typed_condition):
+        raise RuntimeError("; ".join(missing))
+    if problem := noisy_ops_contradiction(order.typed_condition.hw_noise, environment):
+        raise RuntimeError(problem)
+
+
+def _scan(order: Order, spool: Spool) -> None:
+    from workers.scan import scan
+
+    asked = {"model": order.condition["model"]["path"], "questions": order.condition["questions"]}
+    files = _assets(asked, order)
+    spool.append("phase", {"name": "assets ready"})
+    spool.append("started", _identity(order, files), durable=True)
+    scan(order, files, _fingerprint(Path(files["model"])), spool)
+
+
 def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     from omegaconf import OmegaConf
 
     from workers.verl.overrides import compose, overrides
 
-    files = _assets(order, spool)
+    c = order.typed_condition
+    files = _assets({"model": c.model.path, "train": c.data.train, "test": c.data.test}, order)
     spool.append("phase", {"name": "assets ready"})
+    _check_scan(order, files)
     cpu = not _has_gpu()
     config = compose(overrides(order, run_dir, files, cpu=cpu))
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
     _set_environment(order.plugins, cpu=cpu)
+    os.environ |= noisy_ops_environment(c.hw_noise)
     import ray
 
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
     spool.append("phase", {"name": "private Ray up"})
     try:
-        spool.append("started", _identity(order, files, run_dir), durable=True)
+        config_hash = hashlib.sha256((run_dir / "verl.yaml").read_bytes()).hexdigest()
+        spool.append("started", _identity(order, files) | {"verl_config": config_hash}, durable=True)
         if order.condition["rollout"] == "transformers":
             from workers.verl.server import start_servers
 
@@ -125,13 +151,14 @@ def _private_ray(gpus: int, scratch: Path, *, cpu: bool) -> dict[str, Any]:
     return common | {"num_cpus": 3 * gpus + 2, "num_gpus": gpus, "object_store_memory": 300_000_000}
 
 
-def _assets(order: Order, spool: Spool) -> dict[str, str]:
-    c = order.typed_condition
-    files = {k: _found(v, order) for k, v in (("model", c.model.path), ("train", c.data.train), ("test", c.data.test))}
+def _assets(asked: dict[str, str], order: Order) -> dict[str, str]:
+    """Where things really lie; the embedded model and data are made when they are missing."""
+    files = {name: _found(path, order) for name, path in asked.items()}
     if any(path.startswith(TINY_PREFIX) for path in files.values()):
         from workers.tiny.make import prepare
 
         tiny = prepare(Path(order.assets), _say)
+        tiny["questions"] = tiny["train"]
         files = {k: tiny[k] if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
     return files
 
@@ -157,7 +184,16 @@ def _check_rows(order: Order, files: dict[str, str]) -> None:
             raise RuntimeError(f"data.{name}_rows says {declared}, and {files[name]} has {rows} rows")
 
 
-def _identity(order: Order, files: dict[str, str], run_dir: Path) -> dict[str, Any]:
+def _check_scan(order: Order, files: dict[str, str]) -> None:
+    """Noise aimed by the layers of another model is aimed at nothing."""
+    if order.scan is not None and order.scan["model"] != _fingerprint(Path(files["model"])):
+        raise RuntimeError(
+            f"{files['model']} is not the model that was scanned (run {order.scan['run']}): "
+            "it was changed since; `aqn scan --again` scans it anew"
+        )
+
+
+def _identity(order: Order, files: dict[str, str]) -> dict[str, Any]:
     return {
         "run_id": order.run_id,
         "attempt": order.attempt,
@@ -170,7 +206,6 @@ def _identity(order: Order, files: dict[str, str], run_dir: Path) -> dict[str, A
         "gpus": _gpu_names(),
         "plugins": order.plugins,
         "fingerprints": {name: _fingerprint(Path(path)) for name, path in files.items()},
-        "verl_config": hashlib.sha256((run_dir / "verl.yaml").read_bytes()).hexdigest(),
     }
 
 

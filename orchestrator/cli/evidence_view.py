@@ -12,6 +12,7 @@ from db.reads import Fact, Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
 from orchestrator.verdict import Measured, inert_stages
+from orchestrator.verdict.case import different
 
 
 def condition_table(run: Run) -> Table:
@@ -59,21 +60,24 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
             f"{len(data['quantised'])} of {len(data['linears'])} linears to {formats or 'nothing'}, "
             f"SQNR {data['sqnr_db']:.1f} dB, mean|e|/mean|w| {100 * data['mean_abs_ratio']:.1f} %",
         )
+        if data["adapted"]:
+            types = ", ".join(kind.removeprefix("torch.") for kind in data["adapter_types"])
+            share = 100 * data["trained"] / data["parameters"]
+            yield (
+                "adapters",
+                f"on {len(data['adapted'])} linears, in {types}: {share:.1f} % of all parameters are trained",
+            )
     yield from _rollout(by_kind)
+    yield from _hardware(by_kind)
     if probes := by_kind.get("gradient_probe"):
-        worst = max(max(p["output_error"], p["input_error"], p["weight_error"]) for p in probes)
-        forgot = min(p["input_error_unquantised"] for p in probes)
-        yield (
-            "gradients",
-            f"{len(probes)} probes in real updates: y, dL/dx and dL/dW follow Q(W) within {worst:.1g} "
-            f"(dL/dx against W would be off by {forgot:.1g})",
-        )
+        yield "gradients", _gradients(probes)
     if moved := by_kind.get("moved"):
         last = max(moved, key=lambda m: m["export"])
+        adapters = f"adapters by {100 * last['adapters']:.2g} % of their norm, " if last["adapters"] else ""
         yield (
             "moved",
-            f"block linears by {100 * last['block_linears']:.2g} % of their norm, the rest by "
-            f"{100 * last['other']:.2g} %, in {last['optimiser_updates']} optimiser updates",
+            f"{adapters}block linears by {100 * last['block_linears']:.2g} %, the rest by {100 * last['other']:.2g} %, "
+            f"in {last['optimiser_steps']} optimiser steps, {last['optimiser_updates']} of them with a gradient",
         )
     yield from _evals(by_kind)
     if checkpoints := by_kind.get("checkpoint"):
@@ -90,16 +94,63 @@ def _identity(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "plugins", ", ".join(data["plugins"])
 
 
+def _gradients(probes: list[dict[str, Any]]) -> str:
+    forward = max(p["output_error"] for p in probes)
+    backward = max(max(p["input_error"], p["weight_error"] or 0.0) for p in probes)
+    base = [p["input_error_unquantised"] for p in probes if "lora_" not in p["module"]]
+    forgot = f" (dL/dx against W would be off by {min(base):.1g})" if base else ""
+    return (
+        f"{len(probes)} probes in real updates: y follows Q(W) within {forward:.1g}, dL/dx and dL/dW within "
+        f"{backward:.1g}{forgot}"
+    )
+
+
+def _hardware(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """Errors of matrix products, as the noise itself saw them, by phase and op."""
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for fact in by_kind.get("noisy_ops", []):
+        for op, numbers in fact["ops"].items():
+            seen.setdefault((fact["phase"], op), []).append(numbers)
+    for (phase, op), many in seen.items():
+        calls = sum(numbers["calls"] for numbers in many)
+        std = [numbers["relative_std"] for numbers in many]
+        yield (
+            "products",
+            f"{op} in {phase}: relative error {100 * min(std):.2f} to {100 * max(std):.2f} % in {calls} calls",
+        )
+
+
+def _layers(syncs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Multipliers by layer where they are not all 1, and what was realised of them."""
+    table = syncs[-1]["layers"]
+    if all(m == 1 for m in table["multiplier"]):
+        return
+    shares = [
+        f"{'rest' if layer is None else layer}: {multiplier:.3g}→{std / syncs[-1]['sigma_planned']:.3g}"
+        for layer, multiplier, std in zip(table["layer"], table["multiplier"], table["std"], strict=True)
+    ]
+    yield "by layer", f"sigma's multiplier, planned→realised at step {syncs[-1]['serves']}: " + ", ".join(shares)
+
+
 def _rollout(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:
     syncs = by_kind.get("sync", [])
     if not syncs:
         return
     forward = {f["export"]: f["weights"] for f in by_kind.get("forward_weights", [])}
-    same = sum(forward.get(s["step"]) == s["weights"] for s in syncs)
+    sent = {f["export"]: f for f in by_kind.get("exported", [])}
+    used = {step: {**fact["weights"], **fact.get("used", {})} for step, fact in sent.items()}
+    same = sum(
+        not different(forward.get(s["step"], {"": ""}), used.get(s["step"], {}))
+        and not different(sent.get(s["step"], {"weights": {"": ""}})["weights"], {**s["weights"], **s["norms"]})
+        for s in syncs
+    )
     yield (
         "same weights",
-        f"rollout = policy's forward after {same} of {len(syncs)} syncs, {syncs[0]['watched']} linears each",
+        f"policy's forward = export = rollout after {same} of {len(syncs)} syncs, {syncs[0]['watched']} linears each",
     )
+    merges = [merge for fact in sent.values() for merge in fact.get("merges", {}).values()]
+    if merges:
+        yield "merged", f"Q(W) + BA in {len(merges)} weights within {max(m['error'] for m in merges):.1g}"
     noisy = [s for s in syncs if s["sigma_planned"] > 0]
     if not noisy:
         off = max(s["realised"]["largest"] for s in syncs)
@@ -111,10 +162,11 @@ def _rollout(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, st
     modules = {s["realised"]["modules"] for s in noisy}
     yield (
         "noise",
-        f"{'/'.join(map(str, sorted(modules)))} norms in {len(noisy)} of {len(syncs)} rollouts; sigma planned "
+        f"{'/'.join(map(str, sorted(modules)))} modules in {len(noisy)} of {len(syncs)} rollouts; sigma planned "
         f"{first['sigma_planned']:.3g} → {last['sigma_planned']:.3g}, realised {first['realised']['std']:.3g} → "
         f"{last['realised']['std']:.3g}",
     )
+    yield from _layers(noisy)
 
 
 def _evals(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:

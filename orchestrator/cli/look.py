@@ -32,7 +32,7 @@ def status(as_json: Json = False) -> None:
     settings = load_settings()
     engine = registry()
     counts = reads.state_counts(engine)
-    active = reads.runs(engine, states=("running", "queued"))
+    active = reads.runs(engine, states=("running", "queued"), kinds=("train", "scan"))
     head = current(settings)
     with leadership(settings) as free:
         scheduled = not free
@@ -44,7 +44,10 @@ def status(as_json: Json = False) -> None:
                 "counts": counts,
                 "scheduler": "running" if scheduled else "not running",
                 "fleet": None if head is None else asdict(head),
-                "active": [run_as_json(run, curves=True) for run in active],
+                "active": [run_as_json(run, curves=True) for run in active if run.kind == "train"],
+                "scans": [
+                    {"run_id": run.id, "label": run.label, "status": run.state} for run in active if run.kind == "scan"
+                ],
             }
         )
         return
@@ -93,12 +96,29 @@ def show(run: RunName, as_json: Json = False) -> None:
 
     engine = registry()
     found = find_run(engine, run)
+    if found.kind == "scan":
+        _show_scan(engine, found, as_json=as_json)
+        return
     if as_json:
         print_json(_as_json(engine, found))
         return
     from orchestrator.cli.render import console
 
     _print_run(console(), engine, found, reads.transitions(engine, found.id))
+
+
+def _show_scan(engine: Engine, run: Run, *, as_json: bool) -> None:
+    from db import reads
+    from orchestrator.cli.render import console
+    from orchestrator.cli.scan import print_scan, scan_as_json
+    from orchestrator.settings import load_settings
+
+    facts = reads.evidence(engine, run.attempt.id, kinds=("scan",)) if run.attempt else []
+    data = facts[-1].data if facts else None
+    if as_json:
+        print_json(scan_as_json(run, data))
+    else:
+        print_scan(console(), run, data, load_settings().reports / f"scan-{run.id}.png")
 
 
 def _as_json(engine: Engine, run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import fleet, look, plan, services, submit
+from orchestrator.cli import fleet, look, plan, scan, services, submit
 
 app = typer.Typer(
     name="aqn",
@@ -25,6 +25,7 @@ app = typer.Typer(
 _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("plan", plan.plan),
     ("submit", submit.submit),
+    ("scan", scan.scan),
     ("status", look.status),
     ("runs", look.runs),
     ("show", look.show),

@@ -78,7 +78,7 @@ class Progress:
     def _line(run: Run) -> str:
         if run.state == "running":
             if not run.curve:
-                return f"{run.label}: starting"
+                return f"{run.label}: {'starting' if run.kind == 'train' else 'running'}"
             last = run.curve[-1]
             return f"{run.label}: step {last.step} of {run.total_steps}, {percent_with_interval(last)}"
         return f"{run.label}: {run.state}" + (f", {run.verdict}" if run.verdict else "")

@@ -94,11 +94,12 @@ def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: 
     table.add_column("time left", justify="right")
     for run in runs:
         step = run.attempt.last_step if run.attempt else 0
-        state = "starting" if run.state == "running" and not run.curve else run.state
+        starting = run.kind == "train" and run.state == "running" and not run.curve
+        state = "starting" if starting else run.state
         table.add_row(
             escape(run.label),
             Text(state, style=STATE_STYLES.get(run.state, "")),
-            f"{step} of {run.total_steps}",
+            f"{step} of {run.total_steps}" if run.kind == "train" else "",
             percent_with_interval(run.curve[-1]) if run.curve else "",
             duration(left.get(run.id)) if run.state == "running" else "",
         )

@@ -40,7 +40,7 @@ def submit(
     if not as_json:
         typer.echo(_summary(planned.sweep.name, len(submitted.created), len(submitted.existing)))
     try:
-        _follow(settings, engine, list(submitted.all), quiet=as_json)
+        follow(settings, engine, [*submitted.needed, *submitted.all], quiet=as_json)
     except KeyboardInterrupt:
         typer.echo(
             "\nleft; what runs goes on, what waits waits. The same command takes both up; `aqn fleet down` ends all.",
@@ -56,7 +56,7 @@ def _summary(name: str, created: int, existing: int) -> str:
     return f"sweep {name}: {created} new run{'s' * (created > 1)}" + (f", {existing} taken over" if existing else "")
 
 
-def _follow(settings: Settings, engine: Engine, ids: list[str], *, quiet: bool) -> None:
+def follow(settings: Settings, engine: Engine, ids: list[str], *, quiet: bool) -> None:
     """Lead, or watch whoever leads, until all runs are over."""
     import time
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Liveness = Literal["alive", "dead", "unknown"]
+Needs = Literal["nothing", "a run under way", "a run that failed"]
+"""What a queued run still needs before it can start."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Waiting:
     gpus: int
     priority: int
     created_at: float
+    needs: Needs = "nothing"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,14 @@ class Conclude:
     exit_code: int | None
 
 
-Action = Launch | Conclude
+@dataclass(frozen=True)
+class GiveUp:
+    """What the queued run waits for has failed."""
+
+    run_id: str
+
+
+Action = Launch | Conclude | GiveUp
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
@@ -76,8 +86,11 @@ def decide(snapshot: Snapshot) -> list[Action]:
             held += attempt.gpus
     free = snapshot.total_gpus - held
     for run in sorted(snapshot.waiting, key=lambda r: (-r.priority, r.created_at, r.run_id)):
-        if run.gpus > snapshot.total_gpus:
-            continue  # never fits here; the command line says so
+        if run.needs == "a run that failed":
+            actions.append(GiveUp(run.run_id))
+            continue
+        if run.gpus > snapshot.total_gpus or run.needs == "a run under way":
+            continue  # what never fits here, the command line says
         if run.gpus > free:
             break
         free -= run.gpus

@@ -20,10 +20,10 @@ from db import reads, writes
 from experiment_specs.language import Condition
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
-from orchestrator.scheduler.decide import Action, Active, Conclude, Launch, Snapshot, Waiting, decide
+from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Launch, Needs, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
-from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
+from orchestrator.verdict import PROVEN, Measured, PlannedSteps, Verdict, judge, judge_scan
 from workers.launch import Order, plugins, write_order
 
 SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError)
@@ -51,11 +51,13 @@ class Scheduler:
 
     def tick(self) -> list[Action]:
         """One round: look, decide, act, read the spools. Returns what was done."""
-        runs = reads.runs(self._engine, states=("queued", "running"))
+        runs = reads.runs(self._engine, states=("queued", "running"), kinds=("train", "scan"))
         running = [run for run in runs if run.state == "running" and run.attempt is not None]
         observations = {run.id: self._fleet.observe(run.attempt) for run in running if run.attempt}
         snapshot = Snapshot(
-            waiting=[Waiting(r.id, r.gpus, r.priority, r.created_at) for r in runs if r.state == "queued"],
+            waiting=[
+                Waiting(r.id, r.gpus, r.priority, r.created_at, self._needs(r)) for r in runs if r.state == "queued"
+            ],
             active=[_active(run, run.attempt, observations[run.id]) for run in running if run.attempt],
             total_gpus=self._fleet.total_gpus(),
         )
@@ -68,9 +70,25 @@ class Scheduler:
         for action in actions:
             if isinstance(action, Launch):
                 self._launch(action.run_id)
+            elif isinstance(action, GiveUp):
+                self._give_up(action.run_id)
             else:
                 self._conclude(by_attempt[action.attempt_id], action)
         return actions
+
+    def _needs(self, run: reads.Run) -> Needs:
+        if run.waits_for is None:
+            return "nothing"
+        first = reads.runs(self._engine, ids=[run.waits_for])[0]
+        if first.state in ("queued", "running"):
+            return "a run under way"
+        return "nothing" if first.verdict == PROVEN else "a run that failed"
+
+    def _give_up(self, run_id: str) -> None:
+        run = reads.runs(self._engine, ids=[run_id])[0]
+        first = reads.runs(self._engine, ids=[str(run.waits_for)])[0]
+        why = "; ".join(first.reasons) or first.state
+        writes.give_up(self._engine, run_id, f"it needs {first.label} (run {first.id}), which failed: {why}")
 
     def _pull(self, run: reads.Run, attempt: reads.Attempt) -> None:
         """Read on in a spool; one that cannot be understood ends its own run and no other."""
@@ -85,7 +103,7 @@ class Scheduler:
             return
         run = reads.runs(self._engine, ids=[run_id])[0]
         attempt = run.attempts[-1]
-        write_order(Path(attempt.run_dir), _order(run, attempt, self._settings))
+        write_order(Path(attempt.run_dir), _order(run, attempt, self._settings, scan_for(self._engine, run)))
         self._fleet.launch(attempt, run.gpus)
 
     def _note_start(self, run: reads.Run, seen: Observation) -> None:
@@ -104,19 +122,21 @@ class Scheduler:
         except SPOOL_ERRORS as error:
             last_word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
         facts = measured(self._engine, attempt.id)
-        writes.end_attempt(
-            self._engine, attempt.id, attempt.token, run.id, conclude(run, facts, last_word, action.exit_code)
-        )
+        verdict = judge_run(self._engine, run, facts) if last_word is not None and last_word["ok"] else None
+        ending = conclude(run, verdict, last_word, action.exit_code)
+        writes.end_attempt(self._engine, attempt.id, attempt.token, run.id, ending)
 
 
 def conclude(
-    run: reads.Run, facts: list[Measured], finished: dict[str, Any] | None, exit_code: int | None
+    run: reads.Run, verdict: Verdict | None, finished: dict[str, Any] | None, exit_code: int | None
 ) -> writes.Ending:
-    """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw."""
+    """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw.
+
+    ``verdict``: what the evidence says of an attempt that came to its end.
+    """
     attempt = run.attempts[-1]
-    if finished is not None and finished["ok"]:
-        verdict = judge_run(run, facts)
-        why = f"attempt {attempt.number} trained to its end: {verdict.status}"
+    if verdict is not None:
+        why = f"attempt {attempt.number} came to its end: {verdict.status}"
         return writes.Ending("succeeded", "succeeded", why, 0, None, verdict.status, verdict.reasons)
     losses = sum(a.state == "lost" for a in run.attempts)
     error = finished["error"] if finished is not None else None
@@ -133,18 +153,52 @@ def conclude(
     )
 
 
-def judge_run(run: reads.Run, facts: list[Measured]) -> Verdict:
+def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
+    if run.kind == "scan":
+        return judge_scan(facts, None, _twins(engine, run, facts))
     condition = Condition.model_validate(run.condition, strict=False)
+    scan = scan_for(engine, run)
     plan = PlannedSteps(
-        run.total_steps, tuple(run.plan["eval_steps"]), int(run.plan["steps_per_epoch"]), run.code_version
-    )
+        run.total_steps, tuple(run.plan["eval_steps"]), int(run.plan["steps_per_epoch"]), run.code_version,
+        scan_errors=tuple(scan["errors"]) if scan else None,
+        scanned_model=scan["model"] if scan else None,
+    )  # fmt: skip
     return judge(condition, plan, facts)
+
+
+def scan_for(engine: Engine, run: reads.Run) -> dict[str, Any] | None:
+    """The layer scan that a run waited for: which run made it, of which model, and the errors by layer."""
+    if run.waits_for is None:
+        return None
+    first = reads.runs(engine, ids=[run.waits_for])[0]
+    facts = reads.evidence(engine, first.attempts[-1].id, kinds=("scan",)) if first.attempts else []
+    if not facts:
+        return None
+    data = facts[-1].data
+    return {"run": first.id, "model": data["model"], "errors": data["layers"]["relative_error"]}
+
+
+def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:
+    """Scans of other models that found the same to the last bit."""
+    own = next((fact.data for fact in reversed(facts) if fact.kind == "scan"), None)
+    if own is None:
+        return []
+    return [
+        f"{label} ({run_id})"
+        for run_id, label, data in reads.scans(engine)
+        if run_id != run.id and data["layers"] == own["layers"] and data["model"] != own["model"]
+    ]
 
 
 def measured(engine: Engine, attempt_id: int) -> list[Measured]:
     """Everything recorded of an attempt, as the verdict reads it."""
     facts = [Measured(fact.kind, fact.data) for fact in reads.evidence(engine, attempt_id)]
-    return facts + [Measured("step", {"step": step}) for _, step, _, _ in reads.steps(engine, attempt_id)]
+    return facts + [Measured("step", step_facts(step, m)) for _, step, _, m in reads.steps(engine, attempt_id)]
+
+
+def step_facts(step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """A training step as the verdict reads it: what it learnt from."""
+    return {"step": step, "prompts": metrics.get("aqn/prompts"), "trajectories": metrics.get("aqn/trajectories")}
 
 
 def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active:
@@ -155,8 +209,9 @@ def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active
     )  # fmt: skip
 
 
-def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings) -> Order:
+def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
     return Order(
+        kind=run.kind, scan=scan,
         run_id=run.id, attempt=attempt.number, token=attempt.token, label=run.label, condition_id=run.condition_id,
         condition=run.condition, seed=run.seed, total_steps=run.total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,

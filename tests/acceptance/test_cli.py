@@ -53,9 +53,9 @@ def test_a_bad_spec_is_one_line_with_exit_code_2_and_nothing_is_written(command,
 
 
 def test_what_the_workers_cannot_do_is_refused_before_anything_is_written(write_spec) -> None:
-    done = aqn("submit", write_spec(TINY + "set: {lora: r32}\n"))
+    done = aqn("submit", write_spec(TINY + "set: {rollout: vllm}\n"))
     assert done.returncode == 2
-    assert "lora is not carried out" in done.stderr
+    assert "rollout: vllm is not carried out" in done.stderr
     assert not home().exists()
 
 

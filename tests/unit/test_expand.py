@@ -58,7 +58,7 @@ def test_json_has_the_promised_keys() -> None:
 
 def test_what_the_workers_cannot_carry_out_is_said_in_the_plan() -> None:
     plan = make_plan(load_sweep(SWEEPS / "lora-on-a-quantised-base.yaml"))
-    assert all(any("lora" in blocker for blocker in c.blockers) for c in plan.conditions)
+    assert all(any("rollout: vllm" in blocker for blocker in c.blockers) for c in plan.conditions)
 
 
 def test_a_whole_field_goes_before_its_parts_in_whatever_order_they_are_written(write_spec) -> None:

@@ -39,6 +39,7 @@ def test_verl_knows_every_key(table, fields) -> None:
 
 def test_what_the_table_sets_cannot_be_set_a_second_time(table) -> None:
     keys = set(table()) | set(table(algorithm="grpo")) | set(table(algorithm__overlong={"buffer": 4, "penalty": 0.5}))
+    keys |= set(table(lora="r32"))
     assert keys - set(RESULT_NEUTRAL_OVERRIDES) - set(CPU) == set(DECIDED_BY)
 
 

@@ -7,9 +7,10 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from experiment_specs.load import build_condition, load_sweep
+from experiment_specs.modules import is_block_linear
 from tests.conftest import TINY
 from workers.launch import Order
-from workers.treatments.quantize import is_block_linear, quantise
+from workers.treatments.quantize import quantise
 from workers.verl.generate import Request, sample
 from workers.verl.rollout_copy import RolloutCopy
 
@@ -49,11 +50,13 @@ def test_noise_is_on_in_training_rollouts_and_lifted_in_evals(make_copy) -> None
     copy.load(weights, step=4)  # serves step 5: the second interval of ten
     assert copy.planned_sigma() > 0
     copy.begin_eval()
-    kind, mode = copy.evidence_before_generating()
-    assert (kind, mode["realised"]["modules"], mode["on_grid"]) == ("eval_mode", 0, mode["watched"])
+    evidence = copy.evidence_before_generating()
+    mode = evidence.facts
+    assert (evidence.kind, mode["realised"]["modules"], mode["on_grid"]) == ("eval_mode", 0, mode["watched"])
     copy.end_eval()
-    kind, facts = copy.evidence_before_generating()
-    assert (kind, facts["realised"]["modules"], facts["serves"]) == ("sync", 5, 5)
+    evidence = copy.evidence_before_generating()
+    facts = evidence.facts
+    assert (evidence.kind, facts["realised"]["modules"], facts["serves"]) == ("sync", 5, 5)
     assert abs(facts["realised"]["std"] - facts["sigma_expected"]) < 5 * facts["sigma_error"]
     assert copy.evidence_before_generating() is None  # once a sync
 

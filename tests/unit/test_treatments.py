@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from experiment_specs.language import Aqn, Dtype
+from experiment_specs.modules import is_block_linear
 from experiment_specs.schedules import sigma_at
 from workers.treatments.aqn import Noise
 from workers.treatments.probe import Gradients, Probe
@@ -17,7 +18,6 @@ from workers.treatments.quantize import (
     QuantisedLinear,
     attach,
     fingerprint,
-    is_block_linear,
     quantisation_error,
     quantise,
     sampled,
@@ -135,7 +135,7 @@ def test_block_linears_are_quantised_and_nothing_else() -> None:
 
 def gradients_of(toy: Toy, name: str, dtype: Dtype) -> Gradients:
     seen: list[Gradients] = []
-    Probe(toy.get_submodule(name), dtype, seen.append)
+    Probe(toy.get_submodule(name), lambda w: quantise(w, dtype), seen.append)
     ids = torch.randint(0, 11, (4, 7), generator=torch.Generator().manual_seed(2))
     toy(ids).square().mean().backward()
     return seen[0]
@@ -195,10 +195,10 @@ def test_noise_is_redrawn_from_clean_weights_and_never_accumulates() -> None:
     noise.remember()
     for step in range(200):
         noise.draw(0.05, seed=1, step=step)
-    assert noise.measure().std == pytest.approx(0.05, rel=0.2)
+    assert noise.measure().pooled.std == pytest.approx(0.05, rel=0.2)
     noise.lift()
-    assert noise.measure().modules == 0
-    assert noise.measure().largest == 0.0
+    assert noise.measure().pooled.changed == 0
+    assert noise.measure().pooled.largest == 0.0
 
 
 def test_restoring_brings_back_the_same_noise() -> None:
@@ -233,11 +233,11 @@ def test_bf16_rounds_small_noise_away_and_the_simulation_knows(sigma, inert) -> 
     noise = Noise(toy)
     noise.remember()
     noise.draw(sigma, seed=1, step=1)
-    due = noise.simulate(sigma, seed=1, step=1)
-    realised = noise.measure()
+    due, _ = noise.expect(sigma, seed=1, step=1)
+    realised = noise.measure().pooled
     assert (due.std == 0.0) is inert
     assert abs(realised.std - due.std) <= 5 * due.error + 1e-12
-    assert realised.modules >= due.modules
+    assert realised.changed >= due.due
 
 
 @pytest.mark.parametrize("sigma", [3.2e-3, 1e-3, 5.6e-4, 3.2e-4])
@@ -250,8 +250,8 @@ def test_norms_in_which_bf16_hides_the_noise_are_not_demanded(sigma) -> None:
     noise.remember()
     for seed in range(12):
         noise.draw(sigma, seed, step=1)
-        due, realised = noise.simulate(sigma, seed, step=1), noise.measure()
-        assert realised.modules >= due.modules
+        (due, _), realised = noise.expect(sigma, seed, step=1), noise.measure().pooled
+        assert realised.changed >= due.due
         assert abs(realised.std - due.std) <= 5 * due.error
 
 
@@ -265,7 +265,7 @@ def test_the_probe_waits_for_a_gradient() -> None:
     toy = Toy()
     attach(toy, FLOOR)
     seen: list[Gradients] = []
-    Probe(toy.get_submodule("model.layers.0.q_proj"), FLOOR, seen.append)
+    Probe(toy.get_submodule("model.layers.0.q_proj"), lambda w: quantise(w, FLOOR), seen.append)
     ids = torch.randint(0, 11, (4, 7), generator=torch.Generator().manual_seed(2))
     (toy(ids).square().mean() * 0).backward()
     assert seen == []

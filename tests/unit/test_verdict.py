@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from experiment_specs.language import Aqn
+from experiment_specs.language import Aqn, Dtype
 from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.schedules import sigma_at
-from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge
+from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge, judge_scan
 from tests.conftest import TINY
 
 LINEARS = [f"model.layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.up_proj")]
 PLAN = PlannedSteps(total_steps=4, eval_steps=(0, 2, 4), steps_per_epoch=4, code_version="v1")
 AQN = Aqn(schedule="kstage", sigma_start=0.01, sigma_end=0.0001, num_stages=4)
+DTYPE = Dtype(format="mxfp4", scale_rule="floor")
 NORMS = {"model.norm": "clean"}
 Facts = dict[str, list[dict[str, Any]]]
 
@@ -29,17 +31,29 @@ def realised(std: float) -> dict[str, Any]:
     return {"modules": 5 if std else 0, "watched": 5, "std": std, "largest": 3 * std, "elements": 320}
 
 
+def by_layer(sigma: float, multipliers: tuple[float, float] = (1.0, 1.0)) -> dict[str, list[Any]]:
+    each = [*multipliers, 1.0]
+    return {
+        "layer": [0, 1, None], "multiplier": each, "modules": [2, 2, 1],
+        "changed": [n if sigma * m else 0 for n, m in zip((2, 2, 1), each, strict=True)],
+        "std": [sigma * m for m in each], "expected": [sigma * m for m in each],
+        "error": [0.05 * sigma * m for m in each],
+    }  # fmt: skip
+
+
 def sync(step: int, sigma: float, replica: int = 0, replicas: int = 1) -> dict[str, Any]:
     return {
         "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
         "modules_due": 5 if sigma else 0, "realised": realised(sigma), "linears": 4, "on_grid": 4, "watched": 4,
         "weights": weights(step), "norms": NORMS, "replica": replica, "replicas": replicas,
+        "layers": by_layer(sigma), "output": {"module": LINEARS[step % 4], "error": 1e-7, "n_eff": 400.0},
     }  # fmt: skip
 
 
 def probe(step: int) -> dict[str, Any]:
     return {
-        "export": step, "module": LINEARS[step], "output_error": 1e-7, "input_error": 1e-7, "weight_error": 1e-7,
+        "export": step, "module": LINEARS[step], "output_error": 1e-7, "n_eff": 400.0, "input_error": 1e-7,
+        "weight_error": 1e-7,
         "input_error_unquantised": 0.1,
     }  # fmt: skip
 
@@ -54,8 +68,8 @@ def good_facts(noise: bool, replicas: int = 1) -> Facts:
         "planned": [{"total_steps": 4, "steps_per_epoch": 4, "train_rows": 4000, "test_rows": 500}],
         "quantised": [
             {
-                "formats": [{"format": "mxfp4", "scale_rule": "floor"}], "linears": [*LINEARS, "lm_head"],
-                "quantised": list(LINEARS), "sqnr_db": 18.0, "mean_abs_ratio": 0.1,
+                "formats": [DTYPE.model_dump(mode="json")], "linears": [*LINEARS, "lm_head"],
+                "quantised": list(LINEARS), "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": [],
             }
         ],
         "exported": [{"export": step, "weights": weights(step) | NORMS} for step in range(5)],
@@ -66,8 +80,12 @@ def good_facts(noise: bool, replicas: int = 1) -> Facts:
             {**sync(step, 0.0, r, replicas), "realised": realised(0.0)} for step in (0, 2, 4) for r in everyone
         ],
         "eval": [{"step": s, "k": 300, "n": 500, "samples": 1, "questions": "q"} for s in (0, 2, 4)],
-        "step": [{"step": s} for s in range(1, 5)],
-        "moved": [{"export": s, "optimiser_updates": s, "block_linears": 1e-3 * s, "other": 1e-4 * s} for s in range(5)],
+        "step": [{"step": s, "prompts": 16, "trajectories": 128} for s in range(1, 5)],
+        "moved": [
+            {"export": s, "optimiser_steps": s, "optimiser_updates": s, "block_linears": 1e-3 * s, "adapters": 0.0,
+             "other": 1e-4 * s}
+            for s in range(5)
+        ],
     }  # fmt: skip
 
 
@@ -75,11 +93,10 @@ def good_facts(noise: bool, replicas: int = 1) -> Facts:
 def verdict_of(write_spec) -> Callable[..., tuple[str, str]]:
     sweep = load_sweep(write_spec(TINY))
 
-    def judged(facts: Facts, aqn: str = "standard") -> tuple[str, str]:
-        condition = build_condition(
-            sweep, {"dtype": "mxfp4", "aqn": aqn} | ({"aqn.num_stages": 4} if aqn != "none" else {})
-        )
-        result = judge(condition, PLAN, [Measured(k, d) for k, many in facts.items() for d in many])
+    def judged(facts: Facts, aqn: str = "standard", plan: PlannedSteps = PLAN, **more: Any) -> tuple[str, str]:
+        stages = {"aqn.num_stages": 4} if aqn != "none" else {}
+        condition = build_condition(sweep, {"dtype": "mxfp4", "aqn": aqn} | stages | more)
+        result = judge(condition, plan, [Measured(k, d) for k, many in facts.items() for d in many])
         return result.status, "; ".join(result.reasons)
 
     return judged
@@ -214,13 +231,42 @@ def nothing_learnt(f: Facts) -> None:
         fact["block_linears"] = 0.0
 
 
+def forward_of_other_weights(f: Facts) -> None:
+    f["forward_weights"][2]["weights"] = weights(2) | {LINEARS[3]: "other"}
+
+
+def twice_the_samples(f: Facts) -> None:
+    f["step"][1] |= {"prompts": 32, "trajectories": 256}
+
+
+def more_updates(f: Facts) -> None:
+    for fact in f["moved"]:
+        fact["optimiser_steps"] *= 2
+
+
+def multiplier_that_nobody_read(f: Facts) -> None:
+    f["sync"][1]["layers"] = by_layer(0.01, (1.0, 0.5))
+
+
+def a_layer_without_its_noise(f: Facts) -> None:
+    f["sync"][1]["layers"]["std"][1] = 0.0
+
+
+def error_that_nobody_planned(f: Facts) -> None:
+    f["eval_mode"][1]["output"] = {"module": LINEARS[1], "error": 0.05, "n_eff": 400.0}
+
+
+def adapters_that_nobody_planned(f: Facts) -> None:
+    f["quantised"][0]["adapted"] = [LINEARS[1]]
+
+
 @pytest.mark.parametrize(
     ("breakage", "words"),
     [
         (sigma_stays_zero, "sigma stayed 0 in all 4 rollouts"),
         (no_module_noised, "found no module to act on"),
-        (one_norm_noised, "1 of 5 norms were noised"),
-        (sigma_of_another_step, "in the rollouts of step 3 the noise had sigma 0.01, planned 0.0001"),
+        (one_norm_noised, "1 of 5 modules were noised"),
+        (sigma_of_another_step, "in the rollouts of step 3 the noise had sigma 0.01, 0.0001 was to be expected"),
         (schedule_with_another_total, "in the rollouts of step 1 the worker aimed at sigma 0, the schedule has 0.01"),
         (sigma_is_not_a_number, "the noise had sigma nan"),
         (eval_of_other_weights, "the eval at step 4 used other weights than the policy exported"),
@@ -233,19 +279,26 @@ def nothing_learnt(f: Facts) -> None:
         (a_linear_left_out, "1 of 4 block linears were not quantised: model.layers.1.mlp.up_proj"),
         (another_format, "not to mxfp4"),
         (rollout_off_the_grid, "after the sync of step 1, 1 of 4 watched linears of the rollout are not mxfp4"),
-        (rollout_has_other_weights, "holds other weights than the policy's forward used"),
+        (rollout_has_other_weights, "the rollout holds other weights than the policy exported: model.layers.0"),
         (last_eval_missing, "the eval at the last step, 4, is missing; the last one is at step 2"),
         (no_eval_at_all, "there is none at all"),
         (fewer_questions, "the eval at step 2 asked 499 questions of 500"),
         (other_questions, "did not all ask the same questions"),
-        (noise_on_in_an_eval, "noise was on in the eval at step 2: 5 norms"),
-        (eval_in_16_bit, "the eval at step 4 did not use mxfp4 weights"),
+        (noise_on_in_an_eval, "noise was on in the eval at step 2: 5 modules"),
+        (eval_in_16_bit, "the eval at step 4: 4 of 4 watched linears are not mxfp4"),
         (fewer_steps, "3 of 4 planned training steps were executed"),
         (another_total, "set out for 8 training steps, the plan says 4"),
         (gradient_through_unquantised_weights, "it used the unquantised W"),
         (weight_gradient_changed, "dL/dW is off"),
         (gradient_is_not_a_number, "dL/dx is off"),
         (nothing_learnt, "nothing was learnt"),
+        (forward_of_other_weights, "the policy's forward used other weights than it exported: model.layers.1"),
+        (twice_the_samples, "step 2 learnt from 256 answers to 32 prompts, planned are 128 to 16"),
+        (more_updates, "the optimiser made 8 steps in 4 training steps, planned are 4"),
+        (multiplier_that_nobody_read, "layer 1 had multiplier 0.5, the plan has 1"),
+        (a_layer_without_its_noise, "the noise of layer 1 had sigma 0, 0.001 was to be expected"),
+        (error_that_nobody_planned, "in phase eval the results of model.layers.0.mlp.up_proj are off by 5 %"),
+        (adapters_that_nobody_planned, "adapters where none are planned: model.layers.0.mlp.up_proj"),
     ],
 )
 def test_a_contradiction_refutes(verdict_of, breakage, words) -> None:
@@ -329,3 +382,186 @@ def test_stages_that_the_format_rounds_away_are_inert_and_not_refuted(verdict_of
     facts["sync"][3] |= {"sigma_expected": 0.0, "sigma_error": 0.0, "modules_due": 0, "realised": realised(0.0)}
     assert verdict_of(facts)[0] == "PROVEN"
     assert inert_stages(Measured("sync", fact) for fact in facts["sync"]) == [4]
+
+
+ADAPTERS = [f"{name}.lora_{side}.default" for name in LINEARS for side in "AB"]
+
+
+def with_adapters(sync: str = "adapter") -> Facts:
+    """A proven run of adapters on a quantised base."""
+    facts = good_facts(noise=True)
+    base = {name: f"{name}@base" for name in LINEARS}
+    for fact in facts["quantised"]:
+        fact |= {"adapted": list(LINEARS), "adapter_types": ["torch.float32"]}
+        fact["linears"] = [*fact["linears"], *ADAPTERS]
+    for fact in facts["gradient_probe"]:
+        fact["weight_error"] = None
+    facts["gradient_probe"].append(probe(2) | {"module": ADAPTERS[2], "input_error_unquantised": 1e-7})
+    for fact in facts["moved"]:
+        fact |= {"block_linears": 0.0, "other": 0.0, "adapters": 1e-3 * fact["export"]}
+    for fact in facts["forward_weights"]:
+        fact["weights"] = base | {name: f"{name}@{fact['export']}" for name in ADAPTERS}
+    for fact in facts["exported"]:
+        used = base | {name: f"{name}@{fact['export']}" for name in ADAPTERS}
+        if sync == "adapter":
+            fact["weights"] = used | NORMS
+        else:
+            fact |= {"used": used, "merges": {n: {"error": 1e-8, "delta": 1e-3, "kept": 1.0} for n in LINEARS}}
+    for fact in (*facts["sync"], *facts["eval_mode"]):
+        sent = next(e["weights"] for e in facts["exported"] if e["export"] == fact["step"])
+        fact["weights"] = {name: value for name, value in sent.items() if name not in NORMS}
+        fact["on_grid"] = 4 if sync == "adapter" else 0
+    return facts
+
+
+@pytest.mark.parametrize("sync", ["adapter", "merged"])
+def test_adapters_on_a_quantised_base_are_proven(verdict_of, sync) -> None:
+    assert verdict_of(with_adapters(sync), lora={"sync": sync}) == ("PROVEN", "")
+
+
+def base_moved(f: Facts) -> None:
+    f["moved"][-1]["block_linears"] = 1e-3
+
+
+def adapters_stay(f: Facts) -> None:
+    f["moved"][-1]["adapters"] = 0.0
+
+
+def adapters_left_out(f: Facts) -> None:
+    f["quantised"][0]["adapted"] = LINEARS[:3]
+
+
+def base_was_trained(f: Facts) -> None:
+    f["gradient_probe"][1]["weight_error"] = 1e-7
+
+
+def adapter_is_quantised(f: Facts) -> None:
+    f["quantised"][0]["quantised"].append(ADAPTERS[0])
+
+
+def adapter_of_another_step(f: Facts) -> None:
+    f["sync"][2]["weights"][ADAPTERS[0]] = f"{ADAPTERS[0]}@1"
+
+
+def adapter_probe_is_off(f: Facts) -> None:
+    f["gradient_probe"][-1]["input_error"] = 0.1
+
+
+@pytest.mark.parametrize(
+    ("breakage", "words"),
+    [
+        (base_moved, "the base should be frozen, and moved by 0.1 % of its norm"),
+        (adapters_stay, "the adapters are where they started"),
+        (adapters_left_out, "1 of 4 block linears have no adapter: model.layers.1.mlp.up_proj"),
+        (base_was_trained, "it belongs to the frozen base, and got a gradient"),
+        (adapter_is_quantised, "quantised, and must not be: model.layers.0.self_attn.q_proj.lora_A.default"),
+        (adapter_of_another_step, "the rollout holds other weights than the policy exported"),
+        (adapter_probe_is_off, "lora_A.default: dL/dx is off"),
+    ],
+)
+def test_adapters_that_are_not_what_they_should_be_refute(verdict_of, breakage, words) -> None:
+    facts = with_adapters()
+    breakage(facts)
+    status, reasons = verdict_of(facts, lora="r32")
+    assert status == "REFUTED"
+    assert words in reasons
+
+
+def test_a_merge_that_did_nothing_refutes(verdict_of) -> None:
+    facts = with_adapters("merged")
+    facts["exported"][2]["merges"][LINEARS[0]]["error"] = 1e-3
+    status, reasons = verdict_of(facts, lora={"sync": "merged"})
+    assert status == "REFUTED"
+    assert "the merged weight of model.layers.0.self_attn.q_proj is off Q(W) + BA by 0.1 %" in reasons
+
+
+SCANNED = replace(PLAN, scan_errors=(0.3, 0.1), scanned_model="a")
+
+
+def aimed_at(multipliers: tuple[float, float]) -> Facts:
+    facts = good_facts(noise=True)
+    for fact in facts["sync"]:
+        fact["layers"] = by_layer(fact["sigma_planned"], multipliers)
+    return facts
+
+
+def test_noise_aimed_by_a_scan_is_proven_layer_by_layer(verdict_of) -> None:
+    aim = {"aim": "variable"}
+    assert verdict_of(aimed_at((1.5, 0.5)), plan=SCANNED, srdd=aim) == ("PROVEN", "")
+    status, reasons = verdict_of(aimed_at((1.0, 1.0)), plan=SCANNED, srdd=aim)
+    assert (status, "layer 0 had multiplier 1, the plan has 1.5" in reasons) == ("REFUTED", True)
+    targeted = {"aim": "targeted", "top_k": 1}
+    assert verdict_of(aimed_at((1.0, 0.0)), plan=SCANNED, srdd=targeted)[0] == "PROVEN"
+    noisy = aimed_at((1.0, 0.0))
+    noisy["sync"][1]["layers"]["changed"][1] = 2
+    assert "layer 1 was noised, and has multiplier 0" in verdict_of(noisy, plan=SCANNED, srdd=targeted)[1]
+
+
+def test_a_scan_that_is_not_known_or_of_another_model_proves_nothing(verdict_of) -> None:
+    aim = {"aim": "variable"}
+    assert verdict_of(aimed_at((1.5, 0.5)), srdd=aim)[0] == "UNPROVEN"
+    other = replace(SCANNED, scanned_model="b")
+    status, reasons = verdict_of(aimed_at((1.5, 0.5)), plan=other, srdd=aim)
+    assert (status, "of another model" in reasons) == ("REFUTED", True)
+
+
+def with_errors(*phases: str, scale: float = 0.05, backward: float = 1e-7) -> Facts:
+    """A proven run with errors on matrix products in these phases."""
+    facts = good_facts(noise=False)
+    for fact in facts["gradient_probe"]:
+        fact |= {
+            "output_error": scale if "train" in phases else 1e-7,
+            "input_error": backward,
+            "weight_error": backward,
+        }
+    for kind, phase in (("sync", "rollout"), ("eval_mode", "eval")):
+        for fact in facts[kind]:
+            fact["output"] = fact["output"] | {"error": scale if phase in phases else 1e-7}
+    facts["noisy_ops"] = [
+        {"phase": phase, "ops": {"linear": {"calls": 9, "sampled": 8, "relative_std": scale, "n_eff": 400.0}}}
+        for phase in phases
+    ]
+    return facts
+
+
+@pytest.mark.parametrize("phases", [("train", "rollout", "eval"), ("train", "rollout"), ("rollout",)])
+def test_errors_of_the_hardware_are_proven_in_their_phases_and_nowhere_else(verdict_of, phases) -> None:
+    planned = {"scale": 0.05, "phases": list(phases)}
+    assert verdict_of(with_errors(*phases), "none", hw_noise=planned) == ("PROVEN", "")
+    for phase in phases:
+        lacking = with_errors(*(p for p in phases if p != phase))
+        status, reasons = verdict_of(lacking, "none", hw_noise=planned)
+        assert (status, f"in phase {phase} the results of" in reasons) == ("REFUTED", True)
+
+
+def test_errors_of_scale_0_or_of_another_scale_refute(verdict_of) -> None:
+    planned = {"scale": 0.05}
+    for scale in (0.0, 0.01, 0.1):
+        facts = with_errors("train", "rollout", "eval", scale=scale)
+        status, reasons = verdict_of(facts, "none", hw_noise=planned)
+        assert (status, "planned are 5 %" in reasons) == ("REFUTED", True)
+
+
+def test_errors_in_backward_are_judged_as_declared(verdict_of) -> None:
+    everywhere = ("train", "rollout", "eval")
+    planned = {"scale": 0.05, "backward": True}
+    assert verdict_of(with_errors(*everywhere, backward=0.05), "none", hw_noise=planned)[0] == "PROVEN"
+    status, reasons = verdict_of(with_errors(*everywhere, backward=0.05), "none", hw_noise={"scale": 0.05})
+    assert (status, "dL/dx is off" in reasons) == ("REFUTED", True)
+
+
+def test_errors_in_chosen_layers_are_looked_for_there(verdict_of) -> None:
+    facts = with_errors("train", "rollout", "eval")
+    status, reasons = verdict_of(facts, "none", hw_noise={"scale": 0.05, "layers": [1]})
+    assert (status, "and no error is planned" in reasons) == ("REFUTED", True)
+
+
+def test_a_scan_is_judged_too() -> None:
+    table = {"layer": [0, 1], "relative_error": [0.2, 0.3]}
+    good = [Measured("scan", {"model": "m", "layers": table})]
+    assert judge_scan(good, 2, ()).status == "PROVEN"
+    assert judge_scan(good, 2, ("scan of b (x)",)).status == "REFUTED"
+    assert judge_scan([], 2, ()).status == "UNPROVEN"
+    assert judge_scan([Measured("scan", {"model": None, "layers": table})], 2, ()).status == "UNPROVEN"
+    still = {"layer": [0, 1], "relative_error": [0.0, 0.0]}
+    assert judge_scan([Measured("scan", {"model": "m", "layers": still})], 2, ()).status == "REFUTED"

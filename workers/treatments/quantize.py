@@ -1,14 +1,12 @@
 """Fake quantisation of weights: values on a 4-bit grid, gradients straight through.
 
 The values are torchao's; the autograd function is ours, because torchao's own training linears do not do weight-only
-on a CPU. Which modules are quantised is decided here, once, by name: every linear inside a decoder block, never
-``lm_head``, the embeddings, or an adapter.
+on a CPU. Which modules are quantised is decided by name, in :mod:`experiment_specs.modules`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from experiment_specs.language import Dtype
-
-BLOCK_LINEAR = re.compile(r"(^|\.)layers\.\d+\.(?!.*lora_)[\w.]*$")
-"""Names of linears inside a decoder block (``…layers.7.mlp.up_proj``), adapters excepted."""
-
-
-def is_block_linear(name: str) -> bool:
-    return BLOCK_LINEAR.search(name) is not None
+from experiment_specs.modules import idle_patterns, is_quantised
 
 
 def quantise(weight: Tensor, dtype: Dtype) -> Tensor:
@@ -87,10 +79,15 @@ class QuantisedLinear(nn.Linear):
 
 
 def attach(model: nn.Module, dtype: Dtype) -> list[str]:
-    """Make every block linear of ``model`` multiply with Q(W); returns their names in order."""
+    """Make the linears that ``dtype`` means multiply with Q(W); returns their names in order.
+
+    Raises ValueError for a pattern of ``dtype`` that matches no block linear.
+    """
+    if idle := idle_patterns(dtype, [name for name, _ in linears(model)]):
+        raise ValueError(f"dtype names modules that the model does not have: {', '.join(idle)}")
     names = []
     for name, module in linears(model):
-        if is_block_linear(name) and type(module) is nn.Linear:
+        if is_quantised(dtype, name) and type(module) is nn.Linear:
             module.__class__ = QuantisedLinear
             quantised: Any = module
             quantised.weight_dtype, quantised.watch, quantised.seen = dtype, False, None
@@ -140,7 +137,8 @@ def quantisation_error(weights: list[Tensor], dtype: Dtype) -> Error:
 
 def fingerprint(tensor: Tensor) -> str:
     """Hash of a tensor's values, the same whatever float type holds them exactly."""
-    exact = tensor.detach().to("cpu", torch.float32).contiguous()
+    # a copy, because numpy pins the storage that it looks at, and FSDP frees that of unsharded weights
+    exact = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
     return hashlib.sha256(exact.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 

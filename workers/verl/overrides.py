@@ -93,6 +93,14 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         "trainer.val_before_train": c.eval.before_training,
         "trainer.save_freq": order.total_steps,  # the last step
     }  # fmt: skip
+    if c.lora is not None:
+        model = "actor_rollout_ref.model"
+        table |= {
+            f"{model}.lora_rank": c.lora.rank,
+            f"{model}.lora_alpha": c.lora.alpha,
+            f"{model}.target_modules": "all-linear",
+            f"{model}.lora.merge": c.lora.sync == "merged",
+        }
     if a.overlong is not None:
         table |= {
             "reward.reward_manager.name": "dapo",

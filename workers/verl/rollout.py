@@ -34,9 +34,10 @@ class ServerAdapter(BaseRollout):
 
     @torch.no_grad()
     async def update_weights(self, weights: Any, global_steps: int | None = None, **options: Any) -> None:
-        """Send one sync. ``weights``: (name, tensor) pairs, drained by every rank, because gathering is collective."""
-        if options.get("peft_config") is not None:
-            raise RuntimeError("the transformers rollout of this version loads full weights only")
+        """Send one sync. ``weights``: (name, tensor) pairs, drained by every rank, because gathering is collective.
+
+        Adapters come among them, under the names that they have in the policy.
+        """
         state = {name: value.detach().cpu() for name, value in weights}
         if self._leads:
             await ray.get_actor(server_name(self._replica)).load.remote(state, global_steps or 0)

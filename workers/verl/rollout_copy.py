@@ -5,44 +5,88 @@ Knows torch and the treatments, not Ray: the same object serves the transformers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiment_specs.layers import LayerMultipliers, layer_multipliers
+from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, layer_of, plain
 from experiment_specs.schedules import sigma_at
 from workers.events import Kind
 from workers.launch import Order
-from workers.treatments.aqn import Noise, Simulated
-from workers.treatments.quantize import fingerprint, is_block_linear, linears, quantise, sampled
+from workers.treatments import lora
+from workers.treatments.aqn import Expected, Noise, by_layer
+from workers.treatments.noisy_ops import NoisyOps
+from workers.treatments.probe import OutputCheck
+from workers.treatments.quantize import fingerprint, linears, quantise, sampled
+
+SILENT = Expected(0.0, 0.0, 0)
+
+
+@dataclass
+class Evidence:
+    """Facts about one spell of generating. Complete after it: some are seen only while the model generates."""
+
+    kind: Kind
+    facts: dict[str, Any]
+    output: OutputCheck | None = field(default=None, repr=False)
+
+    def complete(self) -> dict[str, Any]:
+        return self.facts | ({"output": self.output.facts()} if self.output is not None else {})
 
 
 class RolloutCopy:
-    """One model that generates, and the record of what was done to it."""
+    """One model that generates, and the record of what was done to it. Wraps the model in adapters where there are."""
 
     def __init__(self, model: Any, order: Order) -> None:
-        self.model = model
         self.order = order
         self.condition = order.typed_condition
-        self.noise = Noise(model)  # watches the norms also where no noise is planned: that too is measured
+        self._adapters = self.condition.lora is not None and self.condition.lora.sync == "adapter"
+        if self.condition.lora is not None and self._adapters:
+            model = lora.wrap(model, self.condition.lora)
+        self.model = model.eval()
+        aqn = self.condition.aqn
+        multipliers = LayerMultipliers()
+        if aqn is not None:
+            multipliers = layer_multipliers(aqn, self.condition.srdd, order.scan_errors)
+        # norms are watched also where no noise is planned: that too is measured
+        self.noise = Noise(model, aqn.layer_types if aqn is not None else "rmsnorm", multipliers)
+        self.norms = dict(Noise(model).modules)
+        hw_noise = self.condition.hw_noise
+        self.noisy_ops = NoisyOps(model, hw_noise) if hw_noise is not None else None
         self.step: int | None = None
         self.in_eval = False
+        self._calls = 0
         self._pending: list[Kind] = []
-        self._linears = [name for name, _ in linears(model) if is_block_linear(name)]
+        self._linears = {name: m for name, m in linears(model) if is_block_linear(name)}
+        self._quantised = [name for name in self._linears if is_quantised(self.condition.dtype, name)]
 
     @torch.no_grad()
-    def load(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Take over a sync made after training step ``step``; it serves the rollouts of step ``step + 1``."""
+    def load(self, weights: Mapping[str, Tensor], step: int) -> list[tuple[Kind, dict[str, Any]]]:
+        """Take over a sync made after training step ``step``; it serves the rollouts of step ``step + 1``.
+
+        Returns the events that end with the weights before. Raises RuntimeError for weights that do not fit.
+        """
+        ended = self._noisy_ops_seen("rollout")
+        self.noise.lift()  # what this sync does not bring must not keep the last one's noise
         missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        tied = {"lm_head.weight"} if getattr(self.model.config, "tie_word_embeddings", False) else set()
-        if set(missing) - tied or unexpected:
-            raise RuntimeError(f"the sync does not fit the rollout model: missing {missing}, unexpected {unexpected}")
-        self.step, self.in_eval = step, False
+        absent = [name for name in missing if self._must_come(name)]
+        if absent or unexpected:
+            raise RuntimeError(f"the sync does not fit the rollout model: missing {absent}, unexpected {unexpected}")
+        self.step, self.in_eval, self._calls = step, False, 0
         self.noise.remember()
         self.apply_noise()
         self._pending = ["sync"]
+        return ended
+
+    def _must_come(self, name: str) -> bool:
+        """The first sync brings everything, a later one of adapters only them."""
+        tied = name.endswith("lm_head.weight") and getattr(self.model.config, "tie_word_embeddings", False)
+        return not tied and (self.step is None or not self._adapters or is_adapter(name))
 
     def apply_noise(self) -> None:
         """Draw for the rollouts that this sync serves."""
@@ -57,20 +101,43 @@ class RolloutCopy:
             return 0.0
         return sigma_at(self.condition.aqn, self.serves, self.order.total_steps, self.order.steps_per_epoch)
 
-    def begin_eval(self) -> None:
-        """From now on answers are test answers: without noise."""
+    def begin_eval(self) -> list[tuple[Kind, dict[str, Any]]]:
+        """From now on answers are test answers: without noise on the weights, unless the condition wants it there.
+
+        Returns the events that end with the training answers before.
+        """
+        ended = self._noisy_ops_seen("rollout")
         self.in_eval = True
-        self.lift_noise()
+        if self.condition.aqn is None or not self.condition.aqn.during_eval:
+            self.lift_noise()
         self._pending.append("eval_mode")
+        return ended
 
     def lift_noise(self) -> None:
         self.noise.lift()
 
-    def end_eval(self) -> None:
+    def end_eval(self) -> list[tuple[Kind, dict[str, Any]]]:
+        """Training answers again. Returns the events that end with the eval."""
+        ended = self._noisy_ops_seen("eval")
         self.in_eval = False
         self.noise.restore()
+        return ended
 
-    def evidence_before_generating(self) -> tuple[Kind, dict[str, Any]] | None:
+    @contextmanager
+    def answering(self, emit: Callable[[Kind, dict[str, Any]], object]) -> Iterator[None]:
+        """Around every spell of generating: errors of the hardware on, and evidence to ``emit`` when it is due."""
+        evidence = self.evidence_before_generating()
+        self._calls += 1
+        noise: Any = nullcontext()
+        if self.noisy_ops is not None:
+            seed = ((self.order.seed * 1009 + self.serves) * 2 + self.in_eval) * 10_007 + self._calls
+            noise = self.noisy_ops.phase("eval" if self.in_eval else "rollout", seed)
+        with noise:
+            yield
+        if evidence is not None:
+            emit(evidence.kind, evidence.complete())
+
+    def evidence_before_generating(self) -> Evidence | None:
         """What the model holds right now, the first time it generates after a sync or within an eval; else None.
 
         ``sync`` evidence waits for the first *training* rollout after the sync, so it is taken on what generates it.
@@ -79,32 +146,72 @@ class RolloutCopy:
         if wanted not in self._pending:
             return None
         self._pending.remove(wanted)
-        return wanted, self.measure()
+        name = self._checked_linear()
+        return Evidence(wanted, self.measure(), OutputCheck(plain(name), self._linears[name]))
+
+    def _checked_linear(self) -> str:
+        """Another linear at every sync; where hw_noise names layers, one inside and one outside of them by turns."""
+        names = list(self._linears)
+        chosen = self.condition.hw_noise.layers if self.condition.hw_noise is not None else None
+        if chosen is not None:
+            inside = [name for name in names if layer_of(name) in chosen]
+            outside = [name for name in names if layer_of(name) not in chosen]
+            names = inside if self.serves % 2 or not outside else outside
+        return names[self.serves * 7 % len(names)]
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
-        """Facts about the weights as they stand: noise realised, linears on the grid or not, fingerprints."""
+        """Facts about the weights as they stand: noise realised, linears on the grid or not, fingerprints.
+
+        Fingerprints are of the weights without their noise, which is measured apart: together they say what is held.
+        """
         realised = self.noise.measure()
         planned = self.planned_sigma()
-        due = self.noise.simulate(planned, self.order.seed, self.serves) if planned > 0 else Simulated(0.0, 0.0, 0)
-        by_name = dict(linears(self.model))
-        watched = sampled(self._linears)
+        if planned > 0:
+            due, due_by_layer = self.noise.expect(planned, self.order.seed, self.serves)
+        else:
+            due, due_by_layer = SILENT, {}
+        watched = sampled(self._quantised)
+        pooled = realised.pooled
         return {
             "step": self.step,
             "serves": self.serves,
             "sigma_planned": planned,
             "sigma_expected": due.std,
             "sigma_error": due.error,
-            "modules_due": due.modules,
-            "realised": asdict(realised),
+            "modules_due": due.due,
+            "realised": {
+                "modules": pooled.changed, "watched": pooled.modules, "std": pooled.std, "largest": pooled.largest,
+                "elements": pooled.elements,
+            },
+            "layers": by_layer(self.noise, realised, lambda layer: due_by_layer.get(layer, SILENT)),
             "linears": len(self._linears),
-            "on_grid": sum(self._on_grid(by_name[name].weight) for name in watched),
+            "on_grid": sum(self._on_grid(self._clean(name, self._linears[name])) for name in watched),
             "watched": len(watched),
-            "weights": {name: fingerprint(by_name[name].weight) for name in watched},
-            "norms": {name: fingerprint(module.weight) for name, module in self.noise.modules.items()},
-        }
+            "weights": {plain(n): fingerprint(self._clean(n, m)) for n, m in self._fingerprinted(watched)},
+            "norms": {plain(n): fingerprint(self._clean(n, m)) for n, m in self.norms.items()},
+        }  # fmt: skip
+
+    def _fingerprinted(self, watched: list[str]) -> Iterator[tuple[str, Any]]:
+        """The watched linears and their adapters."""
+        stems = {name.removesuffix(".base_layer") for name in watched}
+        for name, module in self.model.named_modules():
+            if name in watched or (is_adapter(name) and name.partition(".lora_")[0] in stems and _has_weight(module)):
+                yield name, module
+
+    def _clean(self, name: str, module: Any) -> Tensor:
+        weight: Tensor = self.noise.clean(name) if name in self.noise.modules else module.weight
+        return weight
 
     def _on_grid(self, weight: Tensor) -> bool:
         """A quantiser leaves alone what is already quantised, so Q(w) = w says that w is on the grid. To five digits:
         the tensor scale of nvfp4 does not come back exactly in fp32; weights off the grid are off by percents."""
         return bool(torch.allclose(quantise(weight, self.condition.dtype), weight, rtol=1e-5, atol=0.0))
+
+    def _noisy_ops_seen(self, phase: str) -> list[tuple[Kind, dict[str, Any]]]:
+        ops = self.noisy_ops.take() if self.noisy_ops is not None else {}
+        return [("noisy_ops", {"by": "rollout", "phase": phase, "step": self.step, "ops": ops})] if ops else []
+
+
+def _has_weight(module: Any) -> bool:
+    return isinstance(getattr(module, "weight", None), Tensor)

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from workers.events import Spool
+from workers.events import Kind, Spool
 from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.verl.generate import Answer, Request, sample
 from workers.verl.plugins import load_worker_plugins
@@ -49,21 +49,30 @@ class Server:
         config = transformers.AutoConfig.from_pretrained(model_path)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation="sdpa")
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
-        device = f"cuda:{replica}" if torch.cuda.is_available() else "cpu"
-        self._copy = RolloutCopy(model.to(device).eval(), order)
+        cpu = os.environ.get("VERL_PLATFORM") == "cpu" or not torch.cuda.is_available()
+        device = "cpu" if cpu else f"cuda:{replica}"
+        self._copy = RolloutCopy(model.to(device), order)
+        self._copy.model.to(device)  # adapters come later than the model
         self._who = {"replica": replica, "replicas": replicas}
         self._width = int(order.condition["data"]["max_prompt_tokens"])
         self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def load(self, state: dict[str, torch.Tensor], step: int) -> None:
         """Take over the weights exported after training step ``step``."""
-        self._copy.load(state, step)
+        self._emit_all(self._copy.load(state, step))
 
     def begin_eval(self) -> None:
-        self._copy.begin_eval()
+        self._emit_all(self._copy.begin_eval())
 
     def end_eval(self) -> None:
-        self._copy.end_eval()
+        self._emit_all(self._copy.end_eval())
+
+    def _emit_all(self, events: list[tuple[Kind, dict[str, Any]]]) -> None:
+        for kind, facts in events:
+            self._emit(kind, facts)
+
+    def _emit(self, kind: Kind, facts: dict[str, Any]) -> None:
+        self._spool.append(kind, facts | self._who)
 
     def weights_version(self) -> int:
         """The training step after which the present weights were exported."""
@@ -71,10 +80,8 @@ class Server:
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
-        if (evidence := self._copy.evidence_before_generating()) is not None:
-            kind, facts = evidence
-            self._spool.append(kind, facts | self._who)
-        return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
+        with self._copy.answering(self._emit):
+            return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
 
     # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.
 

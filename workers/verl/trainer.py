@@ -101,6 +101,13 @@ class ProvenTrainer(PPOTrainerSync):
             "aqn/prompts_kept": buffer.prompts_kept,
         }
 
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """Counts what an update really learns from."""
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        metrics["aqn/trajectories"] = len(keys)
+        metrics["aqn/prompts"] = len({key.split("_")[0] for key in keys})
+        return super()._update_actor(batch, metrics)
+
     def _tap_metrics(self) -> None:
         self.logger.logger.setdefault("aqn", MetricsTap(self._spool))
 

@@ -1,0 +1,46 @@
+"""Which modules of a causal language model a treatment means, decided by name: the same for workers and verdict."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from experiment_specs.language import Dtype
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_PEFT = re.compile(r"^base_model\.model\.|\.base_layer(?=\.|$)")
+
+
+def plain(name: str) -> str:
+    """A module's or parameter's name without what wrapping it in adapters adds."""
+    return _PEFT.sub("", name)
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the decoder layer that holds a module; None for what is in no layer."""
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def is_adapter(name: str) -> bool:
+    return "lora_" in name
+
+
+def is_block_linear(name: str) -> bool:
+    """Given the name of a linear: is it inside a decoder layer, and not part of an adapter?"""
+    return layer_of(name) is not None and not is_adapter(name)
+
+
+def is_quantised(dtype: Dtype, name: str) -> bool:
+    """Does ``dtype`` mean this linear? Never ``lm_head``, embeddings or adapters, whatever the patterns say."""
+    if not is_block_linear(name):
+        return False
+    bare = plain(name)
+    included = not dtype.include or any(fnmatchcase(bare, pattern) for pattern in dtype.include)
+    return included and not any(fnmatchcase(bare, pattern) for pattern in dtype.exclude)
+
+
+def idle_patterns(dtype: Dtype, names: list[str]) -> list[str]:
+    """Patterns of ``dtype`` that match no block linear among ``names``."""
+    bare = [plain(name) for name in names if is_block_linear(name)]
+    return [p for p in (*dtype.include, *dtype.exclude) if not any(fnmatchcase(name, p) for name in bare)]

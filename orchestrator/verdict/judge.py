@@ -1,0 +1,55 @@
+"""All checks together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
+from typing import Any
+
+from experiment_specs.language import Condition
+from orchestrator.verdict import course, gradients, noise, weights
+from orchestrator.verdict.case import PROVEN, REFUTED, UNPROVEN, Case, Findings, Measured, PlannedSteps, Verdict, short
+
+CHECKS: tuple[Callable[[Case], Findings], ...] = (
+    course.identity, course.steps, course.counts, course.evals,
+    weights.quantisation, weights.adapters, weights.same_weights, weights.eval_mode, weights.movement,
+    gradients.gradients, noise.noise, noise.layers, noise.hardware,
+)  # fmt: skip
+
+
+def judge(condition: Condition, plan: PlannedSteps, facts: Iterable[Measured]) -> Verdict:
+    """The verdict on one finished attempt."""
+    case = Case(condition, plan, tuple(facts))
+    return _verdict([check(case) for check in CHECKS])
+
+
+def judge_scan(facts: Iterable[Measured], layers: int | None, twins: Sequence[str]) -> Verdict:
+    """The verdict on a layer scan. ``twins``: scans of other models whose tables are the same to the last bit."""
+    found = [fact.data for fact in facts if fact.kind == "scan"]
+    if not found:
+        return Verdict(UNPROVEN, ("no layer was measured",))
+    table: dict[str, list[Any]] = found[-1]["layers"]
+    against, missing = [], []
+    if twins:
+        against.append(
+            f"its table is bit for bit that of {short(twins)}, a scan of another model: one of the two was not loaded"
+        )
+    if not all(isfinite(value) and value >= 0 for value in table["relative_error"]):
+        against.append("a layer's error is not a number")
+    elif not any(table["relative_error"]):
+        against.append("no layer has any error: nothing was quantised")
+    if layers is not None and len(table["layer"]) != layers:
+        against.append(f"{len(table['layer'])} of {layers} layers were measured")
+    if not found[-1].get("model"):
+        missing.append("no fingerprint of the model")
+    return _verdict([Findings(tuple(against), tuple(missing))])
+
+
+def _verdict(findings: Sequence[Findings]) -> Verdict:
+    against = tuple(reason for f in findings for reason in f.against)
+    missing = tuple(reason for f in findings for reason in f.missing)
+    if against:
+        return Verdict(REFUTED, against)
+    if missing:
+        return Verdict(UNPROVEN, missing)
+    return Verdict(PROVEN)

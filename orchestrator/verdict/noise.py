@@ -1,0 +1,182 @@
+"""Noise on weights (AQN) and on results (hardware): on where it is planned, at the planned size, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import sqrt
+from typing import Any
+
+from experiment_specs.language import Aqn
+from experiment_specs.layers import LayerMultipliers, layer_multipliers
+from experiment_specs.schedules import sigma_at
+from orchestrator.verdict.case import Case, Facts, Findings, Measured, some
+from orchestrator.verdict.gradients import noise_scale
+
+STANDARD_ERRORS = 5.0
+"""How far realised noise may lie from what a simulated cast of it gives."""
+
+LAYER_STANDARD_ERRORS = 6.0
+"""The same for a single layer, of which a long run has thousands of measurements."""
+
+ROUNDING = {"fp32": 1e-3, "bf16": 1e-2}
+"""Relative error of a matrix product that the arithmetic alone explains."""
+
+
+def noise(case: Case) -> Findings:
+    """AQN was on at the planned sigma in every rollout, on every module; or, where none is planned, nowhere."""
+    syncs = case.of("sync")
+    if not syncs:
+        return Findings()  # already said with the weights
+    aqn = case.condition.aqn
+    if aqn is None:
+        return _unplanned(syncs)
+    if any(fact["realised"]["watched"] == 0 for fact in syncs):
+        return Findings(("AQN found no module to act on",))
+    planned = [fact for fact in syncs if _scheduled(case, aqn, fact) > 0]
+    if not planned:
+        return Findings(missing=("no rollout was sampled in which the schedule has noise",))
+    if not any(fact["realised"]["modules"] for fact in planned):
+        rounded = all(fact["sigma_expected"] == 0 < fact["sigma_planned"] for fact in planned)
+        why = ": the number format rounds all of it away" if rounded else ""
+        return Findings((f"sigma stayed 0 in all {len(planned)} rollouts in which the schedule has noise{why}",))
+    against: list[str] = []
+    for fact in syncs:
+        against += _noise_at(fact, _scheduled(case, aqn, fact), f"in the rollouts of step {fact['serves']}")
+    if aqn.during_eval:
+        for fact in case.of("eval_mode"):
+            against += _noise_at(fact, _scheduled(case, aqn, fact), f"in the eval at step {fact['step']}")
+    return Findings(some(against))
+
+
+def _unplanned(syncs: Facts) -> Findings:
+    for fact in syncs:
+        if count := fact["realised"]["modules"]:
+            what = f"at step {fact['serves']} {count} norms differ from their clean weights"
+            return Findings((f"no noise is planned, and {what}",))
+    return Findings()
+
+
+def _scheduled(case: Case, aqn: Aqn, fact: Mapping[str, Any]) -> float:
+    """The sigma that the condition's schedule has for a step, computed here and not by the worker."""
+    return sigma_at(aqn, fact["serves"], case.plan.total_steps, case.plan.steps_per_epoch)
+
+
+def _noise_at(fact: Mapping[str, Any], scheduled: float, at: str) -> list[str]:
+    realised, expected, error = fact["realised"], fact["sigma_expected"], fact["sigma_error"]
+    if not abs(fact["sigma_planned"] - scheduled) <= 1e-9 * scheduled:
+        return [f"{at} the worker aimed at sigma {fact['sigma_planned']:.3g}, the schedule has {scheduled:.3g}"]
+    if not abs(realised["std"] - expected) <= STANDARD_ERRORS * error + 1e-12:
+        return [f"{at} the noise had sigma {realised['std']:.3g}, {expected:.3g} was to be expected"]
+    if realised["modules"] < fact["modules_due"]:
+        return [f"{at} {realised['modules']} of {realised['watched']} modules were noised"]
+    return []
+
+
+def layers(case: Case) -> Findings:
+    """Every decoder layer got its own share of the noise: the multipliers are the plan's, and were realised."""
+    aqn, against, missing = case.condition.aqn, [], []
+    if aqn is None:
+        return Findings()
+    if case.condition.srdd is not None and not case.plan.scan_errors:
+        return Findings(missing=("the layer scan that aims its noise is not known",))
+    try:
+        planned = layer_multipliers(aqn, case.condition.srdd, case.plan.scan_errors)
+        for fact in case.syncs():
+            if "layers" in fact:
+                against += _layers_at(fact, planned)
+            else:
+                missing.append(f"the noise at step {fact['serves']} was not measured by layer")
+    except ValueError as error:
+        against.append(str(error))
+    return Findings(some(against), some(missing))
+
+
+def _layers_at(fact: Mapping[str, Any], planned: LayerMultipliers) -> list[str]:
+    at, table = f"in the rollouts of step {fact['serves']}", fact["layers"]
+    wrong = []
+    if planned.by_layer is not None:
+        seen = {layer for layer in table["layer"] if layer is not None}
+        if absent := sorted(set(range(len(planned.by_layer))) - seen):
+            wrong.append(f"{at} no noise was measured in layers {absent}")
+    rows = zip(*(table[key] for key in ("layer", "multiplier", "std", "expected", "error", "changed")), strict=True)
+    for layer, multiplier, std, expected, error, changed in rows:
+        name = "what is in no layer" if layer is None else f"layer {layer}"
+        want = planned.of(layer)
+        if not abs(multiplier - want) <= 1e-6 * max(1.0, want):
+            wrong.append(f"{at} {name} had multiplier {multiplier:.4g}, the plan has {want:.4g}")
+        elif want == 0 and changed:
+            wrong.append(f"{at} {name} was noised, and has multiplier 0")
+        elif not abs(std - expected) <= LAYER_STANDARD_ERRORS * error + 1e-12:
+            wrong.append(f"{at} the noise of {name} had sigma {std:.3g}, {expected:.3g} was to be expected")
+    return wrong
+
+
+def hardware(case: Case) -> Findings:
+    """Matrix products carry the planned error in the planned phases and layers, and none elsewhere.
+
+    Seen from outside: sampled linears' results against exact products, in real updates, rollouts and evals. And from
+    inside: the error of every kind of product, which the noise itself reports.
+    """
+    checked = [("train", f["module"], f["output_error"], f["n_eff"]) for f in case.of("gradient_probe")]
+    for kind, phase in (("sync", "rollout"), ("eval_mode", "eval")):
+        checked += [
+            (phase, f["output"]["module"], f["output"]["error"], f["output"]["n_eff"])
+            for f in case.of(kind)
+            if f.get("output") and f["output"]["n_eff"] > 0
+        ]
+    noise = case.condition.hw_noise
+    wanted = {phase for phase in ("train", "rollout", "eval") if phase != "eval" or case.of("eval")}
+    missing = [
+        f"no product was checked in phase {phase}" for phase in sorted(wanted - {phase for phase, *_ in checked})
+    ]
+    against = []
+    for phase, module, error, n_eff in checked:
+        against += _product(case, phase, module, error, n_eff)
+    if noise is not None:
+        for phase in noise.phases:
+            if "linear" in noise.ops and not any(noise_scale(noise, p, m) for p, m, *_ in checked if p == phase):
+                missing.append(f"in phase {phase} no product of a noisy layer was checked")
+        against += _inside(case)
+    return Findings(some(against), some(missing))
+
+
+def _product(case: Case, phase: str, module: str, error: float, n_eff: float) -> list[str]:
+    planned = noise_scale(case.condition.hw_noise, phase, module)
+    rounding = ROUNDING[case.condition.compute]
+    if not planned:
+        if not error <= rounding:
+            return [f"in phase {phase} the results of {module} are off by {100 * error:.2g} %, and no error is planned"]
+        return []
+    chance = STANDARD_ERRORS * planned / sqrt(2 * n_eff) if n_eff else 0.0
+    if not abs(error - planned) <= chance + rounding:
+        return [
+            f"in phase {phase} the results of {module} had a relative error of {100 * error:.2g} %, planned are "
+            f"{100 * planned:.2g} %"
+        ]
+    return []
+
+
+def _inside(case: Case) -> list[str]:
+    noise = case.condition.hw_noise
+    assert noise is not None  # noqa: S101 - the caller asked
+    wrong = []
+    for fact in case.of("noisy_ops"):
+        for op, seen in fact["ops"].items():
+            if op not in noise.ops or fact["phase"] not in noise.phases:
+                wrong.append(f"in phase {fact['phase']} {op} had an error, and none is planned")
+            chance = STANDARD_ERRORS * noise.scale / sqrt(2 * seen["n_eff"]) if seen["n_eff"] else 0.0
+            if not abs(seen["relative_std"] - noise.scale) <= chance + ROUNDING[case.condition.compute]:
+                wrong.append(
+                    f"in phase {fact['phase']} {op} had a relative error of {100 * seen['relative_std']:.2g} %, "
+                    f"planned are {100 * noise.scale:.2g} %"
+                )
+    return wrong
+
+
+def inert_stages(facts: Iterable[Measured]) -> list[int]:
+    """Steps whose planned noise the number format rounds away completely: a finding, not a fault."""
+    return [
+        fact.data["serves"]
+        for fact in facts
+        if fact.kind == "sync" and fact.data["sigma_planned"] > 0 and fact.data["sigma_expected"] == 0
+    ]
