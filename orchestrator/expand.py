@@ -176,11 +176,14 @@ def _labels(sweep: Sweep, conditions: list[Condition]) -> dict[str, str]:
 
 
 def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str:
-    varied = {k.partition(".")[0] for k in sweep.axes} | {k.partition(".")[0] for i in sweep.include for k in i}
-    parts = [
-        f"{key}={preset_name(key, getattr(condition, key)) if key in NAMED_FIELDS else getattr(condition, key)}"
-        for key in Condition.model_fields
-        if key in varied
-    ]
+    written = [*sweep.axes, *(key for entry in sweep.include for key in entry)]
+    dumped = condition.model_dump(mode="json")
+    parts = []
+    for field in Condition.model_fields:
+        keys = dict.fromkeys(key for key in written if key.partition(".")[0] == field)
+        if keys and field in NAMED_FIELDS:
+            parts.append(f"{field}={preset_name(field, getattr(condition, field))}")
+        else:
+            parts += [f"{key}={_lookup(dumped, key)}" for key in keys]
     label = " ".join(parts) or sweep.name
     return label if label not in taken else f"{label} {condition.id[:6]}"

@@ -51,13 +51,27 @@ def condition_words(conditions: Sequence[Condition]) -> list[str]:
     dumped = [c.model_dump(mode="json") for c in conditions]
     keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1] or ["dtype", "aqn"]
     if len(keys) <= MOST_VARIED:
-        return [_words(c, keys) for c in conditions]
+        parts = _varied_parts(dumped)
+        return [_words(c, keys, parts) for c in conditions]
     first = dumped[0]
     own = [[k for k in keys if d[k] != first[k]] for d in dumped]
-    return [_words(c, some) or _words(c, ["dtype", "aqn"]) for c, some in zip(conditions, own, strict=True)]
+    parts = _varied_parts(dumped)
+    return [
+        _words(c, some, parts) or _words(c, ["dtype", "aqn"], parts) for c, some in zip(conditions, own, strict=True)
+    ]
 
 
-def _words(condition: Condition, keys: Sequence[str]) -> str:
+def _varied_parts(dumped: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Field → which of its parts are not the same everywhere, for fields that have no presets."""
+    found = {}
+    for key in dumped[0]:
+        values = [d[key] for d in dumped]
+        if key not in NAMED_FIELDS and all(isinstance(value, Mapping) for value in values):
+            found[key] = [part for part in values[0] if len({repr(value.get(part)) for value in values}) > 1]
+    return found
+
+
+def _words(condition: Condition, keys: Sequence[str], varied: Mapping[str, list[str]]) -> str:
     parts = []
     for key in keys:
         value = getattr(condition, key)
@@ -65,10 +79,15 @@ def _words(condition: Condition, keys: Sequence[str]) -> str:
             name = preset_name(key, value)
             parts.append(name if key == "dtype" else f"{key} {name}")
         elif isinstance(value, Value):
-            parts.append(" ".join([key, *(f"{k}={v}" for k, v in value.model_dump(mode="json").items())]))
+            shown = value.model_dump(mode="json")
+            parts += [f"{part} {_number(shown[part])}" for part in varied.get(key) or shown]
         else:
             parts.append(f"{key} {value}")
     return ", ".join(parts)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:
@@ -180,8 +199,12 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
         f"{len(plan.conditions)} conditions, seeds {seeds}: {plan.runs} runs of {plan.sweep.resources.gpus} GPU(s); "
         f"score: {rule.rule} eval, {rule.mode} mode"
     )
+    by_reason: dict[str, list[str]] = {}
     for excluded in plan.excluded:
-        yield Text(f"left out: {_choice(excluded.choice)}  ({excluded.reason})", style="dim")
+        by_reason.setdefault(excluded.reason, []).append(_choice(excluded.choice))
+    for reason, choices in by_reason.items():
+        more = f" and {len(choices) - 1} more" if len(choices) > 1 else ""
+        yield Text(f"left out: {choices[0]}{more}: {reason}", style="dim")
     yield from _plan_warnings(plan)
 
 
