@@ -22,6 +22,7 @@ import ray
 import torch
 
 from experiment_specs.language import Condition
+from orchestrator.scheduler.loop import step_facts
 from orchestrator.steps import plan_steps
 from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
 from workers.events import Spool, read_events
@@ -201,7 +202,10 @@ class OneProcess:
     def facts(self) -> list[Measured]:
         """Everything said so far, as the scheduler hands it to the verdict: with a step's counts beside its metrics."""
         events = read_events(self.run_dir)[0]
-        return [Measured(e.kind, _counted(e.data) if e.kind == "step" else e.data) for e in events]
+        return [
+            Measured(e.kind, step_facts(e.data["step"], e.data["metrics"]) if e.kind == "step" else e.data)
+            for e in events
+        ]
 
     def of(self, kind: str) -> list[Mapping[str, Any]]:
         return [fact.data for fact in self.facts() if fact.kind == kind]
@@ -252,10 +256,6 @@ class OneProcess:
         rows = {"train_rows": self.condition.data.train_rows, "test_rows": self.condition.data.test_rows}
         counts = {"total_steps": self.order.total_steps, "steps_per_epoch": self.order.steps_per_epoch}
         self.spool.append("planned", counts | rows)
-
-
-def _counted(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: step["metrics"].get(f"aqn/{name}") for name in ("prompts", "trajectories")} | dict(step)
 
 
 def _log_probs(ask: Any, batch: Any, **options: Any) -> Any:

@@ -41,7 +41,7 @@ def noise(case: Case) -> Findings:
         return Findings((f"sigma stayed 0 in all {len(planned)} rollouts in which the schedule has noise{why}",))
     against: list[str] = []
     for fact in syncs:
-        against += _noise_at(fact, _scheduled(case, aqn, fact), f"in the rollouts of step {fact['serves']}")
+        against += _noise_at(fact, _scheduled(case, aqn, fact), f"in the rollouts of step {fact['step'] + 1}")
     if aqn.during_eval:
         for fact in case.of("eval_mode"):
             against += _noise_at(fact, _scheduled(case, aqn, fact), f"in the eval at step {fact['step']}")
@@ -51,14 +51,14 @@ def noise(case: Case) -> Findings:
 def _unplanned(syncs: Facts) -> Findings:
     for fact in syncs:
         if count := fact["realised"]["modules"]:
-            what = f"at step {fact['serves']} {count} norms differ from their clean weights"
+            what = f"at step {fact['step'] + 1} {count} norms differ from their clean weights"
             return Findings((f"no noise is planned, and {what}",))
     return Findings()
 
 
 def _scheduled(case: Case, aqn: Aqn, fact: Mapping[str, Any]) -> float:
-    """The sigma that the condition's schedule has for a step, computed here and not by the worker."""
-    return sigma_at(aqn, fact["serves"], case.plan.total_steps, case.plan.steps_per_epoch)
+    """The sigma that the condition's schedule has for the step that a sync serves: the worker's word is not taken."""
+    return sigma_at(aqn, fact["step"] + 1, case.plan.total_steps, case.plan.steps_per_epoch)
 
 
 def _noise_at(fact: Mapping[str, Any], scheduled: float, at: str) -> list[str]:
@@ -85,14 +85,14 @@ def layers(case: Case) -> Findings:
             if "layers" in fact:
                 against += _layers_at(fact, planned)
             else:
-                missing.append(f"the noise at step {fact['serves']} was not measured by layer")
+                missing.append(f"the noise at step {fact['step'] + 1} was not measured by layer")
     except ValueError as error:
         against.append(str(error))
     return Findings(some(against), some(missing))
 
 
 def _layers_at(fact: Mapping[str, Any], planned: LayerMultipliers) -> list[str]:
-    at, table = f"in the rollouts of step {fact['serves']}", fact["layers"]
+    at, table = f"in the rollouts of step {fact['step'] + 1}", fact["layers"]
     wrong = []
     if planned.by_layer is not None:
         seen = {layer for layer in table["layer"] if layer is not None}
