@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from experiment_specs.layers import layer_multipliers
+from experiment_specs.schedules import sigma_at
 from workers.events import Spool
 from workers.launch import Order, code_version, read_order
 
@@ -25,15 +27,42 @@ def realised(std: float) -> dict[str, object]:
     return {"modules": 5 if std else 0, "watched": 5, "std": std, "largest": std, "elements": 320}
 
 
+def multipliers(order: Order) -> list[float]:
+    condition = order.typed_condition
+    if condition.aqn is None:
+        return [1.0, 1.0, 1.0]
+    planned = layer_multipliers(condition.aqn, condition.srdd, order.scan_errors)
+    return [planned.of(layer) for layer in (0, 1, None)]
+
+
 def held(step: int, order: Order) -> dict[str, object]:
+    aqn = order.typed_condition.aqn
+    sigma = sigma_at(aqn, step + 1, order.total_steps, order.steps_per_epoch) if aqn is not None else 0.0
+    each = multipliers(order)
     return {
-        "step": step, "serves": step + 1, "sigma_planned": 0.0, "sigma_expected": 0.0, "sigma_error": 0.0,
-        "modules_due": 0, "realised": realised(0.0), "linears": 2, "on_grid": 2, "watched": 2,
+        "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
+        "modules_due": 0, "realised": realised(sigma), "linears": 2, "on_grid": 2, "watched": 2,
         "weights": {name: f"{name}@{step}" for name in LINEARS}, "norms": {}, "replica": 0, "replicas": 1,
-        "layers": {k: [0.0] for k in ("layer", "multiplier", "std", "expected", "error", "changed")}
-        | {"multiplier": [1.0]},
+        "layers": {
+            "layer": [0, 1, None], "multiplier": each, "modules": [1, 1, 1],
+            "changed": [int(sigma * m > 0) for m in each], "std": [sigma * m for m in each],
+            "expected": [sigma * m for m in each], "error": [0.05 * sigma] * 3,
+        },
         "output": {"module": LINEARS[0], "error": 0.0, "n_eff": 100.0},
     }  # fmt: skip
+
+
+def scan(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
+    """A layer scan that measures nothing: its errors are in the behaviour."""
+    spool = Spool(run_dir)
+    errors = behaviour.get("errors", [0.3, 0.1])
+    if errors is None:
+        spool.append("finished", {"ok": False, "error": "RuntimeError: the model could not be loaded"}, durable=True)
+        return 1
+    table = {"layer": [0, 1], "relative_error": errors}
+    spool.append("scan", {"model": str(behaviour.get("model", "m")), "prompts": 8, "layers": table}, durable=True)
+    spool.append("finished", {"ok": True, "error": None}, durable=True)
+    return 0
 
 
 def counted(order: Order) -> dict[str, int]:
@@ -72,7 +101,7 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             spool.append("moved", {"export": step, "optimiser_steps": step, "optimiser_updates": step} | far)
         spool.append("exported", {"export": step, "weights": held(step, order)["weights"]})
         if step in order.eval_steps:
-            spool.append("eval_mode", held(step, order))
+            spool.append("eval_mode", held(step, order) | {"realised": realised(0.0)})
             spool.append(
                 "eval",
                 {"step": step, "k": 250 + step, "n": 500, "samples": 1, "questions": "q", "outcomes": "AA=="},
@@ -97,7 +126,8 @@ def main() -> int:
     behaviour_file = run_dir.parent / "behaviour.json"
     behaviour = json.loads(behaviour_file.read_text()) if behaviour_file.exists() else {}
     print(f"light worker, attempt in {run_dir}", flush=True)  # noqa: T201 - the attempt's log
-    return train(run_dir, read_order(run_dir), behaviour)
+    order = read_order(run_dir)
+    return (scan if order.kind == "scan" else train)(run_dir, order, behaviour)
 
 
 if __name__ == "__main__":

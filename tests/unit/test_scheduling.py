@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.scheduler.decide import Active, Conclude, Launch, Snapshot, Waiting, decide
+from orchestrator.scheduler.decide import Active, Conclude, GiveUp, Launch, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 
 
@@ -29,6 +29,16 @@ def test_a_large_run_is_not_starved_by_small_ones_behind_it() -> None:
 def test_a_run_that_never_fits_holds_nobody_back() -> None:
     queue = [waiting("giant", gpus=16, at=1), waiting("small", at=2)]
     assert decide(Snapshot(queue, [], total_gpus=8)) == [Launch("small")]
+
+
+def test_a_run_waits_for_what_it_needs_and_holds_nobody_back() -> None:
+    queue = [Waiting("aimed", 1, 9, 0.0, "a run under way"), waiting("other", at=2)]
+    assert decide(Snapshot(queue, [], total_gpus=1)) == [Launch("other")]
+
+
+def test_a_run_whose_need_has_failed_is_given_up() -> None:
+    queue = [Waiting("aimed", 1, 0, 0.0, "a run that failed"), waiting("other", at=2)]
+    assert decide(Snapshot(queue, [], total_gpus=1)) == [GiveUp("aimed"), Launch("other")]
 
 
 @pytest.mark.parametrize("liveness", ["alive", "unknown"])
