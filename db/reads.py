@@ -299,6 +299,18 @@ def steps(engine: Engine, attempt_id: int, after_seq: int = -1) -> list[tuple[in
         return [(row.seq, row.step, row.at, row.metrics) for row in session.scalars(query)]
 
 
+def last_steps(engine: Engine, attempt_ids: Sequence[int]) -> dict[int, tuple[int, dict[str, Any]]]:
+    """Attempt → (last training step, its metrics)."""
+    found: dict[int, tuple[int, dict[str, Any]]] = {}
+    with Session(engine.execution_options(read_only=True)) as session:
+        for chunk in _chunks(attempt_ids):
+            other = aliased(StepRow)
+            last = select(func.max(other.step)).where(other.attempt_id == StepRow.attempt_id).scalar_subquery()
+            query = select(StepRow).where(StepRow.attempt_id.in_(chunk), StepRow.step == last)
+            found |= {row.attempt_id: (row.step, row.metrics) for row in session.scalars(query)}
+    return found
+
+
 def transitions(engine: Engine, run_id: str) -> list[tuple[float, str | None, str, str]]:
     """(time, before, after, why) of a run, oldest first."""
     query = select(TransitionRow).where(TransitionRow.run_id == run_id).order_by(TransitionRow.id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import Sweep
+from orchestrator.arms import unmatched
 from orchestrator.expand import Excluded, expand
 from orchestrator.steps import Steps, plan_steps
 from workers.launch import unsupported
@@ -59,7 +60,8 @@ def make_plan(sweep: Sweep) -> Plan:
     if sweep.budget.gpu_hours is not None:
         warnings.append("budget.gpu_hours is recorded; this version does not stop at it")
     if sweep.contrasts:
-        warnings.append("contrasts are recorded; this version does not test them")
+        warnings.append("contrasts are checked here and recorded; this version does not test them on the scores")
+    warnings += unmatched(sweep, [(c.label, c.condition) for c in conditions])
     return Plan(sweep, conditions, expansion.excluded, tuple(warnings))
 
 

@@ -11,6 +11,8 @@ from rich.table import Table
 from db.reads import Fact, Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
+from orchestrator.arms import Counts
+from orchestrator.counts import in_words
 from orchestrator.verdict import Measured, inert_stages
 from orchestrator.verdict.case import different
 
@@ -36,13 +38,15 @@ def _flat(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def evidence_table(run: Run, facts: Sequence[Fact]) -> Table:
+def evidence_table(run: Run, facts: Sequence[Fact], counts: Counts | None) -> Table:
     """What was measured, one row a kind."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, text in evidence_lines(run, facts):
         table.add_row(f"  {name}", escape(text))
+    if counts is not None:
+        table.add_row("  counted", escape(in_words(counts)))
     return table
 
 

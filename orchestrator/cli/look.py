@@ -151,6 +151,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     from db import reads
     from orchestrator.cli.evidence_view import condition_table, evidence_table
     from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
+    from orchestrator.counts import counts_of
 
     screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}, sweeps {', '.join(run.sweeps)}"))
     score = run.score
@@ -168,7 +169,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
         screen.print(curve_lines([run]))
     if run.attempt:
         screen.print(Text("\nevidence", style="bold"))
-        screen.print(evidence_table(run, reads.evidence(engine, run.attempt.id)))
+        screen.print(evidence_table(run, reads.evidence(engine, run.attempt.id), counts_of(engine, [run]).get(run.id)))
     screen.print(Text("\nhistory", style="bold"))
     for at, before, after, why in history:
         screen.print(Text(f"  {clock(at)}  {before or '–'} → {after}: {why}"), soft_wrap=True)

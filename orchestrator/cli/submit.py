@@ -124,6 +124,16 @@ def _project_the_rest(settings: Settings, engine: Engine) -> None:
         typer.echo(f"MLflow is behind ({type(error).__name__}: {error}); the next command tries again", err=True)
 
 
+def _differences(engine: Engine, runs: list[Run]) -> list[str]:
+    from experiment_specs.language import Condition
+    from orchestrator.arms import undeclared
+    from orchestrator.counts import counts_of
+
+    counts = counts_of(engine, runs)
+    ended = [run for run in runs if run.state == "succeeded" and run.id in counts]
+    return undeclared([(r.label, Condition.model_validate(r.condition, strict=False), counts[r.id]) for r in ended])
+
+
 def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as_json: bool) -> None:
     from db import reads
     from orchestrator.runs_json import run_as_json
@@ -140,6 +150,8 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
 
         screen = console()
         screen.print(results_table(runs))
+        for text in _differences(engine, runs):
+            screen.print(Text(f"note: {text}", style="yellow"))
         if any(run.curve for run in runs):
             picture = draw_curves(runs, settings.reports / f"{name}-curves.png", title=name)
             screen.print(curve_lines(runs))

@@ -1,0 +1,107 @@
+"""Differences between the arms of a sweep: what a contrast does not name, and what only the runs show. Pure.
+
+Two things changed at once, a learning rate scaled with the batch, a filter whose absence doubled the samples of a
+step: each once made a difference of scores that was read as another's effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiment_specs.language import Condition
+from experiment_specs.load import Sweep
+from orchestrator.expand import matches
+from orchestrator.steps import plan_steps
+
+MUCH_MORE = 1.5
+"""From this ratio on, two arms that generated so many prompts for equally many steps are told apart."""
+
+
+def differences(one: Condition, other: Condition) -> dict[str, tuple[Any, Any]]:
+    """Dotted name → the two values, for every leaf in which two conditions differ."""
+    return _leaves_that_differ(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+
+
+def _leaves_that_differ(one: Any, other: Any, name: str) -> dict[str, tuple[Any, Any]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in (*one, *(k for k in other if k not in one)):
+            found |= _leaves_that_differ(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if one == other else {name: (one, other)}
+
+
+def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list[str]:
+    """Arms of declared contrasts that have no partner equal in all but what is varied, and what else differs."""
+    problems = []
+    for name, contrast in sweep.contrasts.items():
+        sides = [
+            [(label, c) for label, c in conditions if matches(sweep, c, {contrast.vary: value}, ("contrasts", name))]
+            for value in (contrast.from_, contrast.to)
+        ]
+        if not all(sides):
+            problems.append(f"contrast {name}: no condition has {contrast.vary} as one of its two sides says")
+            continue
+        for label, condition in sides[0]:
+            others = [(_apart_from(contrast.vary, condition, c), partner) for partner, c in sides[1]]
+            extra, partner = min(others, key=lambda item: len(item[0]))
+            if extra:
+                also = f"{partner}, the nearest, differs in {', '.join(extra)} too"
+                problems.append(f"contrast {name}: {label} has no partner; {also}")
+    return problems
+
+
+def _apart_from(vary: str, one: Condition, other: Condition) -> list[str]:
+    return [key for key in differences(one, other) if key != vary and not key.startswith(f"{vary}.")]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one run did, by its own count; None where it was not counted."""
+
+    training_steps: int
+    optimiser_steps: int | None
+    trajectories: float | None
+    """Answers that a training step learnt from."""
+    prompts_generated: float | None
+    """In all; dynamic sampling generates more than it keeps."""
+    prompts_kept: float | None
+
+
+def undeclared(arms: Sequence[tuple[str, Condition, Counts]]) -> list[str]:
+    """Sentences about arms whose plan is equal and whose runs were not."""
+    groups: dict[tuple[int, int, int], list[tuple[str, Counts]]] = {}
+    for label, condition, counts in arms:
+        steps = plan_steps(condition)
+        answers = condition.batch.prompts * condition.algorithm.samples_per_prompt
+        groups.setdefault((steps.total, steps.optimiser_updates, answers), []).append((label, counts))
+    found = []
+    for group in groups.values():
+        for what in ("training_steps", "optimiser_steps", "trajectories", "prompts_kept"):
+            by_value: dict[float, list[str]] = {}
+            for label, counts in group:
+                if (value := getattr(counts, what)) is not None:
+                    by_value.setdefault(value, []).append(label)
+            if len(by_value) > 1:
+                parts = [f"{value:g} in {', '.join(labels)}" for value, labels in sorted(by_value.items())]
+                found.append(f"{what.replace('_', ' ')} differ and nobody declared it: {'; '.join(parts)}")
+        found += _generated(group)
+    return found
+
+
+def _generated(group: Sequence[tuple[str, Counts]]) -> list[str]:
+    known = [
+        (c.prompts_generated / c.training_steps, label)
+        for label, c in group
+        if c.prompts_generated and c.training_steps
+    ]
+    if len(known) < 2:
+        return []
+    (least, few), (most, many) = min(known), max(known)
+    if most < MUCH_MORE * least:
+        return []
+    return [
+        f"{many} generated {most:.1f} prompts a step and {few} {least:.1f}: dynamic sampling dropped more of its groups"
+    ]
