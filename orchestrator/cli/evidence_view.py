@@ -179,9 +179,12 @@ def _evals(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]
     if not evals:
         return
     clean = sum(not m["realised"]["modules"] for m in modes)
-    grid = sum(m["on_grid"] == m["watched"] for m in modes)
+    sent = {f["export"]: f["weights"] for f in by_kind.get("exported", [])}
+    same = sum(not different(sent.get(m["step"], {"": ""}), {**m["weights"], **m["norms"]}) for m in modes)
+    errors = [m["output"]["error"] for m in modes if m.get("output")]
+    products = f", products off by {max(errors):.1g} at most" if errors else ""
     yield (
         "evals",
-        f"{len(evals)} at steps {', '.join(str(e['step']) for e in evals)}; noise lifted in {clean} of {len(modes)}, "
-        f"weights in the run's format in {grid}",
+        f"{len(evals)} at steps {', '.join(str(e['step']) for e in evals)}; weights as exported in {same} of "
+        f"{len(modes)}, without noise in {clean}{products}",
     )

@@ -134,9 +134,9 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
     if seeds:
         table.add_column("seed", justify="right")
     table.add_column("condition")
-    table.add_column("k/n", justify="right")
-    table.add_column("score [95 %]")
-    table.add_column("verdict")
+    table.add_column("k/n", justify="right", no_wrap=True)
+    table.add_column("score [95 %]", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for run, condition in zip(runs, words, strict=True):
         score = run.score
         valid = run.verdict == "PROVEN"

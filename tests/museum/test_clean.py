@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from experiment_specs.schedules import sigma_at
 from orchestrator.verdict import PROVEN, REFUTED
+from workers.events import read_events
 
 CHECKPOINTING = {"actor_rollout_ref.model.enable_gradient_checkpointing": True}
 SMALL_MICRO_BATCHES = {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2}
@@ -45,6 +47,21 @@ def test_a_clean_run_is_proven(make_run) -> None:
         ({"batch.prompts": 4, "eval.samples": 2, "eval.temperature": 1.0}, {}),
         ({}, CHECKPOINTING),
         ({}, SMALL_MICRO_BATCHES),
+        ({"dtype": {"format": "mxfp4", "scale_rule": "rceil", "exclude": ["*.layers.0.mlp.*"]}}, {}),
+        ({"dtype": {"format": "nvfp4", "include": ["*.self_attn.*"]}}, {}),
+        ({"aqn.layer_types": "linear"}, {}),
+        ({"aqn.during_eval": True}, {}),
+        ({"aqn.multipliers": [1.5, 0.0]}, {}),
+        ({"aqn.multipliers": [0.5, 2.0], "aqn.layer_types": "linear", "compute": "bf16"}, {}),
+        ({"lora": "r32"}, {}),
+        ({"lora": "r32", "aqn.layer_types": "linear"}, {}),
+        ({"lora": {"sync": "merged"}}, {}),
+        ({"lora": {"rank": 8}, "compute": "bf16", "algorithm.kl_loss": 0.01}, CHECKPOINTING),
+        ({"lora": {"sync": "merged"}, "compute": "bf16", "dtype": "nvfp4"}, {}),
+        ({"hw_noise": "matmul-5pct"}, {}),
+        ({"hw_noise": {"scale": 0.02, "backward": True}, "dtype": "nvfp4"}, CHECKPOINTING),
+        ({"hw_noise": {"scale": 0.1, "phases": ["train"], "layers": [1]}, "compute": "bf16"}, {}),
+        ({"hw_noise": {"scale": 0.05, "phases": ["rollout", "eval"]}, "lora": "r32"}, {}),
     ],
 )
 def test_other_clean_runs_are_proven(make_run, fields, overrides) -> None:
@@ -52,11 +69,53 @@ def test_other_clean_runs_are_proven(make_run, fields, overrides) -> None:
     assert (verdict.status, verdict.reasons) == (PROVEN, ())
 
 
+def test_a_clean_run_aimed_by_a_scan_is_proven(make_run) -> None:
+    run = make_run({"srdd": "variable"}, scan={"run": "s", "model": "made up", "errors": [0.3, 0.1]})
+    run.plan = replace(run.plan, scan_errors=(0.3, 0.1), scanned_model="made up")
+    verdict = run.train()
+    assert (verdict.status, verdict.reasons) == (PROVEN, ())
+    table = run.of("sync")[2]["layers"]
+    assert (table["layer"], table["multiplier"]) == ([0, 1, None], pytest.approx([1.5, 0.5, 1.0]))
+
+
+def test_adapters_move_and_the_base_is_frozen(make_run) -> None:
+    run = make_run({"lora": "r32"})
+    assert run.train().status == PROVEN
+    last = run.of("moved")[-1]
+    assert last["adapters"] > 0
+    assert (last["block_linears"], last["other"]) == (0.0, 0.0)
+    (quantised,) = run.of("quantised")
+    assert len(quantised["adapted"]) == len(quantised["quantised"]) == 14
+    assert not any("lora_" in name for name in quantised["quantised"])
+    assert quantised["trained"] < quantised["parameters"] / 2
+    assert {("lora_" in fact["module"]) for fact in run.of("gradient_probe")} == {True, False}
+
+
+@pytest.mark.parametrize("sync", ["adapter", "merged"])
+def test_the_rollout_with_adapters_is_the_policys_function(make_run, sync) -> None:
+    """Q(W)x + (alpha/rank)·BAx on both sides, whichever way the adapters travel."""
+    run = make_run({"lora": {"sync": sync}, "optimiser.lr": 1e-2, "aqn": "none"})
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        before = run.rollout_copy.model(ids).logits
+    run.step()
+    run.step()
+    with torch.no_grad():
+        policy, rollout = run.engine.module(input_ids=ids).logits, run.rollout_copy.model(ids).logits
+    assert torch.allclose(policy, rollout, atol=1e-5)
+    assert not torch.allclose(before, rollout, atol=1e-2)
+
+
+def test_what_a_number_format_means_must_be_in_the_model(make_run) -> None:
+    with pytest.raises(ValueError, match=r"names modules that the model does not have: \*\.experts\.\*"):
+        make_run({"dtype": {"format": "mxfp4", "scale_rule": "floor", "exclude": ["*.experts.*"]}})
+
+
 def told(run: Any) -> list[Any]:
     """All but the times that metrics have in them."""
     return [
-        (fact.kind, fact.data["metrics"]["actor/grad_norm"] if fact.kind == "step" else fact.data)
-        for fact in run.facts()
+        (event.kind, event.data["metrics"]["actor/grad_norm"] if event.kind == "step" else event.data)
+        for event in read_events(run.run_dir)[0]
     ]
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from experiment_specs.language import HwNoise
 from tests.unit.test_rollout import tiny_model
 from workers.launch import noisy_ops_contradiction, noisy_ops_environment
-from workers.treatments.noisy_ops import NoisyOps
+from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import OutputCheck
 
 IDS = torch.arange(1, 25).reshape(2, 12)
@@ -196,3 +196,16 @@ def test_a_run_sets_them_for_its_processes() -> None:
         "VERL_NOISY_OPS_ENABLED": "1", "VERL_NOISY_OPS_SCALE": "0.05", "VERL_NOISY_OPS_TYPE": "relative_gaussian",
     }  # fmt: skip
     assert noisy_ops_environment(None) == {"VERL_NOISY_OPS_ENABLED": "0"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 14, 196])
+def test_every_linear_gets_its_turn(count) -> None:
+    names = [f"model.layers.{i // 7}.m{i}" for i in range(count)]
+    assert {by_turns(names, None, turn) for turn in range(count)} == set(names)
+
+
+def test_where_layers_are_chosen_those_inside_and_those_outside_get_it_by_turns() -> None:
+    names = [f"model.layers.{i // 7}.m{i}" for i in range(28)]
+    looked = [by_turns(names, noise(layers=[2]), turn) for turn in range(42)]
+    assert all(("layers.2." in name) == bool(turn % 2) for turn, name in enumerate(looked))
+    assert set(looked) == set(names)

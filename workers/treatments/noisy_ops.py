@@ -10,9 +10,10 @@ Source of the formula: relative Gaussian error on results, as the field's ``VERL
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from experiment_specs.language import HwNoise
-from experiment_specs.modules import plain
+from experiment_specs.modules import layer_of, plain
 
 Phase = Literal["train", "rollout", "eval"]
 
@@ -64,6 +65,22 @@ class _NoisyGradient(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         g = gradients[0]
         return g + torch.randn_like(g) * g.abs() * ctx.scale, None
+
+
+def by_turns(names: Sequence[str], noise: HwNoise | None, turn: int) -> str:
+    """Which of these linears to look at this time: all of them in the course of time, far ones after each other.
+
+    Where the noise has chosen layers, one inside and one outside of them by turns.
+    """
+    chosen = noise.layers if noise is not None else None
+    if chosen is not None:
+        inside = [name for name in names if layer_of(name) in chosen]
+        outside = [name for name in names if layer_of(name) not in chosen]
+        names, turn = (inside, turn // 2) if turn % 2 or not outside else (outside, turn // 2)
+    stride = max(1, round(0.38 * len(names)))
+    while gcd(stride, len(names)) > 1:
+        stride += 1
+    return names[turn * stride % len(names)]
 
 
 @dataclass

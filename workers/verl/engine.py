@@ -17,7 +17,7 @@ from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, 
 from workers.events import Spool
 from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.treatments import lora, quantize
-from workers.treatments.noisy_ops import NoisyOps
+from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import Gradients, Probe
 
 
@@ -169,7 +169,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         names = self._quantised
         if not names or self.rank != 0:
             return
-        name, dtype = names[self._exports % len(names)], self._condition.dtype
+        name, dtype = by_turns(names, self._condition.hw_noise, self._exports), self._condition.dtype
         self._arm(name, modules[name], lambda w: quantize.quantise(w.to(self._compute), dtype))
         side = f"{name.removesuffix('.base_layer')}.lora_{'AB'[self._exports % 2]}.default"
         if side in modules:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from experiment_specs.layers import LayerMultipliers, layer_multipliers
-from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, layer_of, plain
+from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, plain
 from experiment_specs.schedules import sigma_at
 from workers.events import Kind
 from workers.launch import Order
 from workers.treatments import lora
 from workers.treatments.aqn import Expected, Noise, by_layer
-from workers.treatments.noisy_ops import NoisyOps
+from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import OutputCheck
 from workers.treatments.quantize import fingerprint, linears, quantise, sampled
 
@@ -146,18 +146,8 @@ class RolloutCopy:
         if wanted not in self._pending:
             return None
         self._pending.remove(wanted)
-        name = self._checked_linear()
+        name = by_turns(list(self._linears), self.condition.hw_noise, self.serves)
         return Evidence(wanted, self.measure(), OutputCheck(plain(name), self._linears[name]))
-
-    def _checked_linear(self) -> str:
-        """Another linear at every sync; where hw_noise names layers, one inside and one outside of them by turns."""
-        names = list(self._linears)
-        chosen = self.condition.hw_noise.layers if self.condition.hw_noise is not None else None
-        if chosen is not None:
-            inside = [name for name in names if layer_of(name) in chosen]
-            outside = [name for name in names if layer_of(name) not in chosen]
-            names = inside if self.serves % 2 or not outside else outside
-        return names[self.serves * 7 % len(names)]
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
