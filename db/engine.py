@@ -22,6 +22,10 @@ class RegistryError(AqnError):
     """The registry cannot be opened or is of another version."""
 
 
+class NoRegistryError(RegistryError):
+    """There is none yet."""
+
+
 def open_registry(url: str, *, create: bool = True) -> Engine:
     """An engine on the registry at ``url``, at the newest schema.
 
@@ -38,9 +42,7 @@ def open_registry(url: str, *, create: bool = True) -> Engine:
     file = Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
     if file is not None:
         if not create and not file.exists():
-            raise RegistryError(
-                f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME points elsewhere"
-            )
+            raise NoRegistryError(f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME points elsewhere")
         file.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
     if file is not None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from db.reads import EvalPoint, Run
 from experiment_specs.language import NAMED_FIELDS, Condition, Value
 from experiment_specs.presets import preset_name
+from orchestrator.aims import Aim
 from orchestrator.plan import Plan
 from orchestrator.stats import wilson
 
@@ -206,6 +207,19 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
         more = f" and {len(choices) - 1} more" if len(choices) > 1 else ""
         yield Text(f"left out: {choices[0]}{more}: {reason}", style="dim")
     yield from _plan_warnings(plan)
+
+
+def aim_lines(plan: Plan, aims: Mapping[str, Aim]) -> Iterator[RenderableType]:
+    """How much of sigma every layer gets, where a scan decides it."""
+    for c in plan.conditions:
+        aim = aims.get(c.condition.id)
+        if aim is None:
+            continue
+        if aim.multipliers is not None:
+            text = "sigma by layer × " + ", ".join(f"{m:.3g}" for m in aim.multipliers)
+        else:
+            text = aim.problem or f"sigma by layer follows from scan {aim.scan_id}, which is made first"
+        yield Text(f"{c.label}: {text}")
 
 
 def _plan_warnings(plan: Plan) -> Iterator[RenderableType]:
