@@ -42,7 +42,7 @@ def open_registry(url: str, *, create: bool = True) -> Engine:
     file = Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
     if file is not None:
         if not create and not file.exists():
-            raise NoRegistryError(f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME points elsewhere")
+            raise NoRegistryError(f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME is another")
         file.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
     if file is not None:

@@ -128,8 +128,8 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
         return
     aims = {name: values for name, values in _aims(data).items() if values is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("layer", "relative error %", "SQNR dB", "dead zone %", "saturated %", *aims):
-        table.add_column(column, justify="right")
+    for column in ("layer", "error %", "SQNR dB", "dead %", "satur. %", *aims):
+        table.add_column(column, justify="right", no_wrap=True)
     layers = data["layers"]
     for row, layer in enumerate(layers["layer"]):
         sqnr = layers["sqnr_db"][row]
@@ -142,6 +142,8 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
             *(f"{values[row]:.3g}" for values in aims.values()),
         )
     screen.print(table)
-    names = "/".join(aims)
-    screen.print(Text(f"{data['prompts']} questions, averaged; {names}: sigma's multiplier if srdd says so"))
+    screen.print(
+        f"output activations, mean of {data['prompts']} questions: mean |e|/|x|, signal to noise, non-zero values that "
+        "become 0, values within 1 % of the largest; then sigma's multiplier by srdd preset"
+    )
     screen.print(Text(f"plot: {draw_scan(data, picture, run.label)}"), soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, plain
@@ -259,5 +260,7 @@ class _AdapterWatch:
         handle = module.register_forward_pre_hook(look)
 
 
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+def _whole(value: Any) -> Tensor:
+    """A weight gathered from all ranks, on the device that gathers."""
+    whole: Tensor = value.to(get_device_id()).full_tensor() if hasattr(value, "full_tensor") else value
+    return whole
