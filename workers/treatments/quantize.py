@@ -1,7 +1,8 @@
 """Fake quantisation of weights: values on a 4-bit grid, gradients straight through.
 
-The values are torchao's; the autograd function is ours, because torchao's own training linears do not do weight-only
-on a CPU. Which modules are quantised is decided by name, in :mod:`experiment_specs.modules`.
+The values are torchao's, bit for bit, computed in :mod:`workers.treatments.fp4`; the autograd function is ours, because
+torchao's own training linears do not do weight-only on a CPU. Which modules are quantised is decided by name, in
+:mod:`experiment_specs.modules`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from experiment_specs.language import Dtype
 from experiment_specs.modules import idle_patterns, is_quantised
+from workers.treatments.fp4 import mxfp4, nvfp4
 
 
 def quantise(weight: Tensor, dtype: Dtype) -> Tensor:
@@ -27,28 +29,8 @@ def quantise(weight: Tensor, dtype: Dtype) -> Tensor:
     exact = weight.detach().float()
     if dtype.format == "bf16":
         return exact.bfloat16().to(weight.dtype)
-    block = 32 if dtype.format == "mxfp4" else 16
-    if weight.shape[-1] % block:
-        raise ValueError(
-            f"{dtype.format} needs an input dimension that is a multiple of {block}, not {weight.shape[-1]}"
-        )
-    if not torch.any(exact):
-        return torch.zeros_like(weight)  # torchao's two-level scale divides 0 by 0 here
-    return _through_torchao(exact.contiguous(), dtype).to(weight.dtype)
-
-
-def _through_torchao(exact: Tensor, dtype: Dtype) -> Tensor:
-    if dtype.format == "mxfp4":
-        from torchao.prototype.mx_formats.mx_tensor import MXTensor, ScaleCalculationMode
-
-        mode = ScaleCalculationMode(dtype.scale_rule)
-        packed: Any = MXTensor.to_mx(exact, torch.float4_e2m1fn_x2, 32, mode)
-    else:
-        from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
-
-        packed = NVFP4Tensor.to_nvfp4(exact, 16, per_tensor_scale=per_tensor_amax_to_scale(exact.abs().max()))
-    result: Tensor = packed.dequantize(torch.float32)
-    return result
+    values = nvfp4(exact) if dtype.scale_rule is None else mxfp4(exact, dtype.scale_rule)
+    return values.to(weight.dtype)
 
 
 class _StraightThrough(torch.autograd.Function):
