@@ -21,7 +21,10 @@ from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_am
 from torchao.prototype.qat.mx import MXFakeQuantizeConfig, MXFakeQuantizedLinear
 from torchao.prototype.qat.nvfp4 import NVFP4FakeQuantizeConfig, NVFP4FakeQuantizedLinear
 
+from experiment_specs.language import Dtype
+from experiment_specs.presets import presets
 from workers.treatments.fp4 import mxfp4, nvfp4
+from workers.treatments.quantize import attach
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
@@ -48,6 +51,15 @@ FORMATS: dict[str, tuple[Values, Values]] = {
     "mxfp4": (lambda weight: mxfp4(weight, "floor"), torchao_mxfp4),
     "nvfp4": (nvfp4, torchao_nvfp4),
 }
+
+
+def quantised(rows: int, columns: int, name: str) -> nn.Linear:
+    """A linear as a run has it."""
+    block = nn.Module()
+    block.layers = nn.ModuleList([nn.ModuleDict({"linear": nn.Linear(columns, rows, bias=False)})])
+    attach(block.to(DEVICE, DTYPE), Dtype.model_validate(presets()["dtype"][name]))
+    linear: nn.Linear = block.layers[0]["linear"]
+    return linear
 
 
 class StraightThrough(torch.autograd.Function):
@@ -130,8 +142,8 @@ def torchao_linears(rows: int, columns: int) -> dict[str, Callable[[], object]]:
 def linear_table(rows: int, columns: int) -> None:
     print(f"\nlinear {rows} × {columns}, {TOKENS} tokens, forward and backward")
     actions = {"plain": training_step(nn.Linear(columns, rows, bias=False, device=DEVICE, dtype=DTYPE))}
-    for name, (ours, torchaos) in FORMATS.items():
-        actions[f"{name}  ours"] = training_step(fake_quantised(rows, columns, ours))
+    for name, (_, torchaos) in FORMATS.items():
+        actions[f"{name}  ours"] = training_step(quantised(rows, columns, name))
         actions[f"{name}  torchao's values"] = training_step(fake_quantised(rows, columns, torchaos))
     times = in_turn(actions | torchao_linears(rows, columns))
     for name, each in times.items():
@@ -162,6 +174,7 @@ def rounding_table(rows: int, columns: int) -> None:
 
 def main() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # two threads on two cores wait for each other whenever a third process works
     name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU"
     print(
         f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "

@@ -7,6 +7,7 @@ what the whole takes longer than the run without it, the median over rounds of t
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -73,6 +74,7 @@ def parts() -> dict[str, Patches]:
 
 
 def main() -> None:
+    logging.disable(logging.INFO)
     prepare_process()
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "shares.yaml"
