@@ -186,6 +186,21 @@ def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
     assert started["plugins"] == ["tests.plugins.sigma_zero"]
 
 
+def test_a_scan_by_the_command_line_is_made_once(home, adopted) -> None:
+    scan = home.json("scan", "tiny/qwen2", "--dtype", "nvfp4")
+    assert scan["verdict"] == "PROVEN"
+    assert scan["layers"]["layer"] == [0, 1]
+    assert sum(scan["multipliers"]["variable"]) == pytest.approx(2.0)
+    assert scan["multipliers"]["targeted"] is None  # top 4 of 2 layers
+    assert home.json("scan", "tiny/qwen2", "--dtype", "nvfp4")["run_id"] == scan["run_id"]
+    code, output = home.aqn("show", scan["run_id"])
+    assert code == 0, output
+    assert max(map(len, output.splitlines()[:6])) <= 80
+    assert (home.folder / "home" / "reports" / f"scan-{scan['run_id']}.png").exists()
+    code, output = home.aqn("scan", "tiny/qwen2", "--dtype", "nvpf4")
+    assert (code, "did you mean 'nvfp4'?" in output) == (2, True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_kind_of_run_is_proven(home) -> None:
@@ -193,6 +208,19 @@ def test_every_kind_of_run_is_proven(home) -> None:
     assert code == 0, output
     runs = home.json("runs", "--sweep", "tiny-each")
     assert {run["label"]: run["verdict"] for run in runs} == dict.fromkeys(
-        ("plain", "nvfp4-linear", "grpo-kl", "compute-bf16", "two-epochs"), "PROVEN"
+        (
+            "plain",
+            "nvfp4-linear",
+            "grpo-kl",
+            "compute-bf16",
+            "two-epochs",
+            "srdd-variable",
+            "linear-noise",
+            "hw-noise",
+            "hw-noise-layer",
+            "lora-merged",
+            "lora-adapter",
+        ),
+        "PROVEN",
     )
     assert len({run["score"]["k"] for run in runs}) > 1
