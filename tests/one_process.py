@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import ray
 import torch
 
 from experiment_specs.language import Condition
@@ -222,7 +221,7 @@ class OneProcess:
         threads = torch.get_num_threads()
         with (
             patch.dict(os.environ, ENVIRONMENT | {RUN_DIR_VARIABLE: str(self.run_dir)}),
-            patch.object(ray, "get_actor", lambda *_, **__: _Handle(self.server)),
+            patch("ray.get_actor", lambda *_, **__: _Handle(self.server)),
             torch.random.fork_rng(devices=[]),
         ):
             torch.set_rng_state(self._random)
