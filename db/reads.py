@@ -259,12 +259,12 @@ def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None
 
 
 def scans(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
-    """(run id, label, what was measured) of every layer scan, newest first."""
+    """(run id, label, what was measured) of every layer scan that was not refuted, newest first."""
     query = (
         select(RunRow.id, RunRow.label, EvidenceRow.data)
         .join(AttemptRow, AttemptRow.run_id == RunRow.id)
         .join(EvidenceRow, EvidenceRow.attempt_id == AttemptRow.id)
-        .where(RunRow.kind == "scan", EvidenceRow.kind == "scan")
+        .where(RunRow.kind == "scan", EvidenceRow.kind == "scan", RunRow.verdict == "PROVEN")
         .order_by(RunRow.created_at.desc())
     )
     with Session(engine.execution_options(read_only=True)) as session:

@@ -135,24 +135,37 @@ def _wanted(session: Session, new: NewRun, submission: Submission, at: float) ->
 
 
 def _reusable(session: Session, new: NewRun, submission: Submission) -> str | None:
-    """The best run that does, or did, what is asked."""
+    """The best run that does, or did, what is asked.
+
+    A layer scan serves others: it is taken where it is proven or still to come, and of the same code alone.
+    """
     rows = session.scalars(
         select(RunRow)
         .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed)
         .order_by(RunRow.created_at.desc())
     ).all()
-    rows = [row for row in rows if row.kind == "scan" or row.score_rule == submission.score_rule]
-    proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
     same_code = [row for row in rows if row.code_version == submission.code_version]
+    if new.kind == "scan":
+        rows = same_code
+    else:
+        rows = [row for row in rows if row.score_rule == submission.score_rule]
+        same_code = [row for row in same_code if row.score_rule == submission.score_rule]
+    proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
     running = [row for row in same_code if row.state == "running"]
     queued = [row for row in rows if row.state == "queued"]
-    judged = [row for row in same_code if row.state == "succeeded"]
+    judged = [row for row in same_code if row.state == "succeeded" and new.kind != "scan"]
     for row in (*proven, *running, *queued, *judged):
-        if row.state == "queued":  # nothing of it has happened yet: it follows the newest word
-            row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
-            row.priority, row.plan = submission.priority, new.plan
+        if row.state == "queued":
+            row.priority = max(row.priority, submission.priority)
+            if not _attempted(session, row.id):  # nothing of it has happened yet: it follows the newest word
+                row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
+                row.plan = new.plan
         return row.id
     return None
+
+
+def _attempted(session: Session, run_id: str) -> bool:
+    return session.scalar(select(AttemptRow.id).where(AttemptRow.run_id == run_id).limit(1)) is not None
 
 
 def _create_run(session: Session, new: NewRun, submission: Submission, now: float) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Ray reads where its token is when it is imported, whoever imports it first: it is the same for all tests.
+RAY_TOKEN = Path(tempfile.mkdtemp(prefix="aqn-tests-")) / "ray-token"
+RAY_TOKEN.write_text(secrets.token_hex(32))
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(RAY_TOKEN)}
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("searching", deadline=None, max_examples=500)

@@ -42,13 +42,13 @@ def held(step: int, order: Order) -> dict[str, object]:
     return {
         "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
         "modules_due": 0, "realised": realised(sigma), "linears": 2, "on_grid": 2, "watched": 2,
-        "weights": {name: f"{name}@{step}" for name in LINEARS}, "norms": {}, "replica": 0, "replicas": 1,
+        "weights": {name: f"{name}@{step}" for name in LINEARS}, "replica": 0, "replicas": 1,
         "layers": {
             "layer": [0, 1, None], "multiplier": each, "modules": [1, 1, 1],
             "changed": [int(sigma * m > 0) for m in each], "std": [sigma * m for m in each],
-            "expected": [sigma * m for m in each], "error": [0.05 * sigma] * 3,
+            "expected": [sigma * m for m in each], "error": [0.05 * sigma] * 3, "rounding": [0.0] * 3,
         },
-        "output": {"module": LINEARS[0], "error": 0.0, "n_eff": 100.0},
+        "output": {"module": LINEARS[0], "error": 0.0, "n_eff": 100.0, "swell": 1.0}, "correlation": 0.0,
     }  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def scan(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
         spool.append("finished", {"ok": False, "error": "RuntimeError: the model could not be loaded"}, durable=True)
         return 1
     table = {"layer": [0, 1], "relative_error": errors}
-    spool.append("scan", {"model": str(behaviour.get("model", "m")), "prompts": 8, "layers": table}, durable=True)
+    model = str(behaviour.get("model", "m"))
+    facts = {"model": model, "weights": model, "prompts": 8, "dtype": order.condition["dtype"], "decoder_layers": 2}
+    spool.append("scan", facts | {"layers": table}, durable=True)
     spool.append("finished", {"ok": True, "error": None}, durable=True)
     return 0
 
@@ -84,7 +86,8 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     spool.append(
         "quantised",
         {"formats": [order.condition["dtype"]], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,
-         "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": []},
+         "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": [],
+         "role": "policy"},
     )  # fmt: skip
     still = {"block_linears": 0.0, "adapters": 0.0, "other": 0.0}
     spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
@@ -94,12 +97,14 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
             spool.append(
                 "gradient_probe",
-                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "n_eff": 100.0, "input_error": 0.0,
-                 "weight_error": 0.0, "input_error_unquantised": 0.1},
+                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "n_eff": 100.0, "swell": 1.0,
+                 "input_error": 0.0, "input_n_eff": 100.0, "weight_error": 0.0, "weight_n_eff": 100.0,
+                 "input_error_unquantised": 0.1},
             )  # fmt: skip
             far = {"block_linears": 0.01, "adapters": 0.0, "other": 0.01}
             spool.append("moved", {"export": step, "optimiser_steps": step, "optimiser_updates": step} | far)
-        spool.append("exported", {"export": step, "weights": held(step, order)["weights"]})
+        sent = held(step, order)["weights"]
+        spool.append("exported", {"export": step, "weights": sent, "used": sent})
         if step in order.eval_steps:
             spool.append("eval_mode", held(step, order) | {"realised": realised(0.0)})
             spool.append(

@@ -51,6 +51,8 @@ class Order:
     gpus: int
     assets: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
+    """The code version that the run was submitted for; empty leaves it unchecked (an order written by hand)."""
     workdir: str = ""
     """Where the submitter stood: relative paths of model and data are meant from there."""
     plugins: list[str] = field(default_factory=list)
@@ -137,6 +139,12 @@ def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str
         set_to = ", ".join(f"{name}={value}" for name, value in told.items())
         return f"the environment sets {set_to}, and the condition's hw_noise is {have}: say it in the spec, or unset it"
     return None
+
+
+def attention(condition: Condition) -> str | None:
+    """The attention that a condition needs: in ``sdpa`` products are made inside one kernel, and can have no error."""
+    ops = condition.hw_noise.ops if condition.hw_noise is not None else ()
+    return "eager" if {"matmul", "bmm"} & set(ops) else None
 
 
 def unsupported(condition: Condition) -> list[str]:

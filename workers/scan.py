@@ -20,6 +20,7 @@ def scan(order: Order, files: dict[str, str], model_fingerprint: str | None, spo
     import torch
     import transformers
 
+    from workers.treatments.quantize import fingerprint
     from workers.treatments.srdd import scan_layers
 
     wanted = Scan.model_validate_json(json.dumps(order.condition))
@@ -29,12 +30,15 @@ def scan(order: Order, files: dict[str, str], model_fingerprint: str | None, spo
         files["model"], dtype=torch.float32 if wanted.compute == "fp32" else torch.bfloat16, attn_implementation="sdpa"
     )
     spool.append("phase", {"name": "model loaded"})
+    weights = hashlib.sha256(json.dumps({n: fingerprint(p) for n, p in model.named_parameters()}).encode()).hexdigest()
     prompts = _prompts(tokenizer, files["questions"], wanted)
     table = scan_layers(model.to(device).eval(), [torch.tensor([ids], device=device) for ids in prompts], wanted.dtype)
     spool.append(
         "scan",
         {
             "model": model_fingerprint,
+            "weights": weights,
+            "decoder_layers": model.config.num_hidden_layers,
             "dtype": wanted.dtype.model_dump(mode="json"),
             "prompts": len(prompts),
             "prompts_hash": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],

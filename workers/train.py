@@ -37,6 +37,7 @@ from workers.launch import (
 )
 
 TINY_PREFIX = "tiny/"
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt", ".jinja")
 
 
 def main(run_dir: Path) -> int:
@@ -68,7 +69,12 @@ def main(run_dir: Path) -> int:
 
 
 def _refuse(order: Order, environment: dict[str, str]) -> None:
-    """What this run cannot be: asked for what is not there, or told two things at once."""
+    """What this run cannot be: of other code, asked for what is not there, or told two things at once."""
+    ran = code_version().id
+    if order.code and TOKEN_VARIABLE in environment and ran != order.code:  # by hand, other code may be the point
+        raise RuntimeError(
+            f"the code has changed since the run was submitted ({order.code}, now {ran}); submit the sweep anew"
+        )
     if missing := unsupported(order.typed_condition):
         raise RuntimeError("; ".join(missing))
     if problem := noisy_ops_contradiction(order.typed_condition.hw_noise, environment):
@@ -189,7 +195,7 @@ def _check_scan(order: Order, files: dict[str, str]) -> None:
     if order.scan is not None and order.scan["model"] != _fingerprint(Path(files["model"])):
         raise RuntimeError(
             f"{files['model']} is not the model that was scanned (run {order.scan['run']}): "
-            "it was changed since; `aqn scan --again` scans it anew"
+            f"it was changed since; `aqn scan --again {order.scan['run']}` scans it anew"
         )
 
 
@@ -218,8 +224,12 @@ def _gpu_names() -> list[str]:
 
 
 def _fingerprint(path: Path) -> str | None:
-    """Hash of a file, or of the weight, tokenizer and configuration files of a folder; None for a remote id."""
-    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+    """Hash of a file, or of the weight, tokenizer and configuration files of a folder; None for a remote id.
+
+    Others, a README for example, say nothing about what a model is.
+    """
+    inside = sorted(p for p in path.rglob("*") if p.suffix in MODEL_FILES and p.is_file()) if path.is_dir() else []
+    paths = [path] if path.is_file() else inside
     if not paths:
         return None
     digest = hashlib.sha256()

@@ -57,7 +57,7 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
         by_kind.setdefault(fact.kind, []).append(fact.data)
     if started := by_kind.get("started"):
         yield from _identity(started[-1])
-    for data in by_kind.get("quantised", [])[:1]:
+    for data in (fact for fact in by_kind.get("quantised", []) if fact["role"] == "policy"):
         formats = ", ".join(f["format"] for f in data["formats"])
         yield (
             "quantised",
@@ -142,15 +142,15 @@ def _rollout(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, st
         return
     forward = {f["export"]: f["weights"] for f in by_kind.get("forward_weights", [])}
     sent = {f["export"]: f for f in by_kind.get("exported", [])}
-    used = {step: {**fact["weights"], **fact.get("used", {})} for step, fact in sent.items()}
     same = sum(
-        not different(forward.get(s["step"], {"": ""}), used.get(s["step"], {}))
-        and not different(sent.get(s["step"], {"weights": {"": ""}})["weights"], {**s["weights"], **s["norms"]})
+        s["step"] in sent
+        and not different(forward.get(s["step"], {}), sent[s["step"]]["used"])
+        and not different(sent[s["step"]]["weights"], s["weights"])
         for s in syncs
     )
     yield (
         "same weights",
-        f"policy's forward = export = rollout after {same} of {len(syncs)} syncs, {syncs[0]['watched']} linears each",
+        f"policy's forward = export = rollout after {same} of {len(syncs)} syncs, every weight",
     )
     merges = [merge for fact in sent.values() for merge in fact.get("merges", {}).values()]
     if merges:
@@ -180,7 +180,7 @@ def _evals(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]
         return
     clean = sum(not m["realised"]["modules"] for m in modes)
     sent = {f["export"]: f["weights"] for f in by_kind.get("exported", [])}
-    same = sum(not different(sent.get(m["step"], {"": ""}), {**m["weights"], **m["norms"]}) for m in modes)
+    same = sum(not different(sent.get(m["step"], {}), m["weights"]) for m in modes)
     errors = [m["output"]["error"] for m in modes if m.get("output")]
     products = f", products off by {max(errors):.1g} at most" if errors else ""
     yield (

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def scan(  # noqa: PLR0917 - typer reads them as options
-    model: Annotated[str, typer.Argument(help="A local folder, a Hugging Face id, or tiny/qwen2.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A local folder, tiny/qwen2, or the id of a recorded scan, whose options it then has.",
+            show_default=False,
+        ),
+    ],
     dtype: Annotated[str, typer.Option(help="Number format: a preset of experiment_specs/presets.yaml.")] = "mxfp4",
     questions: Annotated[
         str, typer.Option(help="Parquet file in verl's layout; its first questions are the prompts.")
@@ -41,8 +47,9 @@ def scan(  # noqa: PLR0917 - typer reads them as options
     from orchestrator.submit import scan_run
     from workers.launch import code_version
 
-    wanted = _wanted(model, dtype, questions, prompts, max_prompt_tokens, compute)
     settings = load_settings()
+    known = _recorded(model)
+    wanted = known or _wanted(model, dtype, questions, prompts, max_prompt_tokens, compute)
     engine = registry(create=True)
     run_id = writes.request(engine, scan_run(wanted), code_version().id, CONDITION_SCHEMA, again=again)
     try:
@@ -62,6 +69,20 @@ def scan(  # noqa: PLR0917 - typer reads them as options
         print_scan(console(), run, data, picture)
     if run.verdict != "PROVEN":
         raise typer.Exit(FAILED)
+
+
+def _recorded(name: str) -> Scan | None:
+    """What a recorded scan of this id asked for."""
+    from db import reads
+    from db.engine import NoRegistryError
+    from experiment_specs.language import Scan
+    from orchestrator.cli.common import registry
+
+    try:
+        runs = reads.runs(registry(), ids=[name])
+    except NoRegistryError:
+        return None
+    return Scan.model_validate(runs[0].condition, strict=False) if runs and runs[0].kind == "scan" else None
 
 
 def _wanted(model: str, dtype: str, questions: str, prompts: int, most: int, compute: str) -> Scan:  # noqa: PLR0917

@@ -17,13 +17,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from db import reads, writes
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, Scan
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
 from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Launch, Needs, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
-from orchestrator.verdict import PROVEN, Measured, PlannedSteps, Verdict, judge, judge_scan
+from orchestrator.verdict import PROVEN, UNPROVEN, Measured, PlannedSteps, Verdict, judge, judge_scan
 from workers.launch import Order, plugins, write_order
 
 SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError)
@@ -122,9 +122,16 @@ class Scheduler:
         except SPOOL_ERRORS as error:
             last_word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
         facts = measured(self._engine, attempt.id)
-        verdict = judge_run(self._engine, run, facts) if last_word is not None and last_word["ok"] else None
+        verdict = self._judge(run, facts) if last_word is not None and last_word["ok"] else None
         ending = conclude(run, verdict, last_word, action.exit_code)
         writes.end_attempt(self._engine, attempt.id, attempt.token, run.id, ending)
+
+    def _judge(self, run: reads.Run, facts: list[Measured]) -> Verdict:
+        """Evidence that cannot be understood, of other code perhaps, leaves its own run unproven and stops no other."""
+        try:
+            return judge_run(self._engine, run, facts)
+        except SPOOL_ERRORS as error:
+            return Verdict(UNPROVEN, (f"its evidence cannot be read: {type(error).__name__}: {error}",))
 
 
 def conclude(
@@ -155,7 +162,7 @@ def conclude(
 
 def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
     if run.kind == "scan":
-        return judge_scan(facts, None, _twins(engine, run, facts))
+        return judge_scan(Scan.model_validate(run.condition, strict=False), facts, _twins(engine, run, facts))
     condition = Condition.model_validate(run.condition, strict=False)
     scan = scan_for(engine, run)
     plan = PlannedSteps(
@@ -186,7 +193,7 @@ def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:
     return [
         f"{label} ({run_id})"
         for run_id, label, data in reads.scans(engine)
-        if run_id != run.id and data["layers"] == own["layers"] and data["model"] != own["model"]
+        if run_id != run.id and data["layers"] == own["layers"] and data["weights"] != own["weights"]
     ]
 
 
@@ -211,7 +218,7 @@ def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active
 
 def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
     return Order(
-        kind=run.kind, scan=scan,
+        kind=run.kind, scan=scan, code=run.code_version,
         run_id=run.id, attempt=attempt.number, token=attempt.token, label=run.label, condition_id=run.condition_id,
         condition=run.condition, seed=run.seed, total_steps=run.total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,

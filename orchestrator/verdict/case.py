@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import hypot, sqrt
 from typing import Any
 
 from experiment_specs.language import Condition
@@ -81,8 +82,15 @@ def complete(facts: Facts) -> bool:
 
 
 def different(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Names whose fingerprints are in both and differ, or in the first only."""
-    return [name for name, value in one.items() if other.get(name) != value]
+    """Names whose fingerprints differ, or are on one side only."""
+    return [name for name in (*one, *(n for n in other if n not in one)) if one.get(name) != other.get(name)]
+
+
+def off_plan(measured: float, planned: float, n_eff: float, rounding: float, most_errors: float = 5.0) -> bool:
+    """Is a relative error another than planned? ``n_eff`` equal elements give it a standard error of
+    planned / √(2·n_eff); rounding adds to it in quadrature. Not a number is off."""
+    chance = most_errors * planned / sqrt(2 * n_eff) if n_eff > 0 else 0.0
+    return not planned - chance <= measured <= hypot(planned, rounding) + chance
 
 
 def short(items: Sequence[Any], most: int = 4) -> str:

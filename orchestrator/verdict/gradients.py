@@ -8,13 +8,10 @@ from typing import Any
 
 from experiment_specs.language import HwNoise
 from experiment_specs.modules import is_adapter, layer_of
-from orchestrator.verdict.case import Case, Findings, some
+from orchestrator.verdict.case import Case, Findings, off_plan, some
 
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """Relative error that rounding alone explains; forgetting Q(W) costs about a tenth with 4-bit weights."""
-
-NOISE_MARGIN = 1.2
-"""How far above the planned scale the measured size of noise may lie, by chance of one sampled call."""
 
 
 def gradients(case: Case) -> Findings:
@@ -35,26 +32,29 @@ def gradients(case: Case) -> Findings:
 
 
 def _wrong(case: Case, fact: Mapping[str, Any]) -> list[str]:
+    planned = noise_scale(case.condition.hw_noise, "train", fact["module"])
+    planned_back = planned if case.condition.hw_noise is not None and case.condition.hw_noise.backward else 0.0
     rounding = GRADIENT_TOLERANCE[case.condition.compute]
-    errors = noise_scale(case.condition.hw_noise, "train", fact["module"])
-    backward = case.condition.hw_noise is not None and case.condition.hw_noise.backward
-    forward_limit = hypot(rounding, NOISE_MARGIN * errors)
-    limit = forward_limit if backward else rounding
     name, weight = fact["module"], "W" if is_adapter(fact["module"]) else "Q(W)"
     wrong = []
-    if not fact["output_error"] <= forward_limit:
+    if not fact["output_error"] <= hypot(rounding * fact["swell"], 1.5 * planned):  # the hardware check is strict
         wrong.append(f"{name}: its output is off x·{weight}ᵀ + b by {100 * fact['output_error']:.2g} %")
-    if not fact["input_error"] <= limit:
-        hint = "; it used the unquantised W" if fact["input_error_unquantised"] <= limit else ""
+    if _off(fact["input_error"], planned_back, fact["input_n_eff"], rounding):
+        hint = "; it used the unquantised W" if fact["input_error_unquantised"] <= rounding else ""
         wrong.append(f"{name}: dL/dx is off dL/dy·{weight} by {100 * fact['input_error']:.2g} %{hint}")
     frozen = case.condition.lora is not None and not is_adapter(name)
     if frozen and fact["weight_error"] is not None:
         wrong.append(f"{name}: it belongs to the frozen base, and got a gradient")
     elif not frozen and fact["weight_error"] is None:
         wrong.append(f"{name}: it should be trained, and got no gradient")
-    elif not frozen and not fact["weight_error"] <= limit:
+    elif not frozen and _off(fact["weight_error"], planned_back, fact["weight_n_eff"], rounding):
         wrong.append(f"{name}: dL/dW is off dL/dyᵀ·x by {100 * fact['weight_error']:.2g} %")
     return wrong
+
+
+def _off(error: float, planned: float, n_eff: float, rounding: float) -> bool:
+    """Where the exact gradient is 0 there is nothing to be off."""
+    return off_plan(error, planned if n_eff > 0 else 0.0, n_eff, rounding)
 
 
 def noise_scale(noise: HwNoise | None, phase: str, module: str) -> float:

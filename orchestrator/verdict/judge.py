@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any
 
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, Scan
 from orchestrator.verdict import course, gradients, noise, weights
 from orchestrator.verdict.case import PROVEN, REFUTED, UNPROVEN, Case, Findings, Measured, PlannedSteps, Verdict, short
 
@@ -23,25 +23,29 @@ def judge(condition: Condition, plan: PlannedSteps, facts: Iterable[Measured]) -
     return _verdict([check(case) for check in CHECKS])
 
 
-def judge_scan(facts: Iterable[Measured], layers: int | None, twins: Sequence[str]) -> Verdict:
-    """The verdict on a layer scan. ``twins``: scans of other models whose tables are the same to the last bit."""
+def judge_scan(scan: Scan, facts: Iterable[Measured], twins: Sequence[str]) -> Verdict:
+    """The verdict on a layer scan. ``twins``: scans of other weights whose tables are the same to the last bit."""
     found = [fact.data for fact in facts if fact.kind == "scan"]
     if not found:
         return Verdict(UNPROVEN, ("no layer was measured",))
-    table: dict[str, list[Any]] = found[-1]["layers"]
-    against, missing = [], []
+    data, against, missing = found[-1], [], []
+    table: dict[str, list[Any]] = data["layers"]
     if twins:
         against.append(
             f"its table is bit for bit that of {short(twins)}, a scan of another model: one of the two was not loaded"
         )
+    if data["dtype"] != scan.dtype.model_dump(mode="json"):
+        against.append(f"it quantised to {data['dtype']}, not to {scan.dtype.format}")
+    if data["prompts"] != scan.prompts:
+        against.append(f"it asked {data['prompts']} of {scan.prompts} questions")
+    if table["layer"] != list(range(data["decoder_layers"])):
+        against.append(f"layers {short(table['layer'])} were measured, and the model has {data['decoder_layers']}")
     if not all(isfinite(value) and value >= 0 for value in table["relative_error"]):
         against.append("a layer's error is not a number")
     elif not any(table["relative_error"]):
         against.append("no layer has any error: nothing was quantised")
-    if layers is not None and len(table["layer"]) != layers:
-        against.append(f"{len(table['layer'])} of {layers} layers were measured")
-    if not found[-1].get("model"):
-        missing.append("no fingerprint of the model")
+    if not data.get("model"):
+        missing.append("no fingerprint of the model: it is a remote id, or was not found")
     return _verdict([Findings(tuple(against), tuple(missing))])
 
 

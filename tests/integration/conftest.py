@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.fleet import head
 from orchestrator.plan import make_plan
 from orchestrator.settings import Settings, load_settings
 from orchestrator.submit import record
+from tests.conftest import RAY_TOKEN
 
 SWEEP = """\
 sweep: light
@@ -50,6 +52,7 @@ def submit(engine: Engine, write_spec) -> Callable[..., Submitted]:
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head as `aqn submit` starts it, ended by pid at the end."""
     home = tmp_path_factory.mktemp("fleet")
+    shutil.copy(RAY_TOKEN, home / "ray-token")
     settings = Settings(Path(home), "")
     before = dict(os.environ)
     try:

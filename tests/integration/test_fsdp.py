@@ -30,6 +30,7 @@ def rank(index: int, folder: str) -> None:
     found = {dtype.format: sharded(dtype) for dtype in FORMATS}
     if index == 0:
         torch.save(found, Path(folder) / "found.pt")
+    dist.barrier()  # a rank that leaves early takes the other's connections down
     dist.destroy_process_group()
 
 

@@ -24,10 +24,11 @@ def test_a_clean_run_is_proven(make_run) -> None:
     exported, forward, sync = run.of("exported"), run.of("forward_weights"), run.of("sync")
     assert [fact["export"] for fact in exported] == [0, 1, 2, 3, 4]
     assert [fact["export"] for fact in forward] == [fact["step"] for fact in sync] == [0, 1, 2, 3]
-    assert [fact["weights"] for fact in forward] == [fact["weights"] for fact in sync]
-    assert len(sync[0]["weights"]) == 8
+    assert [fact["weights"] for fact in forward] == [fact["used"] for fact in exported[:4]]
+    assert [fact["weights"] for fact in sync] == [fact["weights"] for fact in exported[:4]]
+    assert len(sync[0]["weights"]) == len(dict(run.engine.module.named_parameters()))
     for fact in run.of("eval_mode"):
-        assert exported[fact["step"]]["weights"] == fact["weights"] | fact["norms"]
+        assert exported[fact["step"]]["weights"] == fact["weights"]
         assert fact["realised"]["modules"] == 0
     assert [fact["sigma_planned"] for fact in sync] == [sigma_at(run.condition.aqn, t, 4, 4) for t in (1, 2, 3, 4)]
     assert all(fact["realised"]["modules"] == 5 and fact["on_grid"] == fact["watched"] for fact in sync)
@@ -57,7 +58,8 @@ def test_a_clean_run_is_proven(make_run) -> None:
         ({"lora": "r32", "aqn.layer_types": "linear"}, {}),
         ({"lora": {"sync": "merged"}}, {}),
         ({"lora": {"rank": 8}, "compute": "bf16", "algorithm.kl_loss": 0.01}, CHECKPOINTING),
-        ({"lora": {"sync": "merged"}, "compute": "bf16", "dtype": "nvfp4"}, {}),
+        ({"lora": {"sync": "merged"}, "dtype": "nvfp4"}, {}),
+        ({"lora": "r32", "hw_noise": {"scale": 0.05, "ops": ["linear"], "backward": True}}, {}),
         ({"hw_noise": "matmul-5pct"}, {}),
         ({"hw_noise": {"scale": 0.02, "backward": True}, "dtype": "nvfp4"}, CHECKPOINTING),
         ({"hw_noise": {"scale": 0.1, "phases": ["train"], "layers": [1]}, "compute": "bf16"}, {}),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiment_specs.language import Dtype
+from experiment_specs.language import Dtype, Model, Scan
 from orchestrator.verdict import PROVEN, REFUTED, Measured, judge, judge_scan
 from tests.one_process import OneProcess
 
@@ -249,6 +249,96 @@ def test_adapters_were_merged_before_the_sum_was_quantised(make_run, monkeypatch
     refuted(make_run({"lora": {"sync": "merged"}, "optimiser.lr": 1e-2}), "is off Q(W) + BA by")
 
 
+def test_adapters_were_merged_into_16_bit_weights_and_rounded_away(make_run) -> None:
+    """At a real learning rate the adapters' share of a weight is below the spacing of bfloat16."""
+    run = make_run({"lora": {"sync": "merged"}, "compute": "bf16", "optimiser.lr": 1e-5})
+    refuted(run, "the number format rounds the rest away, and the rollout is next to the base")
+
+
+def test_most_kinds_of_linears_were_never_exported_in_4_bit(make_run, monkeypatch) -> None:
+    """What a sample of the modules would not have seen."""
+    original = _of(f"{ENGINE}._as_used")
+
+    def partly(self: Any, name: str, value: torch.Tensor) -> torch.Tensor:
+        skipped = any(kind in name for kind in ("k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"))
+        return value.detach().to(self._compute) if skipped else original(self, name, value)
+
+    monkeypatch.setattr(f"{ENGINE}._as_used", partly)
+    refuted(make_run(), "the policy's forward used other weights than it exported: ")
+
+
+def test_embeddings_were_never_updated_in_the_rollout(make_run, monkeypatch) -> None:
+    load = f"{COPY}.load"
+    original = _of(load)
+    first: dict[str, Any] = {}
+
+    def partly(self: Any, weights: Any, step: int) -> Any:
+        first.setdefault("embeddings", weights["model.embed_tokens.weight"])
+        return original(self, {**weights, "model.embed_tokens.weight": first["embeddings"]}, step)
+
+    monkeypatch.setattr(load, partly)
+    refuted(make_run(), "other weights than the policy exported: model.embed_tokens")
+
+
+def test_noise_was_drawn_once_and_added_again_at_every_sync(make_run, monkeypatch) -> None:
+    original = _of("workers.treatments.aqn._normal")
+    monkeypatch.setattr(
+        "workers.treatments.aqn._normal", lambda like, seed, step, index: original(like, seed, 0, index)
+    )
+    refuted(make_run(), "it was not drawn anew")
+
+
+def test_noise_was_a_tenth_of_what_it_was_called(make_run, monkeypatch) -> None:
+    original = _of("workers.treatments.aqn._normal")
+    monkeypatch.setattr("workers.treatments.aqn._normal", lambda *where: 0.1 * original(*where))
+    refuted(make_run(), "was simulated with sigma 0.00")
+
+
+def test_noisy_matmuls_were_on_while_the_prompt_was_read_and_off_for_every_token(make_run, monkeypatch) -> None:
+    apply = "workers.treatments.noisy_ops.NoisyOps.apply"
+    original = _of(apply)
+
+    def first_only(self: Any, op: str, function: Any, args: Any, kwargs: Any) -> Any:
+        if args[0].shape[-2] == 1 and self.now != "train":
+            return function(*args, **kwargs)
+        return original(self, op, function, args, kwargs)
+
+    monkeypatch.setattr(apply, first_only)
+    refuted(make_run({"hw_noise": "matmul-5pct"}), "in phase rollout the results of model.layers")
+
+
+def test_errors_of_the_backward_pass_were_planned_and_not_there(make_run, monkeypatch) -> None:
+    monkeypatch.setattr("workers.treatments.noisy_ops._gradient_noise", lambda operand, scale: operand)
+    refuted(make_run({"hw_noise": {"scale": 0.05, "backward": True}}), "dL/dx is off")
+
+
+def test_the_reference_policy_was_not_quantised(make_run, monkeypatch) -> None:
+    attach = "workers.treatments.quantize.attach"
+    original = _of(attach)
+    engines: list[Any] = []
+
+    def first_only(module: Any, dtype: Any) -> Any:
+        engines.append(module)
+        return original(module, dtype) if len(engines) == 1 else []
+
+    monkeypatch.setattr(attach, first_only)
+    refuted(make_run({"algorithm.kl_loss": 0.01}), "no module was quantised to mxfp4")
+
+
+def test_log_probabilities_were_computed_without_the_adapters(make_run, monkeypatch) -> None:
+    forward = f"{ENGINE}.forward_step"
+    original = _of(forward)
+
+    def disabled(self: Any, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
+        if not forward_only:
+            return original(self, micro_batch, loss_function, forward_only)
+        with self.module.disable_adapter():
+            return original(self, micro_batch, loss_function, forward_only)
+
+    monkeypatch.setattr(forward, disabled)
+    refuted(make_run({"lora": "r32"}), "the policy's forward used other weights than it exported: model.layers.0")
+
+
 def test_the_base_was_trained_along_with_the_adapters(make_run, monkeypatch) -> None:
     wrap = f"{ENGINE}._build_lora_module"
     original = _of(wrap)
@@ -264,8 +354,13 @@ def test_the_base_was_trained_along_with_the_adapters(make_run, monkeypatch) -> 
 
 
 def test_two_scans_of_different_models_were_bit_identical() -> None:
+    dtype = Dtype(format="nvfp4")
+    scan = Scan(
+        model=Model(path="m"), questions="q", prompts=8, max_prompt_tokens=9, compute="fp32", dtype=dtype
+    )  # fmt: skip
     table = {"layer": [0, 1], "relative_error": [0.2, 0.3]}
-    verdict = judge_scan([Measured("scan", {"model": "adapter merged", "layers": table})], 2, ["scan of the base (r1)"])
+    facts = {"model": "adapter merged", "dtype": dtype.model_dump(), "prompts": 8, "decoder_layers": 2, "layers": table}
+    verdict = judge_scan(scan, [Measured("scan", facts)], ["scan of the base (r1)"])
     assert verdict.status == REFUTED
     assert "bit for bit that of scan of the base (r1)" in verdict.reasons[0]
 

@@ -52,13 +52,24 @@ def test_a_misspelt_key_is_an_error_with_verls_nearest() -> None:
     ("answers", "gpus", "size"), [(128, 1, 128), (40, 1, 40), (160, 1, 80), (256, 8, 32), (240, 1, 120), (131, 1, 1)]
 )
 def test_micro_batches_are_equal_shares(answers, gpus, size) -> None:
-    assert micro_batch(answers, gpus) == size
+    assert micro_batch(answers, gpus, 40) == size
     assert (answers // gpus) % size == 0
+
+
+def test_long_answers_come_few_at_once() -> None:
+    assert micro_batch(1024, 8, tokens=2048) == 8
+    assert micro_batch(1024, 8, tokens=50_000) == 1
+
+
+def test_errors_on_attentions_products_need_attention_that_makes_them(table) -> None:
+    key = "actor_rollout_ref.model.override_config.attn_implementation"
+    assert table(hw_noise="matmul-5pct")[key] == "eager"
+    assert table(hw_noise={"scale": 0.05, "ops": ["linear"]}).get(key) != "eager"
 
 
 def test_answers_that_cannot_be_shared_out_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 GPUs"):
-        micro_batch(128, 3)
+        micro_batch(128, 3, 40)
 
 
 def test_warm_up_and_precision_reach_actor_and_reference(table) -> None:

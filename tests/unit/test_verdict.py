@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiment_specs.language import Aqn, Dtype
+from experiment_specs.language import Aqn, Dtype, Model, Scan
 from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.schedules import sigma_at
 from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge, judge_scan
@@ -37,7 +37,7 @@ def by_layer(sigma: float, multipliers: tuple[float, float] = (1.0, 1.0)) -> dic
         "layer": [0, 1, None], "multiplier": each, "modules": [2, 2, 1],
         "changed": [n if sigma * m else 0 for n, m in zip((2, 2, 1), each, strict=True)],
         "std": [sigma * m for m in each], "expected": [sigma * m for m in each],
-        "error": [0.05 * sigma * m for m in each],
+        "error": [0.05 * sigma * m for m in each], "rounding": [0.0] * 3,
     }  # fmt: skip
 
 
@@ -45,15 +45,15 @@ def sync(step: int, sigma: float, replica: int = 0, replicas: int = 1) -> dict[s
     return {
         "step": step, "serves": step + 1, "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma,
         "modules_due": 5 if sigma else 0, "realised": realised(sigma), "linears": 4, "on_grid": 4, "watched": 4,
-        "weights": weights(step), "norms": NORMS, "replica": replica, "replicas": replicas,
-        "layers": by_layer(sigma), "output": {"module": LINEARS[step % 4], "error": 1e-7, "n_eff": 400.0},
+        "weights": weights(step) | NORMS, "replica": replica, "replicas": replicas, "correlation": 0.1,
+        "layers": by_layer(sigma), "output": {"module": LINEARS[step % 4], "error": 1e-7, "n_eff": 400.0, "swell": 1.0},
     }  # fmt: skip
 
 
 def probe(step: int) -> dict[str, Any]:
     return {
-        "export": step, "module": LINEARS[step], "output_error": 1e-7, "n_eff": 400.0, "input_error": 1e-7,
-        "weight_error": 1e-7,
+        "export": step, "module": LINEARS[step], "output_error": 1e-7, "n_eff": 400.0, "swell": 1.0,
+        "input_error": 1e-7, "input_n_eff": 400.0, "weight_error": 1e-7, "weight_n_eff": 400.0,
         "input_error_unquantised": 0.1,
     }  # fmt: skip
 
@@ -70,9 +70,10 @@ def good_facts(noise: bool, replicas: int = 1) -> Facts:
             {
                 "formats": [DTYPE.model_dump(mode="json")], "linears": [*LINEARS, "lm_head"],
                 "quantised": list(LINEARS), "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": [],
+                "role": "policy",
             }
         ],
-        "exported": [{"export": step, "weights": weights(step) | NORMS} for step in range(5)],
+        "exported": [{"export": s, "weights": weights(s) | NORMS, "used": weights(s)} for s in range(5)],
         "forward_weights": [{"export": step, "weights": weights(step)} for step in range(4)],
         "gradient_probe": [probe(step) for step in range(4)],
         "sync": [sync(step, sigma, r, replicas) for step, sigma in enumerate(sigmas) for r in everyone],
@@ -138,11 +139,11 @@ def sigma_is_not_a_number(f: Facts) -> None:
 
 
 def eval_of_other_weights(f: Facts) -> None:
-    f["eval_mode"][2]["weights"] = weights(0)
+    f["eval_mode"][2]["weights"] = weights(0) | NORMS
 
 
 def eval_with_another_norm(f: Facts) -> None:
-    f["eval_mode"][2]["norms"] = {"model.norm": "other"}
+    f["eval_mode"][2]["weights"] = weights(4) | {"model.norm": "other"}
 
 
 def forward_without_quantisation(f: Facts) -> None:
@@ -179,7 +180,7 @@ def rollout_off_the_grid(f: Facts) -> None:
 
 
 def rollout_has_other_weights(f: Facts) -> None:
-    f["sync"][1]["weights"] = weights(0)
+    f["sync"][1]["weights"] = weights(0) | NORMS
 
 
 def last_eval_missing(f: Facts) -> None:
@@ -403,13 +404,13 @@ def with_adapters(sync: str = "adapter") -> Facts:
         fact["weights"] = base | {name: f"{name}@{fact['export']}" for name in ADAPTERS}
     for fact in facts["exported"]:
         used = base | {name: f"{name}@{fact['export']}" for name in ADAPTERS}
+        fact["used"] = used
         if sync == "adapter":
             fact["weights"] = used | NORMS
         else:
-            fact |= {"used": used, "merges": {n: {"error": 1e-8, "delta": 1e-3, "kept": 1.0} for n in LINEARS}}
+            fact["merges"] = {name: {"error": 1e-8, "delta": 1e-3, "kept": 1.0} for name in LINEARS}
     for fact in (*facts["sync"], *facts["eval_mode"]):
-        sent = next(e["weights"] for e in facts["exported"] if e["export"] == fact["step"])
-        fact["weights"] = {name: value for name, value in sent.items() if name not in NORMS}
+        fact["weights"] = dict(next(e["weights"] for e in facts["exported"] if e["export"] == fact["step"]))
         fact["on_grid"] = 4 if sync == "adapter" else 0
     return facts
 
@@ -518,7 +519,13 @@ def with_errors(*phases: str, scale: float = 0.05, backward: float = 1e-7) -> Fa
         for fact in facts[kind]:
             fact["output"] = fact["output"] | {"error": scale if phase in phases else 1e-7}
     facts["noisy_ops"] = [
-        {"phase": phase, "ops": {"linear": {"calls": 9, "sampled": 8, "relative_std": scale, "n_eff": 400.0}}}
+        {
+            "phase": phase,
+            "ops": {
+                op: {"calls": 9, "due": 9, "sampled": 8, "relative_std": scale, "n_eff": 400.0}
+                for op in ("linear", "matmul")
+            },
+        }
         for phase in phases
     ]
     return facts
@@ -558,10 +565,78 @@ def test_errors_in_chosen_layers_are_looked_for_there(verdict_of) -> None:
 
 def test_a_scan_is_judged_too() -> None:
     table = {"layer": [0, 1], "relative_error": [0.2, 0.3]}
-    good = [Measured("scan", {"model": "m", "layers": table})]
-    assert judge_scan(good, 2, ()).status == "PROVEN"
-    assert judge_scan(good, 2, ("scan of b (x)",)).status == "REFUTED"
-    assert judge_scan([], 2, ()).status == "UNPROVEN"
-    assert judge_scan([Measured("scan", {"model": None, "layers": table})], 2, ()).status == "UNPROVEN"
-    still = {"layer": [0, 1], "relative_error": [0.0, 0.0]}
-    assert judge_scan([Measured("scan", {"model": "m", "layers": still})], 2, ()).status == "REFUTED"
+    facts = {
+        "model": "m", "dtype": DTYPE.model_dump(mode="json"), "prompts": 8, "decoder_layers": 2, "layers": table,
+    }  # fmt: skip
+
+    def status(twins: tuple[str, ...] = (), **changes: Any) -> str:
+        return judge_scan(SCAN, [Measured("scan", facts | changes)], twins).status
+
+    assert status() == "PROVEN"
+    assert judge_scan(SCAN, [], ()).status == "UNPROVEN"
+    assert status(model=None) == "UNPROVEN"
+    assert status(("scan of b (x)",)) == "REFUTED"
+    assert status(dtype={"format": "nvfp4"}) == status(prompts=4) == status(decoder_layers=3) == "REFUTED"
+    for errors in ([0.0, 0.0], [0.1, float("nan")]):
+        assert status(layers={"layer": [0, 1], "relative_error": errors}) == "REFUTED"
+
+
+SCAN = Scan(
+    model=Model(path="m"), questions="q", prompts=8, max_prompt_tokens=16, compute="fp32", dtype=DTYPE
+)  # fmt: skip
+
+
+def test_ops_that_were_never_called_leave_unproven_and_calls_left_out_refute(verdict_of) -> None:
+    everywhere = ("train", "rollout", "eval")
+    facts = with_errors(*everywhere)
+    for fact in facts["noisy_ops"]:
+        fact["ops"].pop("matmul")
+    status, reasons = verdict_of(facts, "none", hw_noise={"scale": 0.05})
+    assert (status, "no product of kind matmul/bmm was made" in reasons) == ("UNPROVEN", True)
+    assert verdict_of(facts, "none", hw_noise={"scale": 0.05, "ops": ["linear"]})[0] == "PROVEN"
+    facts["noisy_ops"][1]["ops"]["linear"]["due"] = 200
+    status, reasons = verdict_of(facts, "none", hw_noise={"scale": 0.05, "ops": ["linear"]})
+    assert (status, "9 of at least 200 products of kind linear had the error" in reasons) == ("REFUTED", True)
+
+
+def test_backward_errors_that_are_not_there_refute(verdict_of) -> None:
+    facts = with_errors("train", "rollout", "eval", backward=1e-7)
+    assert verdict_of(facts, "none", hw_noise={"scale": 0.05, "backward": True})[0] == "REFUTED"
+
+
+def test_the_reference_policy_is_asked_for_where_there_is_one(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    status, reasons = verdict_of(facts, **{"algorithm.kl_loss": 0.01})
+    assert (status, "reference policy" in reasons) == ("UNPROVEN", True)
+    facts["quantised"].append(facts["quantised"][0] | {"role": "reference"})
+    assert verdict_of(facts, **{"algorithm.kl_loss": 0.01})[0] == "PROVEN"
+
+
+def test_gradients_that_are_not_finite_refute(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    facts["moved"][-1]["not_finite"] = 3
+    status, reasons = verdict_of(facts)
+    assert (status, "3 of 4 optimiser steps had a gradient that is not finite" in reasons) == ("REFUTED", True)
+
+
+def test_noise_that_is_not_drawn_anew_or_simulated_at_another_sigma_refutes(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    facts["sync"][2]["correlation"] = 0.99
+    assert "it was not drawn anew" in verdict_of(facts)[1]
+    facts = good_facts(noise=True)
+    facts["sync"][1]["layers"] = by_layer(1e-4)
+    assert "layer 0 was simulated with sigma 0.0001, the plan has 0.001" in verdict_of(facts)[1]
+
+
+def test_merging_that_keeps_nothing_of_the_adapters_refutes(verdict_of) -> None:
+    facts = with_adapters("merged")
+    facts["exported"][2]["merges"][LINEARS[0]]["kept"] = 0.1
+    status, reasons = verdict_of(facts, lora={"sync": "merged"})
+    assert (status, "merging keeps 10 % of the adapters' share" in reasons) == ("REFUTED", True)
+
+
+def test_a_weight_on_one_side_only_refutes(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    for fact in facts["forward_weights"]:
+        fact["weights"].pop(LINEARS[0])
+    assert verdict_of(facts)[0] == "REFUTED"

@@ -6,6 +6,7 @@ eval could not lift the noise. What is reported is measured on the weights that 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ EVERYWHERE = LayerMultipliers()
 
 SURELY_VISIBLE = 20
 """A module in which a simulated draw changes this many elements is changed by every real one."""
+
+_COMPARED = 1 << 16
 
 CLOSELY_WATCHED = 1 << 20
 """Elements of a module that are simulated and measured, at most: its first ones."""
@@ -95,6 +98,8 @@ class Expected:
     std: float
     error: float
     due: int
+    rounding: float = 0.0
+    """Largest spacing of the number format at these weights."""
 
 
 class Noise:
@@ -105,6 +110,7 @@ class Noise:
         self.multipliers = {name: multipliers.of(layer_of(name)) for name in self.modules}
         self._clean: dict[str, Tensor] = {}
         self._drawn: tuple[float, int, int] | None = None
+        self._before: Tensor | None = None
         self.noisy = False
         """Do the modules hold a draw right now, and not their clean weights?"""
 
@@ -153,13 +159,32 @@ class Noise:
         return realised
 
     @torch.no_grad()
+    def correlation(self) -> float | None:
+        """Of the noise that is on now with that of the last call, over the first elements; None without two draws.
+
+        Noise that is drawn anew at every sync has none, up to chance.
+        """
+        if not self.noisy or not any(self.multipliers.values()):
+            return None
+        parts = [
+            (_weight(module).detach().float() - self._clean[name].float()).flatten()[:_COMPARED]
+            for name, module in self.modules.items()
+            if self.multipliers[name] > 0
+        ]
+        now, before = torch.cat(parts)[:_COMPARED], self._before
+        self._before = now
+        if before is None or not before.any() or not now.any():
+            return None
+        return float((now * before).sum() / (now.norm() * before.norm()))
+
+    @torch.no_grad()
     def expect(self, sigma: float, seed: int, step: int) -> tuple[Expected, dict[int | None, Expected]]:
         """What ``measure()`` should find after a draw at ``sigma``: pooled, and by layer.
 
         An independent draw on the same clean weights with the same cast, so that noise which the number format rounds
         away is expected to be away. Error of a standard deviation s of n values with fourth moment m4:
-        sqrt((m4 - s⁴) / (4·s²·n)), here for the difference of two draws; never below what an element contributes that
-        is rounded to the next value of the number format in one draw and not in the other.
+        sqrt((m4 - s⁴) / (4·s²·n)), here for the difference of two draws; never below what one element contributes
+        that is rounded to the next value u of the number format in one draw and not in the other: u² / (2·s·n).
         """
         simulated = Realised()
         steps: dict[int | None, float] = {}
@@ -183,11 +208,13 @@ class Noise:
 def _expected(moments: Moments, rounding: float) -> Expected:
     if not moments.elements:
         return Expected(0.0, 0.0, 0)
-    error = rounding / math.sqrt(moments.elements)
-    if moments.std > 0.0:
-        spread = max(0.0, moments.fourths / moments.elements - moments.std**4)
-        error = max(error, math.sqrt(2.0 * spread / (4 * moments.std**2 * moments.elements)))
-    return Expected(moments.std, error, moments.due)
+    std, count = moments.std, moments.elements
+    error = rounding / math.sqrt(count)
+    if std > 0.0:
+        error = min(error, rounding**2 / (2 * std * count))
+        spread = max(0.0, moments.fourths / count - std**4)
+        error = max(error, math.sqrt(2.0 * spread / (4 * std**2 * count)))
+    return Expected(std, error, moments.due, rounding)
 
 
 def by_layer(
@@ -197,12 +224,25 @@ def by_layer(
     order: Iterable[int | None] = sorted(realised.layers, key=lambda layer: (layer is None, layer or 0))
     multipliers = {layer_of(name): value for name, value in noise.multipliers.items()}
     columns: dict[str, list[float | int | None]] = {
-        key: [] for key in ("layer", "multiplier", "modules", "changed", "due", "std", "expected", "error")
+        key: []
+        for key in (
+            "layer",
+            "multiplier",
+            "modules",
+            "elements",
+            "changed",
+            "due",
+            "std",
+            "expected",
+            "error",
+            "rounding",
+        )
     }
     for layer in order:
         moments, due = realised.layers[layer], expected(layer)
         row = (
-            layer, multipliers[layer], moments.modules, moments.changed, due.due, moments.std, due.std, due.error,
+            layer, multipliers[layer], moments.modules, moments.elements, moments.changed, due.due, moments.std,
+            due.std, due.error, due.rounding,
         )  # fmt: skip
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
@@ -220,5 +260,6 @@ def _weight(module: Any) -> Tensor:
 
 def _normal(like: Tensor, seed: int, step: int, index: int) -> Tensor:
     """Standard normals in fp32 of a tensor's shape, on its device."""
-    generator = torch.Generator(device=like.device).manual_seed((seed * 1_000_003 + step) * 100_003 + index)
+    digest = hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()
+    generator = torch.Generator(device=like.device).manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(like.shape, generator=generator, dtype=torch.float32, device=like.device)

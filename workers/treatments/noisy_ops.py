@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from experiment_specs.language import HwNoise
-from experiment_specs.modules import layer_of, plain
+from experiment_specs.modules import is_adapter, layer_of, plain
 
 Phase = Literal["train", "rollout", "eval"]
 
@@ -37,8 +37,12 @@ _OPS: dict[Any, str] = {
 }
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
 
-SAMPLED_CALLS = 8
-"""Calls of each op whose result is compared with the exact one, in a phase, between two ``take()``."""
+EVERY_SO_OFTEN = 23
+"""Besides an op's calls number 1, 2, 4, 8 and so on, every so often one is compared with the exact result: in another
+layer, and at another token, each time."""
+
+MOST_ROWS = 2048
+"""Rows of a product that are compared: activations of a real model are too large to be held in fp64."""
 
 
 class _Noisy(torch.autograd.Function):
@@ -76,7 +80,7 @@ def by_turns(names: Sequence[str], noise: HwNoise | None, turn: int) -> str:
     if chosen is not None:
         inside = [name for name in names if layer_of(name) in chosen]
         outside = [name for name in names if layer_of(name) not in chosen]
-        names, turn = (inside, turn // 2) if turn % 2 or not outside else (outside, turn // 2)
+        names, turn = ((inside or outside) if turn % 2 else (outside or inside)), turn // 2
     stride = max(1, round(0.38 * len(names)))
     while gcd(stride, len(names)) > 1:
         stride += 1
@@ -88,12 +92,18 @@ class Sampled:
     """Calls of one op in one phase, and the relative error of the sampled ones: sqrt(Σ(y' - y)² / Σy²)."""
 
     calls: int = 0
+    due: int = 0
+    """Calls that the noisy layers that were entered must make, if each of their linears is called once."""
     sampled: int = 0
     errors: float = 0.0
     squares: float = 0.0
     fourths: float = 0.0
 
+    def wants(self) -> bool:
+        return self.calls & (self.calls - 1) == 0 or self.calls % EVERY_SO_OFTEN == 0
+
     def add(self, exact: Tensor, noisy: Tensor) -> None:
+        exact, noisy = (t.detach().flatten(0, -2)[:MOST_ROWS] if t.dim() > 1 else t.detach() for t in (exact, noisy))
         squared = exact.double().square()
         self.sampled += 1
         self.errors += float((noisy.double() - exact.double()).square().sum())
@@ -104,6 +114,7 @@ class Sampled:
         """``n_eff``: how many equal elements the weighted mean is worth, (Σy²)² / Σy⁴."""
         return {
             "calls": self.calls,
+            "due": self.due,
             "sampled": self.sampled,
             "relative_std": (self.errors / self.squares) ** 0.5 if self.squares else 0.0,
             "n_eff": self.squares**2 / self.fourths if self.fourths else 0.0,
@@ -122,18 +133,22 @@ class NoisyOps:
     def __post_init__(self) -> None:
         modes: list[_Mode] = []
 
-        def enter(*_: Any) -> None:
+        def enter(module: nn.Module, _: Any) -> None:
+            if self.now is not None and "linear" in self.noise.ops:
+                self.seen.setdefault("linear", Sampled()).due += linears[module]
             modes.append(_Mode(self))
             modes[-1].__enter__()  # type: ignore[no-untyped-call]
 
         def leave(*_: Any) -> None:
             modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
+        linears: dict[nn.Module, int] = {}
         self.layers = []
         for name, module in self.model.named_modules():
             layer = _LAYER.search(plain(name))
             chosen = self.noise.layers is None or (layer is not None and int(layer.group(1)) in self.noise.layers)
             if chosen and (layer is not None or plain(name) == "lm_head"):
+                linears[module] = sum(isinstance(m, nn.Linear) and not is_adapter(n) for n, m in module.named_modules())
                 module.register_forward_pre_hook(enter, prepend=True)
                 module.register_forward_hook(leave, always_call=True)
                 self.layers.append(name)
@@ -169,8 +184,8 @@ class NoisyOps:
         result: Tensor = _Noisy.apply(exact, scale)  # type: ignore[no-untyped-call]
         seen = self.seen.setdefault(op, Sampled())
         seen.calls += 1
-        if seen.sampled < SAMPLED_CALLS:
-            seen.add(exact.detach(), result.detach())
+        if seen.wants():
+            seen.add(exact, result)
         return result if bias is None else result + bias
 
     def take(self) -> dict[str, dict[str, float]]:

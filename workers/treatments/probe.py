@@ -22,9 +22,13 @@ class Gradients:
     output_error: float
     n_eff: float
     """How many equal elements ``output_error`` is worth, (Σy²)² / Σy⁴."""
+    swell: float
+    """Size of y relative to y - b: what rounding y, and then taking b away, makes of the rounding."""
     input_error: float
+    input_n_eff: float
     weight_error: float | None
     """None where the weight is frozen and has no gradient."""
+    weight_n_eff: float
     input_error_unquantised: float
     """The same as ``input_error``, had W itself been the truth: small where backward forgot the quantisation."""
 
@@ -80,37 +84,68 @@ class Probe:
         self._handles = []
 
     def _compare(self) -> Gradients:
-        x, w = self._seen["x"].double(), self._seen["w"]
-        dy = self._seen["dy"].double()
-        flat_dy, flat_x = dy.flatten(0, -2), x.flatten(0, -2)
+        x, dy, w = self._seen["x"].flatten(0, -2), self._seen["dy"].flatten(0, -2), self._seen["w"]
         meant = self._means(w).double()
-        product = x @ meant.T
+        rows = slice(0, MOST_ROWS)
+        product = x[rows].double() @ meant.T
+        y, b = self._seen["y"].flatten(0, -2)[rows].double(), self._seen["b"].double()
+        dx, expected_dx = self._seen["dx"].flatten(0, -2)[rows], dy[rows].double() @ meant
+        dw = _sum_of_outer(dy, x) if self._trained else None
         return Gradients(
-            output_error=_relative(self._seen["y"].double() - self._seen["b"].double(), product),
+            output_error=_relative(y - b, product),
             n_eff=_worth(product),
-            input_error=_relative(self._seen["dx"], dy @ meant),
-            weight_error=_relative(self._seen["dw"], flat_dy.T @ flat_x) if self._trained else None,
-            input_error_unquantised=_relative(self._seen["dx"], dy @ w.double()),
+            swell=_swell(y, b),
+            input_error=_relative(dx, expected_dx),
+            input_n_eff=_worth(expected_dx),
+            weight_error=_relative(self._seen["dw"], dw) if dw is not None else None,
+            weight_n_eff=_worth(dw) if dw is not None else 0.0,
+            input_error_unquantised=_relative(dx, dy[rows].double() @ w.double()),
         )
 
 
 class OutputCheck:
-    """Watches the next call of one linear: relative L2 error of y - b against x · Wᵀ with the weight that it holds."""
+    """Watches calls of one linear up to the ``until``-th: relative L2 error of y - b against x · Wᵀ, in the last seen.
 
-    def __init__(self, name: str, module: nn.Linear) -> None:
-        self._name, self._found = name, (0.0, 0.0)
+    Not the first call alone: what generates a token is not what reads the prompt.
+    """
+
+    def __init__(self, name: str, module: nn.Linear, until: int = 1) -> None:
+        self._name, self._left = name, until
+        self._found = {"error": 0.0, "n_eff": 0.0, "swell": 1.0}
         self._handle = module.register_forward_hook(self._look)
 
     def _look(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self._handle.remove()
+        self._left -= 1
+        if self._left <= 0:
+            self._handle.remove()
+        x, y = inputs[0].flatten(0, -2)[:MOST_ROWS].double(), output.flatten(0, -2)[:MOST_ROWS].double()
         with torch._C.DisableTorchFunction():  # the reference itself must not have what it looks for
-            product = inputs[0].double() @ module.weight.detach().double().T
-        self._found = (_relative(output.double() - _bias(module).double(), product), _worth(product))
+            product = x @ module.weight.detach().double().T
+        b = _bias(module).double()
+        self._found = {"error": _relative(y - b, product), "n_eff": _worth(product), "swell": _swell(y, b)}
 
     def facts(self) -> dict[str, Any]:
         """What was seen; ``n_eff`` 0 where the module was not called."""
         self._handle.remove()
-        return {"module": self._name, "error": self._found[0], "n_eff": self._found[1]}
+        return {"module": self._name, **self._found}
+
+
+MOST_ROWS = 2048
+"""Tokens that are compared: activations of a real model are too large to be held in fp64."""
+
+
+def _sum_of_outer(dy: Tensor, x: Tensor) -> Tensor:
+    """dyᵀ · x in fp64, over all tokens, some at a time."""
+    total = torch.zeros(dy.shape[1], x.shape[1], dtype=torch.float64, device=dy.device)
+    for start in range(0, len(dy), MOST_ROWS):
+        rows = slice(start, start + MOST_ROWS)
+        total += dy[rows].double().T @ x[rows].double()
+    return total
+
+
+def _swell(y: Tensor, b: Tensor) -> float:
+    without = float((y - b).norm())
+    return max(1.0, float(y.norm()) / without) if without else 1.0
 
 
 def _bias(module: nn.Linear) -> Tensor:

@@ -8,7 +8,7 @@ torchao's own training linears do not do weight-only on a CPU. Which modules are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from experiment_specs.language import Dtype
-from experiment_specs.modules import idle_patterns, is_quantised
+from experiment_specs.modules import idle_patterns, is_quantised, layer_of
 from workers.treatments.fp4 import mxfp4, nvfp4
 
 
@@ -118,14 +118,42 @@ def quantisation_error(weights: list[Tensor], dtype: Dtype) -> Error:
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """Hash of a tensor's values, the same whatever float type holds them exactly."""
-    # a copy, because numpy pins the storage that it looks at, and FSDP frees that of unsharded weights
-    exact = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-    return hashlib.sha256(exact.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    """Checksum of a tensor's values, the same whatever float type holds them exactly, computed where the tensor is.
+
+    Sum of bits · odd(position) modulo 2⁶⁴: any change of one element changes it, and two tensors with other values have
+    the same one by a chance of about 2⁻⁶⁴. Not for protection against somebody who wants to deceive.
+    """
+    flat = tensor.detach().flatten()
+    total = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        bits = flat[start : start + _CHUNK].float().view(torch.int32).long()
+        place = torch.arange(start, start + len(bits), device=flat.device)
+        total += int((bits * ((place * _ODD) | 1)).sum())
+    return f"{total % 2**64:016x}"
+
+
+_CHUNK = 1 << 22
+_ODD = -7046029254386353131
+"""2⁶⁴ divided by the golden ratio, as a signed number: neighbours get unlike factors."""
+
+MOST_NAMES = 64
+
+
+def grouped(prints: Mapping[str, str]) -> dict[str, str]:
+    """Fingerprints by name; of a large model one for each decoder layer, and one for what is in none."""
+    if len(prints) <= MOST_NAMES:
+        return dict(prints)
+    lines: dict[str, list[str]] = {}
+    for name in sorted(prints):
+        layer = layer_of(name)
+        lines.setdefault("outside the layers" if layer is None else f"layer {layer}", []).append(
+            f"{name} {prints[name]}"
+        )
+    return {where: hashlib.sha256("\n".join(many).encode()).hexdigest()[:16] for where, many in lines.items()}
 
 
 def sampled(names: list[str], count: int = 8) -> list[str]:
-    """An even sample of module names, first and last included: what is fingerprinted at every sync."""
+    """An even sample of module names, first and last included."""
     if len(names) <= count:
         return list(names)
     return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]

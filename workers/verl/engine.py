@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +21,9 @@ from workers.treatments import lora, quantize
 from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import Gradients, Probe
 
+MEASURED = 16
+"""Linears whose error of the format is measured."""
+
 
 class TreatedEngine(FSDPEngineWithLMHead):
     """The policy (and, forward-only, the reference policy) with the condition's weight format, adapters and errors."""
@@ -33,38 +36,52 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._condition = self._order.typed_condition
         self._compute = torch.float32 if self._condition.compute == "fp32" else torch.bfloat16
         dtype = self._condition.dtype
-        weights = [m.weight.detach().to(self._compute) for n, m in quantize.linears(module) if is_quantised(dtype, n)]
-        self._format_error = quantize.quantisation_error(weights, dtype)
+        self._format_error = self._measure_format(module)
         quantize.attach(module, dtype)
         return module
+
+    def _measure_format(self, module: Any) -> quantize.Error | None:
+        """Error of the format on an even sample of the real weights. Other ranks may have none yet (meta device)."""
+        if self.engine_config.forward_only or self.rank != 0:
+            return None
+        by_name = {n: m.weight for n, m in quantize.linears(module) if is_quantised(self._condition.dtype, n)}
+        names = quantize.sampled(list(by_name), MEASURED)
+        weights = [by_name[name].detach().to(self._compute) for name in names]
+        return quantize.quantisation_error(weights, self._condition.dtype)
 
     def _build_model_optimizer(self) -> None:
         super()._build_model_optimizer()
         self._start: dict[str, Tensor] = {}
         self._exports = 0
         self._batches = 0
-        self._steps = self._updates = 0
-        self._watching: list[str] = []
+        self._steps = self._updates = self._skipped = 0
+        self._watching = False
         self._probe_due = False
         self._quantised = quantize.quantised_modules(self.module)
+        self._block_linears = [name for name, _ in quantize.linears(self.module) if is_block_linear(name)]
+        self._tied = bool(getattr(self.model_config.hf_config, "tie_word_embeddings", False))
         hw_noise = self._condition.hw_noise
         self._noisy_ops = NoisyOps(self.module, hw_noise) if hw_noise is not None else None
-        if not self.engine_config.forward_only and self.rank == 0:
-            names = [name for name, _ in quantize.linears(self.module)]
-            parameters = list(self.module.named_parameters())
-            self._spool.append(
-                "quantised",
-                {
-                    "formats": quantize.formats(self.module),
-                    "linears": [plain(name) for name in names],
-                    "quantised": [plain(name) for name in self._quantised],
-                    "adapted": sorted({plain(n).partition(".lora_")[0] for n in names if is_adapter(n)}),
-                    "parameters": sum(p.numel() for _, p in parameters),
-                    "trained": sum(p.numel() for _, p in parameters if p.requires_grad),
-                    "adapter_types": sorted({str(p.dtype) for n, p in parameters if is_adapter(n)}),
-                }
-                | asdict(self._format_error),
-            )
+        if self.rank == 0:
+            self._say_what_is_quantised()
+
+    def _say_what_is_quantised(self) -> None:
+        names = [name for name, _ in quantize.linears(self.module)]
+        parameters = list(self.module.named_parameters())
+        self._spool.append(
+            "quantised",
+            {
+                "role": "reference" if self.engine_config.forward_only else "policy",
+                "formats": quantize.formats(self.module),
+                "linears": [plain(name) for name in names],
+                "quantised": [plain(name) for name in self._quantised],
+                "adapted": sorted({plain(n).partition(".lora_")[0] for n in names if is_adapter(n)}),
+                "parameters": sum(p.numel() for _, p in parameters),
+                "trained": sum(p.numel() for _, p in parameters if p.requires_grad),
+                "adapter_types": sorted({str(p.dtype) for n, p in parameters if is_adapter(n)}),
+            }
+            | (asdict(self._format_error) if self._format_error is not None else {}),
+        )
 
     # ------------------------------------------------------------------ weights to the rollout
 
@@ -78,9 +95,9 @@ class TreatedEngine(FSDPEngineWithLMHead):
 
     def _exported(self, params: Any) -> Iterator[tuple[str, Tensor]]:
         """Stream the weights as the forward uses them: block linears as Q(W), everything in the compute type."""
-        report = _ExportReport(set(self._watched()))
+        report = self._report()
         for name, value in params:
-            report.moved(name, value, self._start)
+            self._measure_movement(report, name, value)
             exported = self._as_used(name, value)
             report.sent(name, exported)
             yield name, exported
@@ -90,20 +107,20 @@ class TreatedEngine(FSDPEngineWithLMHead):
         """Adapter sync: all of it once, then the adapters. Merged sync: Q(W) + (alpha/rank)·B·A under bare names."""
         config = self._condition.lora
         assert config is not None  # noqa: S101 - the caller asked
-        report = _ExportReport(set(self._watched()))
+        report = self._report()
+        watched = set(quantize.sampled(self._quantised))
         for name, value in state.items():
-            report.moved(name, value, self._start)
+            self._measure_movement(report, name, value)
             exported = self._as_used(name, value)
             adapters = lora.adapters_of(name, state) if config.sync == "merged" else None
             if adapters is not None:
                 a, b = (adapter.to(self._compute) for adapter in adapters)
                 base, exported = exported, lora.merged(exported, a, b, config, self._compute)
-                report.sent(name, exported)
-                report.used(name, base)
-                if report.watches(name):
+                report.sent(name, exported, base)
+                if name.removesuffix(".weight") in watched:
                     report.merge(name, lora.merge_error(exported, base, a, b, config))
             elif config.sync == "merged" and is_adapter(name):
-                report.used(name, exported)
+                report.kept(name, exported)
                 continue
             else:
                 report.sent(name, exported)
@@ -123,21 +140,29 @@ class TreatedEngine(FSDPEngineWithLMHead):
             used = quantize.quantise(used, self._condition.dtype)
         return used
 
+    def _report(self) -> _ExportReport:
+        """``used``: what the forward of the policy is asked for its fingerprints of, the quantised and the adapters."""
+        used = {plain(name) for name in self._quantised}
+        return _ExportReport(lambda name: name in used or is_adapter(name), tied=self._tied)
+
+    def _measure_movement(self, report: _ExportReport, name: str, value: Tensor) -> None:
+        if self.rank == 0:
+            report.moved(name, value, self._start)
+
     def _end_export(self, report: _ExportReport) -> None:
         if self.rank == 0:
             self._spool.append("exported", {"export": self._exports} | report.facts())
-            counters = {"optimiser_steps": self._steps, "optimiser_updates": self._updates}
+            counters = {
+                "optimiser_steps": self._steps, "optimiser_updates": self._updates, "not_finite": self._skipped,
+            }  # fmt: skip
             self._spool.append("moved", {"export": self._exports} | counters | report.movement())
             if self._noisy_ops is not None:
                 seen = {"by": "policy", "phase": "train", "step": self._exports - 1, "ops": self._noisy_ops.take()}
                 if seen["ops"]:
                     self._spool.append("noisy_ops", seen)
         self._exports += 1
-        self._watching = self._watched()
+        self._watching = True
         self._probe_due = True
-
-    def _watched(self) -> list[str]:
-        return quantize.sampled(self._quantised)
 
     # ------------------------------------------------------------------ real forwards and updates
 
@@ -151,27 +176,30 @@ class TreatedEngine(FSDPEngineWithLMHead):
             return super().forward_backward_batch(data, loss_function, forward_only)
 
     def forward_step(self, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
-        watching, self._watching = self._watching, []
+        watching, self._watching = self._watching, False
         modules: dict[str, Any] = dict(self.module.named_modules()) if watching or self._probe_due else {}
-        adapters = _AdapterWatch(modules, watching)
-        for name in watching:
+        adapters = _AdapterWatch(modules if watching else {})
+        for name in self._quantised if watching else ():
             modules[name].watch = True
         if self._probe_due and not forward_only:
             self._probe_due = False
             self._arm_probes(modules)
         result = super().forward_step(micro_batch, loss_function, forward_only)
-        if watching and self.rank == 0:
-            seen = {plain(name): modules[name].seen for name in watching} | adapters.seen
-            self._spool.append("forward_weights", {"export": self._exports - 1, "weights": seen})
+        if watching:
+            adapters.remove()
+            seen = {plain(name): str(modules[name].seen) for name in self._quantised} | adapters.seen
+            if self.rank == 0:
+                facts = {"export": self._exports - 1, "weights": quantize.grouped(seen)}
+                self._spool.append("forward_weights", facts)
         return result
 
     def _arm_probes(self, modules: dict[str, Any]) -> None:
         """Another linear at every sync, so that a run of some length probes all depths; and one of its adapters."""
-        names = self._quantised
-        if not names or self.rank != 0:
+        if not self._block_linears or self.rank != 0:
             return
-        name, dtype = by_turns(names, self._condition.hw_noise, self._exports), self._condition.dtype
-        self._arm(name, modules[name], lambda w: quantize.quantise(w.to(self._compute), dtype))
+        name, dtype = by_turns(self._block_linears, self._condition.hw_noise, self._exports), self._condition.dtype
+        quantised = name in self._quantised
+        self._arm(name, modules[name], lambda w: quantize.quantise(w.to(self._compute), dtype) if quantised else w)
         side = f"{name.removesuffix('.base_layer')}.lora_{'AB'[self._exports % 2]}.default"
         if side in modules:
             self._arm(side, modules[side], lambda w: w)
@@ -187,16 +215,18 @@ class TreatedEngine(FSDPEngineWithLMHead):
     def optimizer_step(self) -> Any:
         gradient_norm = super().optimizer_step()
         self._steps += 1
-        self._updates += math.isfinite(gradient_norm) and gradient_norm > 0  # verl skips the others in silence
+        finite = math.isfinite(gradient_norm)
+        self._skipped += not finite  # verl skips these with a line in the log
+        self._updates += finite and gradient_norm > 0
         return gradient_norm
 
 
 class _ExportReport:
     """What one export is remembered by: fingerprints of what was sent, how far each group of weights has moved."""
 
-    def __init__(self, watched: set[str]) -> None:
-        self._watched = {plain(name) for name in watched}
-        self._weights: dict[str, str] = {}
+    def __init__(self, used: Callable[[str], bool], *, tied: bool) -> None:
+        self._is_used, self._tied = used, tied
+        self._sent: dict[str, str] = {}
         self._used: dict[str, str] = {}
         self._merges: dict[str, dict[str, float]] = {}
         self._moved = {"block_linears": [0.0, 0.0], "adapters": [0.0, 0.0], "other": [0.0, 0.0]}
@@ -209,32 +239,26 @@ class _ExportReport:
         group[0] += float((now - first).square().sum(dtype=torch.float64))
         group[1] += float(first.square().sum(dtype=torch.float64))
 
-    def sent(self, name: str, exported: Tensor) -> None:
-        if (module := self._fingerprinted(name)) is not None:
-            self._weights[module] = quantize.fingerprint(exported)
+    def sent(self, name: str, exported: Tensor, base: Tensor | None = None) -> None:
+        """A weight that goes to the rollout. ``base``: what the policy's forward uses of it, where it is another."""
+        if self._tied and name.endswith("lm_head.weight"):
+            return  # the embeddings under another name
+        key = plain(name.removesuffix(".weight"))
+        self._sent[key] = quantize.fingerprint(exported)
+        if name.endswith(".weight") and self._is_used(key):
+            self._used[key] = self._sent[key] if base is None else quantize.fingerprint(base)
 
-    def used(self, name: str, value: Tensor) -> None:
-        """A weight that the policy's forward uses and that is not sent as it is."""
-        if (module := self._fingerprinted(name)) is not None:
-            self._used[module] = quantize.fingerprint(value)
-
-    def watches(self, name: str) -> bool:
-        return self._fingerprinted(name) is not None
+    def kept(self, name: str, value: Tensor) -> None:
+        """An adapter that the policy's forward uses and that is not sent, because it is merged."""
+        self._used[plain(name.removesuffix(".weight"))] = quantize.fingerprint(value)
 
     def merge(self, name: str, error: dict[str, float]) -> None:
         self._merges[plain(name.removesuffix(".weight"))] = error
 
-    def _fingerprinted(self, name: str) -> str | None:
-        module = plain(name.removesuffix(".weight"))
-        adapted = module.partition(".lora_")[0] in self._watched
-        if name.endswith(".weight") and (adapted or "norm" in module):
-            return module
-        return None
-
     def facts(self) -> dict[str, Any]:
-        """``weights``: fingerprints of what was sent; ``used``: of base and adapters where a merged weight was sent."""
-        merged = {"used": self._used, "merges": self._merges} if self._merges else {}
-        return {"weights": self._weights} | merged
+        """``weights``: fingerprints of all that was sent; ``used``: of what the policy's forward multiplies with."""
+        found: dict[str, Any] = {"weights": quantize.grouped(self._sent), "used": quantize.grouped(self._used)}
+        return found | ({"merges": self._merges} if self._merges else {})
 
     def movement(self) -> dict[str, float]:
         """Distance from the start relative to the norm at the start; adapters, which start at BA = 0, by A's norm."""
@@ -244,20 +268,24 @@ class _ExportReport:
 class _AdapterWatch:
     """Fingerprints of the adapter weights that the next forward multiplies with."""
 
-    def __init__(self, modules: Mapping[str, Any], bases: list[str]) -> None:
+    def __init__(self, modules: Mapping[str, Any]) -> None:
         self.seen: dict[str, str] = {}
-        for base in bases:
-            for side in "AB":
-                name = f"{base.removesuffix('.base_layer')}.lora_{side}.default"
-                if name in modules:
-                    self._watch(plain(name), modules[name])
+        self._handles = [
+            module.register_forward_pre_hook(self._looker(plain(name)))
+            for name, module in modules.items()
+            if is_adapter(name) and isinstance(module, torch.nn.Linear)
+        ]
 
-    def _watch(self, name: str, module: Any) -> None:
+    def _looker(self, name: str) -> Any:
         def look(called: Any, _: Any) -> None:
-            handle.remove()
-            self.seen[name] = quantize.fingerprint(called.weight)
+            if name not in self.seen:
+                self.seen[name] = quantize.fingerprint(called.weight)
 
-        handle = module.register_forward_pre_hook(look)
+        return look
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 def _whole(value: Any) -> Tensor:

@@ -70,7 +70,7 @@ def _one_batch(model: Any, requests: list[Request], eos: int, pad: int, shape: t
         mask[:, width + step - 1 : width + step] = 1
         output = model(
             input_ids=ids, attention_mask=mask[:, : width + step], position_ids=positions,
-            past_key_values=cache, use_cache=True,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         cache = output.past_key_values
         logits = output.logits[:count, -1].float().cpu()

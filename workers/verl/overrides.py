@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiment_specs.errors import SpecError, nearest
 from experiment_specs.language import Condition
-from workers.launch import Order
+from workers.launch import Order, attention
 
 ADDED_KEYS = (
     "actor_rollout_ref.model.override_config.attn_implementation",
@@ -39,13 +39,19 @@ def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) 
         result |= CPU
     if c.rollout == "transformers":
         result |= TRANSFORMERS_ROLLOUT
+    if (kind := attention(c)) is not None:
+        result |= {
+            "actor_rollout_ref.model.override_config.attn_implementation": kind,
+            "actor_rollout_ref.model.use_remove_padding": False,
+        }
     return result | c.trainer | order.overrides
 
 
 def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
     a, actor, rollout = c.algorithm, "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    update = micro_batch(c.batch.mini_batch * a.samples_per_prompt, order.gpus)
-    forward = micro_batch(c.batch.prompts * a.samples_per_prompt, order.gpus)
+    tokens = c.data.max_prompt_tokens + c.data.max_response_tokens
+    update = micro_batch(c.batch.mini_batch * a.samples_per_prompt, order.gpus, tokens)
+    forward = micro_batch(c.batch.prompts * a.samples_per_prompt, order.gpus, tokens)
     precision = {"param_dtype": c.compute, "reduce_dtype": "fp32", "buffer_dtype": c.compute}
     table = {
         "algorithm.adv_estimator": "grpo",
@@ -115,17 +121,20 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
 
 
 MOST_ANSWERS_AT_ONCE = 128
+MOST_TOKENS_AT_ONCE = 16_384
+"""Logits of a vocabulary of 150 000 are 10 GB in fp32 for so many."""
 
 
-def micro_batch(answers: int, gpus: int) -> int:
-    """Answers a GPU takes at once: the largest divisor of its share up to 128 (verl wants equal micro-batches).
+def micro_batch(answers: int, gpus: int, tokens: int) -> int:
+    """Answers of up to ``tokens`` that a GPU takes at once: the largest divisor of its share that is not too much.
 
-    Raises ValueError where the answers cannot be shared out equally.
+    verl wants equal micro-batches. Raises ValueError where the answers cannot be shared out equally.
     """
     share, rest = divmod(answers, gpus)
     if rest:
         raise ValueError(f"{answers} answers cannot be shared out equally to {gpus} GPUs")
-    return max(size for size in range(1, min(share, MOST_ANSWERS_AT_ONCE) + 1) if share % size == 0)
+    most = max(1, min(share, MOST_ANSWERS_AT_ONCE, MOST_TOKENS_AT_ONCE // tokens))
+    return max(size for size in range(1, most + 1) if share % size == 0)
 
 
 def _fixed(run_dir: Path) -> dict[str, Any]:

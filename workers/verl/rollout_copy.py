@@ -22,7 +22,10 @@ from workers.treatments import lora
 from workers.treatments.aqn import Expected, Noise, by_layer
 from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import OutputCheck
-from workers.treatments.quantize import fingerprint, linears, quantise, sampled
+from workers.treatments.quantize import fingerprint, grouped, linears, quantise, sampled
+
+LATEST_CALL = 11
+"""Products are checked in one of this many first calls: reading the prompt is the first, a token each of the others."""
 
 SILENT = Expected(0.0, 0.0, 0)
 
@@ -55,13 +58,13 @@ class RolloutCopy:
             multipliers = layer_multipliers(aqn, self.condition.srdd, order.scan_errors)
         # norms are watched also where no noise is planned: that too is measured
         self.noise = Noise(model, aqn.layer_types if aqn is not None else "rmsnorm", multipliers)
-        self.norms = dict(Noise(model).modules)
         hw_noise = self.condition.hw_noise
         self.noisy_ops = NoisyOps(model, hw_noise) if hw_noise is not None else None
         self.step: int | None = None
         self.in_eval = False
         self._calls = 0
         self._pending: list[Kind] = []
+        self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
         self._linears = {name: m for name, m in linears(model) if is_block_linear(name)}
         self._quantised = [name for name in self._linears if is_quantised(self.condition.dtype, name)]
 
@@ -85,7 +88,7 @@ class RolloutCopy:
 
     def _must_come(self, name: str) -> bool:
         """The first sync brings everything, a later one of adapters only them."""
-        tied = name.endswith("lm_head.weight") and getattr(self.model.config, "tie_word_embeddings", False)
+        tied = name.endswith("lm_head.weight") and self._tied
         return not tied and (self.step is None or not self._adapters or is_adapter(name))
 
     def apply_noise(self) -> None:
@@ -147,7 +150,8 @@ class RolloutCopy:
             return None
         self._pending.remove(wanted)
         name = by_turns(list(self._linears), self.condition.hw_noise, self.serves)
-        return Evidence(wanted, self.measure(), OutputCheck(plain(name), self._linears[name]))
+        call = 1 + self.serves * 5 % LATEST_CALL
+        return Evidence(wanted, self.measure(), OutputCheck(plain(name), self._linears[name], call))
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
@@ -174,20 +178,23 @@ class RolloutCopy:
                 "modules": pooled.changed, "watched": pooled.modules, "std": pooled.std, "largest": pooled.largest,
                 "elements": pooled.elements,
             },
+            "correlation": None if self.in_eval else self.noise.correlation(),
             "layers": by_layer(self.noise, realised, lambda layer: due_by_layer.get(layer, SILENT)),
             "linears": len(self._linears),
             "on_grid": sum(self._on_grid(self._clean(name, self._linears[name])) for name in watched),
             "watched": len(watched),
-            "weights": {plain(n): fingerprint(self._clean(n, m)) for n, m in self._fingerprinted(watched)},
-            "norms": {plain(n): fingerprint(self._clean(n, m)) for n, m in self.norms.items()},
+            "weights": grouped(self._fingerprints()),
         }  # fmt: skip
 
-    def _fingerprinted(self, watched: list[str]) -> Iterator[tuple[str, Any]]:
-        """The watched linears and their adapters."""
-        stems = {name.removesuffix(".base_layer") for name in watched}
-        for name, module in self.model.named_modules():
-            if name in watched or (is_adapter(name) and name.partition(".lora_")[0] in stems and _has_weight(module)):
-                yield name, module
+    def _fingerprints(self) -> dict[str, str]:
+        """Of everything that is held, under the names of the model without its wrapping."""
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            module = name.removesuffix(".weight")
+            if not (self._tied and name.endswith("lm_head.weight")):
+                noised = name.endswith(".weight") and module in self.noise.modules
+                found[plain(module)] = fingerprint(self.noise.clean(module) if noised else parameter)
+        return found
 
     def _clean(self, name: str, module: Any) -> Tensor:
         weight: Tensor = self.noise.clean(name) if name in self.noise.modules else module.weight
@@ -201,7 +208,3 @@ class RolloutCopy:
     def _noisy_ops_seen(self, phase: str) -> list[tuple[Kind, dict[str, Any]]]:
         ops = self.noisy_ops.take() if self.noisy_ops is not None else {}
         return [("noisy_ops", {"by": "rollout", "phase": phase, "step": self.step, "ops": ops})] if ops else []
-
-
-def _has_weight(module: Any) -> bool:
-    return isinstance(getattr(module, "weight", None), Tensor)

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from workers.events import Kind, Spool
-from workers.launch import RUN_DIR_VARIABLE, read_order
+from workers.launch import RUN_DIR_VARIABLE, attention, read_order
 from workers.verl.generate import Answer, Request, sample
 from workers.verl.plugins import load_worker_plugins
 from workers.verl.rollout_copy import RolloutCopy
@@ -46,8 +46,9 @@ class Server:
         order = read_order(run_dir)
         self._spool = Spool(run_dir)
         compute = torch.float32 if order.condition["compute"] == "fp32" else torch.bfloat16
+        kind = attention(order.typed_condition) or "sdpa"
         config = transformers.AutoConfig.from_pretrained(model_path)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation="sdpa")
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation=kind)
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
         cpu = os.environ.get("VERL_PLATFORM") == "cpu" or not torch.cuda.is_available()
         device = "cpu" if cpu else f"cuda:{replica}"
