@@ -254,7 +254,7 @@ def a_layer_without_its_noise(f: Facts) -> None:
 
 
 def error_that_nobody_planned(f: Facts) -> None:
-    f["eval_mode"][1]["output"] = {"module": LINEARS[1], "error": 0.05, "n_eff": 400.0}
+    f["eval_mode"][1]["output"] = {"module": LINEARS[1], "error": 0.05, "n_eff": 400.0, "swell": 1.0}
 
 
 def adapters_that_nobody_planned(f: Facts) -> None:

@@ -134,7 +134,7 @@ class NoisyOps:
         modes: list[_Mode] = []
 
         def enter(module: nn.Module, _: Any) -> None:
-            if self.now is not None and "linear" in self.noise.ops:
+            if self.now is not None and linears[module] and "linear" in self.noise.ops:
                 self.seen.setdefault("linear", Sampled()).due += linears[module]
             modes.append(_Mode(self))
             modes[-1].__enter__()  # type: ignore[no-untyped-call]
