@@ -128,7 +128,7 @@ class Aqn(Value):
     sigma_start: Sigma
     sigma_end: Sigma
     num_stages: Annotated[int, Field(ge=3)] | None = None
-    stages_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    stages_per_epoch: Annotated[int, Field(ge=2)] | None = None
     layer_types: Literal["rmsnorm", "linear"] = "rmsnorm"
     multipliers: Multipliers | None = None
     during_eval: bool = False
@@ -138,7 +138,7 @@ class Aqn(Value):
         if (self.schedule == "kstage") != (self.num_stages is not None):
             raise ValueError("num_stages (3 or more) belongs to schedule kstage, and kstage needs it")
         if (self.schedule == "epoch_aware") != (self.stages_per_epoch is not None):
-            raise ValueError("stages_per_epoch (1 or more) belongs to schedule epoch_aware, which needs it")
+            raise ValueError("stages_per_epoch (2 or more) belongs to schedule epoch_aware, which needs it")
         if self.sigma_end > self.sigma_start:
             raise ValueError(f"sigma_end ({self.sigma_end:g}) must not be above sigma_start ({self.sigma_start:g})")
         return self

@@ -42,7 +42,7 @@ def _epoch_aware(aqn: Aqn, step: int, total: int, per_epoch: int) -> float:
     interval = min(stages, int((step - epoch * per_epoch) / (per_epoch / (stages + 1))))
     if interval == 0:
         return 0.0
-    return _geometric(upper, lower, (interval - 1) / (stages - 1) if stages > 1 else 0.0)
+    return _geometric(upper, lower, (interval - 1) / (stages - 1))
 
 
 def _geometric(start: float, end: float, fraction: float) -> float:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiment_specs.errors import SpecError
 from experiment_specs.language import Aqn, Dtype
+from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.modules import is_block_linear
 from experiment_specs.schedules import sigma_at
 from workers.treatments.aqn import Noise
@@ -25,6 +27,7 @@ from workers.treatments.quantize import (
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SCHEDULES = json.loads((GOLDEN / "schedules.json").read_text())["cases"]
+SPEC_ERRORS = json.loads((GOLDEN / "schedules.json").read_text())["spec_errors"]
 FP4 = json.loads((GOLDEN / "fp4.json").read_text())
 FLOOR, NVFP4, BF16 = Dtype(format="mxfp4", scale_rule="floor"), Dtype(format="nvfp4"), Dtype(format="bf16")
 
@@ -39,6 +42,19 @@ def test_schedules_equal_the_reference(case) -> None:
     per_epoch = case.get("steps_per_epoch", total)
     for step, expected in list(enumerate(case["sigma"]))[1:]:
         assert sigma_at(aqn, step, total, per_epoch) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", SPEC_ERRORS, ids=str)
+def test_schedules_that_mean_nothing_are_spec_errors(wrong, write_spec) -> None:
+    steps = wrong.get("total_steps", 24)
+    schedule = {"schedule": "kstage", "sigma_start": 0.01, "sigma_end": 0.0001} | wrong
+    schedule |= {"num_stages": 10} if schedule["schedule"] == "kstage" and "num_stages" not in wrong else {}
+    aqn = json.dumps({key: value for key, value in schedule.items() if key != "total_steps"})
+    sweep = load_sweep(
+        write_spec(f"sweep: s\nbase: bases/tiny-cpu.yaml\nset: {{steps_per_epoch: {steps}, aqn: {aqn}}}\n")
+    )
+    with pytest.raises(SpecError, match=r"sweep.yaml:3"):
+        build_condition(sweep, {})
 
 
 def test_outside_the_run_there_is_no_noise() -> None:
