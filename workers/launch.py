@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -164,9 +164,12 @@ class CodeVersion:
     packages: dict[str, str]
 
 
-def code_version() -> CodeVersion:
-    """Hash of our code under ``workers/`` and ``experiment_specs/``, of the trainer's packages, and of plugins."""
-    return _code_version(plugins())
+def code_version(plugin_names: Sequence[str] | None = None) -> CodeVersion:
+    """Hash of our code under ``workers/`` and ``experiment_specs/``, of the trainer's packages, and of plugins.
+
+    ``plugin_names``: those of an order; the environment's where None.
+    """
+    return _code_version(plugins() if plugin_names is None else tuple(plugin_names))
 
 
 def plugins(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def main(run_dir: Path) -> int:
 
 def _refuse(order: Order, environment: dict[str, str]) -> None:
     """What this run cannot be: of other code, asked for what is not there, or told two things at once."""
-    ran = code_version().id
+    ran = code_version(order.plugins).id
     if order.code and TOKEN_VARIABLE in environment and ran != order.code:  # by hand, other code may be the point
         raise RuntimeError(
             f"the code has changed since the run was submitted ({order.code}, now {ran}); submit the sweep anew"

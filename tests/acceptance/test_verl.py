@@ -118,7 +118,7 @@ def test_the_evidence_can_be_read(home, adopted) -> None:
     code, output = home.aqn("show", "short")
     assert code == 0, output
     assert "14 of 15 linears to mxfp4, SQNR" in output
-    assert "5 norms in 4 of 4 rollouts" in " ".join(output.split())
+    assert "5 modules in 4 of 4 rollouts" in " ".join(output.split())
     assert max(map(len, output.splitlines()[:40])) <= 80
     assert "training/global_step" in home.aqn("logs", "short", "-n", "5000")[1]
 
