@@ -80,6 +80,8 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             "plugins": [], "code": {"id": code_version().id},
         },
     )  # fmt: skip
+    if behaviour.get("strange"):
+        spool.append("sync", {"step": 0, "replica": 0, "replicas": 1})  # as another version might say it
     if behaviour.get("garbage"):
         spool.append("eval", {"step": 0, "k": 1})
     spool.append("planned", {"total_steps": order.total_steps})

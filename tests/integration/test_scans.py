@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from db import reads, writes
+from db.schema import RunRow
 from experiment_specs.language import CONDITION_SCHEMA, Scan, scan_of
 from experiment_specs.load import load_sweep
 from orchestrator.plan import make_plan
@@ -15,7 +17,7 @@ from orchestrator.scheduler.loop import Scheduler
 from orchestrator.submit import scan_run
 from tests.integration.test_scheduler import behave, one, over, tick_until
 from tests.light_worker import command
-from workers.launch import read_order
+from workers.launch import CodeVersion, code_version, read_order
 
 AIMED = """\
 sweep: {name}
@@ -92,3 +94,23 @@ def scan(condition: dict[str, Any], path: str) -> Scan:
 def test_the_same_model_format_and_questions_are_the_same_scan(write_spec) -> None:
     conditions = make_plan(load_sweep(write_spec(AIMED.format(name="s", aims="variable, ceiling, inverse")))).conditions
     assert len({scan_of(c.condition).id for c in conditions}) == 1
+
+
+def test_a_scan_of_other_code_or_one_that_failed_is_not_shared(submit, engine, monkeypatch) -> None:
+    first = submit(AIMED.format(name="one", aims="variable"))
+    assert submit(AIMED.format(name="two", aims="inverse")).needed == first.needed  # it waits still
+    with engine.begin() as connection:
+        connection.execute(update(RunRow).values(state="succeeded", verdict="REFUTED"))
+    assert submit(AIMED.format(name="three", aims="ceiling")).needed != first.needed
+    with engine.begin() as connection:
+        connection.execute(update(RunRow).values(state="succeeded", verdict="PROVEN"))
+    shared = submit(AIMED.format(name="four", aims="{aim: targeted, top_k: 1}")).needed
+    assert one(engine, shared[0]).verdict == "PROVEN"
+    monkeypatch.setattr("orchestrator.submit.code_version", lambda: CodeVersion("other", None, None, {}))
+    assert one(engine, submit(AIMED.format(name="five", aims="{aim: targeted, top_k: 2}")).needed[0]).state == "queued"
+
+
+def test_a_scan_that_others_wait_for_keeps_the_highest_priority(submit, engine) -> None:
+    urgent = submit("priority: 9\n" + AIMED.format(name="one", aims="variable"))
+    writes.request(engine, scan_run(scan(write(urgent, engine), "tiny/qwen2")), code_version().id, CONDITION_SCHEMA)
+    assert one(engine, urgent.needed[0]).priority == 9

@@ -167,6 +167,16 @@ def test_a_spool_that_cannot_be_understood_ends_its_own_run_only(submit, schedul
     assert "its spool cannot be read" in one(engine, first).reasons[0]
 
 
+def test_evidence_that_cannot_be_read_leaves_its_own_run_unproven_only(submit, scheduler, engine, settings) -> None:
+    strange, other = submit().all
+    behave(settings, strange, strange=True)
+    tick_until(scheduler, over(engine, strange, other))
+    run = one(engine, strange)
+    assert (run.state, run.verdict) == ("succeeded", "UNPROVEN")
+    assert run.reasons[0].startswith("its evidence cannot be read: KeyError")
+    assert one(engine, other).verdict == "PROVEN"
+
+
 def test_a_crash_between_row_and_fleet_is_mended(submit, scheduler, engine, settings) -> None:
     from db import writes
 
