@@ -87,3 +87,30 @@ exclude:
         ("bf16", True), ("bf16", False), ("mxfp4", True),
     ]  # fmt: skip
     assert [e.reason for e in expansion.excluded] == ["one", "two", "two"]
+
+
+EVERY_SWEEP = sorted(SWEEPS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EVERY_SWEEP, ids=lambda p: p.stem)
+def test_every_shipped_sweep_can_be_planned(path) -> None:
+    plan = make_plan(load_sweep(path))
+    assert plan.conditions
+    assert len({c.label for c in plan.conditions}) == len(plan.conditions)
+
+
+def test_every_run_of_the_seed_has_its_label_its_steps_and_its_evals() -> None:
+    planned = {c.label: c for path in (SWEEPS / "seed").glob("*.yaml") for c in make_plan(load_sweep(path)).conditions}
+    hardware = ["Baseline", "E5", "E5b", "E5c", "E9a", "E9a-high-σ", "E9b"]
+    one_epoch = ["E8a", "E3a", "E3b", "E4a", "E4b", "E7a", "E5a-LoRA", "E5b-LoRA", "E6a", "E6b", "E12"]
+    two_epochs = [f"{name}-2ep" for name in ("E6b", "E6a", "E7a", "E3a", "E3b", "E8a", "E12")]
+    for label in hardware:
+        assert planned[label].steps.total == 116
+    for label in one_epoch:
+        assert planned[label].steps.total == 29
+    for label in two_epochs:
+        assert planned[label].steps.evals == (0, 10, 20, 30, 40, 50, 58)
+    for label in ("E6b-qerl", "E12-qerl"):
+        assert planned[label].steps.total == 233
+    assert planned["E9a"].condition.srdd.dtype.format == "mxfp4"
+    assert planned["E12"].condition.lora.rank == 32
