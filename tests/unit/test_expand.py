@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from experiment_specs.load import load_sweep
 from orchestrator.expand import expand
 from orchestrator.plan import make_plan, plan_as_json
