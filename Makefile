@@ -44,9 +44,9 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about five minutes
+test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about eight minutes
 
-test-fast: $(VENV)/.dev  ## unit, property and integration tests
+test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5
 
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
