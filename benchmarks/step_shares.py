@@ -61,7 +61,6 @@ def parts() -> dict[str, Patches]:
         "fingerprints, movement, measures": {
             f"{engine}.quantize.fingerprint": lambda tensor: "",
             f"{engine}._ExportReport.moved": lambda *_: None,
-            f"{engine}.TreatedEngine._watched": lambda self: [],
             f"{copy}.evidence_before_generating": lambda self: None,
         },
     }
