@@ -80,7 +80,7 @@ def _locked(file: Path | None) -> Iterator[None]:
         yield
 
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision. Checked against the migration scripts by a test, so that opening does not import Alembic."""
 
 

@@ -259,7 +259,7 @@ def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None
 
 
 def scans(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
-    """(run id, label, what was measured) of every layer scan that was not refuted, newest first."""
+    """(run id, label, what was measured) of every PROVEN layer scan, newest first."""
     query = (
         select(RunRow.id, RunRow.label, EvidenceRow.data)
         .join(AttemptRow, AttemptRow.run_id == RunRow.id)

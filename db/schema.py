@@ -63,7 +63,7 @@ class RunRow(Base):
     condition_id: Mapped[str] = mapped_column(ForeignKey("conditions.id"))
     seed: Mapped[int] = mapped_column(Integer)
     code_version: Mapped[str] = mapped_column(String(12))
-    kind: Mapped[str] = mapped_column(String(8), default="train")
+    kind: Mapped[str] = mapped_column(String(8), default="train", server_default="train")
     """train, or scan: a layer scan that training runs wait for."""
     waits_for: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     """The run whose result this one needs before it can start."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-CONDITION_SCHEMA = 1
+CONDITION_SCHEMA = 2
 """Raised when a field is added; a migration maps old ids to new ones."""
 
 Positive = Annotated[int, Field(gt=0)]

@@ -22,6 +22,12 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def as_layer(name: str) -> int | None:
+    """Index of the decoder layer that a module *is*; None for any other."""
+    found = _LAYER.search(f"{name}.")
+    return int(found.group(1)) if found and found.end() == len(name) + 1 else None
+
+
 def is_adapter(name: str) -> bool:
     return "lora_" in name
 

@@ -51,6 +51,7 @@ def main(run_dir: Path) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     scratch = Path(tempfile.mkdtemp(prefix="aqn-"))  # short: socket paths end at 107 bytes
     try:
+        _refuse_other_code(order, inherited)
         if order.kind == "scan":
             _scan(order, spool)
         else:
@@ -68,13 +69,16 @@ def main(run_dir: Path) -> int:
     return 0
 
 
-def _refuse(order: Order, environment: dict[str, str]) -> None:
-    """What this run cannot be: of other code, asked for what is not there, or told two things at once."""
+def _refuse_other_code(order: Order, environment: dict[str, str]) -> None:
     ran = code_version(order.plugins).id
     if order.code and TOKEN_VARIABLE in environment and ran != order.code:  # by hand, other code may be the point
         raise RuntimeError(
-            f"the code has changed since the run was submitted ({order.code}, now {ran}); submit the sweep anew"
+            f"the code has changed since the run was submitted ({order.code}, now {ran}); submit it anew"
         )
+
+
+def _refuse(order: Order, environment: dict[str, str]) -> None:
+    """What this run cannot be: asked for what is not there, or told two things at once."""
     if missing := unsupported(order.typed_condition):
         raise RuntimeError("; ".join(missing))
     if problem := noisy_ops_contradiction(order.typed_condition.hw_noise, environment):

@@ -62,7 +62,7 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
         yield (
             "quantised",
             f"{len(data['quantised'])} of {len(data['linears'])} linears to {formats or 'nothing'}, "
-            f"SQNR {data['sqnr_db']:.1f} dB, mean|e|/mean|w| {100 * data['mean_abs_ratio']:.1f} %",
+            + _format_error(data),
         )
         if data["adapted"]:
             types = ", ".join(kind.removeprefix("torch.") for kind in data["adapter_types"])
@@ -96,6 +96,12 @@ def _identity(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "inputs", ", ".join(f"{k} {v or 'without fingerprint'}" for k, v in data["fingerprints"].items())
     if data["plugins"]:
         yield "plugins", ", ".join(data["plugins"])
+
+
+def _format_error(data: dict[str, Any]) -> str:
+    if data["sqnr_db"] is None:
+        return "without error"
+    return f"SQNR {data['sqnr_db']:.1f} dB, mean|e|/mean|w| {100 * data['mean_abs_ratio']:.1f} %"
 
 
 def _gradients(probes: list[dict[str, Any]]) -> str:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from db import reads, writes
 from db.engine import HEAD, RegistryError, open_registry
 from db.schema import Base
+from experiment_specs.language import Condition
+from experiment_specs.load import Sweep, build_condition, load_sweep
+from tests.conftest import TINY
 
+MIGRATIONS = Path(__file__).resolve().parents[2] / "db" / "migrations"
 EVAL = {"seq": 1, "at": 1.0, "step": 0, "k": 3, "n": 8, "samples": 1, "questions": "q",
         "outcomes": base64.b64encode(b"\x07").decode()}  # fmt: skip
 
@@ -31,7 +38,7 @@ def test_the_migrations_make_exactly_the_schema(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).resolve().parents[2] / "db" / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
@@ -108,3 +115,64 @@ def test_a_run_is_found_by_id_beginning_and_label(submit, engine: Engine) -> Non
         assert found.id == run_id
     assert reads.run(engine, "%") is None
     assert reads.run(engine, "nobody") is None
+
+
+def _first_bodies(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Conditions as schema 1 wrote them: today's words without those that schema 2 added."""
+    plain = build_condition(sweep, {}).model_dump(mode="json")
+    del plain["dtype"]["include"], plain["dtype"]["exclude"]
+    aqn = {"schedule": "kstage", "sigma_start": 0.05, "sigma_end": 0.0005, "num_stages": 10}
+    aimed = Condition.model_validate(plain | {"aqn": aqn}).model_dump(mode="json")["aqn"]
+    del aimed["multipliers"]
+    lora = Condition.model_validate(plain | {"lora": {"rank": 8}}).model_dump(mode="json")["lora"]
+    del lora["sync"]
+    return {
+        "plain": plain,
+        "aimed": plain
+        | {
+            "dtype": {"format": "mxfp4", "scale_rule": "floor"},
+            "aqn": aimed,
+            "srdd": {"aim": "ceiling", "top_k": None},
+        },
+        "adapters": plain
+        | {"lora": lora, "hw_noise": {"scale": 0.05, "phases": ["train", "rollout", "eval"], "backward": False}},
+    }
+
+
+@pytest.mark.parametrize("had_the_columns", [False, True])
+def test_a_registry_of_the_first_revision_keeps_its_runs(tmp_path: Path, write_spec, had_the_columns: bool) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    raw = create_engine(url)
+    bodies = _first_bodies(load_sweep(write_spec(TINY)))
+    with raw.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        if had_the_columns:
+            connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN kind VARCHAR(8) NOT NULL DEFAULT 'train'")
+            connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN waits_for VARCHAR(32) REFERENCES runs (id)")
+        for name, body in bodies.items():
+            connection.execute(
+                text("INSERT INTO conditions VALUES (:id, 1, :body)"), {"id": name, "body": json.dumps(body)}
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO runs (id, condition_id, seed, code_version, label, state, created_at, priority, gpus, plan,"
+                    " overrides, score_rule, reasons, projected_seq)"
+                    " VALUES (:id, :id, 1, 'c', :id, 'succeeded', 0, 0, 1, '{}', '{}', '{}', '[]', 0)"
+                ),
+                {"id": name},
+            )
+    raw.dispose()
+
+    engine = open_registry(url)
+    runs = {run.label: run for run in reads.runs(engine)}
+    assert set(runs) == set(bodies)
+    for run in runs.values():
+        condition = Condition.model_validate(run.condition)
+        assert run.condition_id == condition.id
+        assert run.condition == condition.model_dump(mode="json")
+        assert (run.kind, run.waits_for) == ("train", None)
+    assert runs["aimed"].condition["srdd"]["ceiling"] is True
+    assert runs["aimed"].condition["srdd"]["aim"] == "variable"

@@ -372,6 +372,10 @@ def _without(facts: list[Measured], drop: Callable[[Measured], bool]) -> list[Me
     return [fact for fact in facts if not drop(fact)]
 
 
+def _with_steps(facts: list[Measured], change: Callable[[Any], dict[str, Any]]) -> list[Measured]:
+    return [replace(f, data={**f.data, **change(f.data)}) if f.kind == "step" else f for f in facts]
+
+
 def test_validation_was_skipped_at_the_last_step(make_run) -> None:
     run = make_run()
     run.train()
@@ -417,12 +421,9 @@ def test_an_epoch_aware_schedule_fell_to_0_at_the_end_of_every_epoch(make_run, m
 def test_turning_group_filtering_off_doubled_the_samples_of_a_step(make_run) -> None:
     run = make_run()
     run.train()
-    doubled = [
-        replace(f, data=f.data | {"prompts": 2 * f.data["prompts"], "trajectories": 2 * f.data["trajectories"]})
-        if f.kind == "step"
-        else f
-        for f in run.facts()
-    ]
+    doubled = _with_steps(
+        run.facts(), lambda data: {"prompts": 2 * data["prompts"], "trajectories": 2 * data["trajectories"]}
+    )
     verdict = judge(run.condition, run.plan, doubled)
     assert verdict.status == REFUTED
     assert "step 1 learnt from 16 answers to 4 prompts, planned are 8 to 2" in verdict.reasons
@@ -432,10 +433,7 @@ def test_a_counter_that_printed_0_is_no_proof_that_noise_was_off(make_run) -> No
     """The false alarm: what counts is what the weights were, not what a counter says."""
     run = make_run()
     run.train()
-    silent = [
-        replace(f, data=f.data | {"metrics": {"aqn/modules_noised": 0.0}}) if f.kind == "step" else f
-        for f in run.facts()
-    ]
+    silent = _with_steps(run.facts(), lambda _: {"metrics": {"aqn/modules_noised": 0.0}})
     assert judge(run.condition, run.plan, silent).status == PROVEN
 
 

@@ -8,7 +8,7 @@ from experiment_specs.load import build_condition, load_sweep
 from tests.conftest import TINY
 from tests.unit.test_rollout import TOTAL
 from workers.launch import TOKEN_VARIABLE, Order, code_version
-from workers.train import _refuse
+from workers.train import _refuse, _refuse_other_code
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def order(write_spec):
 
 def test_a_run_of_other_code_than_submitted_does_not_train_for_hours_in_vain(order) -> None:
     launched = {TOKEN_VARIABLE: "t"}
-    _refuse(order(code_version().id), launched)
-    _refuse(order("another"), {})  # by hand
+    _refuse_other_code(order(code_version().id), launched)
+    _refuse_other_code(order("another"), {})  # by hand
     with pytest.raises(RuntimeError, match="the code has changed since the run was submitted"):
-        _refuse(order("another"), launched)
+        _refuse_other_code(order("another"), launched)
 
 
 def test_what_the_workers_cannot_do_and_what_the_environment_contradicts_is_refused(order) -> None:

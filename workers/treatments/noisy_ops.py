@@ -9,7 +9,6 @@ Source of the formula: relative Gaussian error on results, as the field's ``VERL
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from experiment_specs.language import HwNoise
-from experiment_specs.modules import is_adapter, layer_of, plain
+from experiment_specs.modules import as_layer, is_adapter, layer_of, plain
+from workers.treatments.probe import MOST_ROWS
 
 Phase = Literal["train", "rollout", "eval"]
 
@@ -35,14 +35,9 @@ _OPS: dict[Any, str] = {
     torch.bmm: "bmm",
     Tensor.bmm: "bmm",
 }
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
-
 EVERY_SO_OFTEN = 23
 """Besides an op's calls number 1, 2, 4, 8 and so on, every so often one is compared with the exact result: in another
 layer, and at another token, each time."""
-
-MOST_ROWS = 2048
-"""Rows of a product that are compared: activations of a real model are too large to be held in fp64."""
 
 
 class _Noisy(torch.autograd.Function):
@@ -145,14 +140,14 @@ class NoisyOps:
         linears: dict[nn.Module, int] = {}
         self.layers = []
         for name, module in self.model.named_modules():
-            layer = _LAYER.search(plain(name))
-            chosen = self.noise.layers is None or (layer is not None and int(layer.group(1)) in self.noise.layers)
+            layer = as_layer(name)
+            chosen = self.noise.layers is None or layer in self.noise.layers
             if chosen and (layer is not None or plain(name) == "lm_head"):
                 linears[module] = sum(isinstance(m, nn.Linear) and not is_adapter(n) for n, m in module.named_modules())
                 module.register_forward_pre_hook(enter, prepend=True)
                 module.register_forward_hook(leave, always_call=True)
                 self.layers.append(name)
-        beyond = [i for i in self.noise.layers or () if not any(n.endswith(f"layers.{i}") for n in self.layers)]
+        beyond = sorted(set(self.noise.layers or ()) - {as_layer(name) for name in self.layers})
         if beyond:
             raise ValueError(f"hw_noise names decoder layers that the model does not have: {beyond}")
 

@@ -97,9 +97,9 @@ def formats(model: nn.Module) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Error:
-    """Error of a format on real weights: signal-to-noise in dB, and mean|e| / mean|w|."""
+    """Error of a format on real weights: signal-to-noise in dB (None without any error), and mean|e| / mean|w|."""
 
-    sqnr_db: float
+    sqnr_db: float | None
     mean_abs_ratio: float
 
 
@@ -113,7 +113,7 @@ def quantisation_error(weights: list[Tensor], dtype: Dtype) -> Error:
         noise += float(difference.square().sum())
         absolute += float(exact.abs().sum())
         error += float(difference.abs().sum())
-    sqnr = float("inf") if noise == 0 else 10 * float(torch.log10(torch.tensor(signal / noise)))
+    sqnr = None if noise == 0 else 10 * float(torch.log10(torch.tensor(signal / noise)))
     return Error(sqnr, error / absolute if absolute else 0.0)
 
 

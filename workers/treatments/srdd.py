@@ -5,7 +5,6 @@ Source of the measures: the field's SRDD scans. Layers are to be ranked by them;
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from experiment_specs.language import Dtype
-from experiment_specs.modules import plain
+from experiment_specs.modules import as_layer
 from workers.treatments.quantize import quantise
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
 
 MEASURES = ("relative_error", "sqnr_db", "deadzone", "saturation")
 
@@ -30,9 +27,9 @@ def scan_layers(model: nn.Module, prompts: Sequence[Tensor], dtype: Dtype) -> di
     found: dict[int, list[dict[str, float | None]]] = {}
     handles = []
     for name, module in model.named_modules():
-        if (layer := _LAYER.search(plain(name))) is not None:
-            found[int(layer.group(1))] = []
-            handles.append(module.register_forward_hook(_recorder(found[int(layer.group(1))], dtype)))
+        if (layer := as_layer(name)) is not None:
+            found[layer] = []
+            handles.append(module.register_forward_hook(_recorder(found[layer], dtype)))
     try:
         for ids in prompts:
             model(input_ids=ids)

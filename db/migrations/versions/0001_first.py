@@ -32,8 +32,6 @@ def upgrade() -> None:
         sa.Column("condition_id", sa.String(length=12), nullable=False),
         sa.Column("seed", sa.Integer(), nullable=False),
         sa.Column("code_version", sa.String(length=12), nullable=False),
-        sa.Column("kind", sa.String(length=8), nullable=False),
-        sa.Column("waits_for", sa.String(length=32), nullable=True),
         sa.Column("label", sa.String(length=200), nullable=False),
         sa.Column("state", sa.String(length=12), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
@@ -48,7 +46,6 @@ def upgrade() -> None:
         sa.Column("projected_seq", sa.Integer(), nullable=False),
         sa.Column("projected_state", sa.String(length=40), nullable=True),
         sa.ForeignKeyConstraint(["condition_id"], ["conditions.id"], name=op.f("fk_runs_condition_id_conditions")),
-        sa.ForeignKeyConstraint(["waits_for"], ["runs.id"], name=op.f("fk_runs_waits_for_runs")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     op.create_index("ix_runs_condition_seed", "runs", ["condition_id", "seed"], unique=False)
