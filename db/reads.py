@@ -299,6 +299,16 @@ def steps(engine: Engine, attempt_id: int, after_seq: int = -1) -> list[tuple[in
         return [(row.seq, row.step, row.at, row.metrics) for row in session.scalars(query)]
 
 
+def first_steps(engine: Engine, attempt_ids: Sequence[int]) -> dict[int, float]:
+    """Attempt → time of its first training step's metrics."""
+    found: dict[int, float] = {}
+    with Session(engine.execution_options(read_only=True)) as session:
+        for chunk in _chunks(attempt_ids):
+            query = select(StepRow.attempt_id, func.min(StepRow.at)).where(StepRow.attempt_id.in_(chunk))
+            found |= {attempt: at for attempt, at in session.execute(query.group_by(StepRow.attempt_id))}  # noqa: C416
+    return found
+
+
 def last_steps(engine: Engine, attempt_ids: Sequence[int]) -> dict[int, tuple[int, dict[str, Any]]]:
     """Attempt → (last training step, its metrics)."""
     found: dict[int, tuple[int, dict[str, Any]]] = {}

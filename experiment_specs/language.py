@@ -310,17 +310,24 @@ class Resources(Value):
     gpus: Positive = 1
 
 
+class Checkpoints(Value):
+    """Which checkpoints a run leaves on disk: its ``last``, its ``best`` eval's, ``all`` evals', or ``none``."""
+
+    keep: Literal["last", "best", "all", "none"] = "last"
+
+
 class Budget(Value):
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
 
 class Contrast(Value):
-    """A question the sweep asks: what varying one field does, all else equal."""
+    """A question the sweep asks: what varying one field does, all else equal. ``detect``: points worth finding."""
 
     vary: str
     from_: Any = Field(alias="from")
     to: Any
     within: tuple[str, ...] = ()
+    detect: Annotated[float, Field(gt=0, lt=100)] | None = None
 
 
 class Exclusion(Value):
@@ -407,12 +414,12 @@ DECIDED_BY: dict[str, str] = {
     "trainer.default_local_dir": "the run directory",
     "trainer.experiment_name": "the run",
     "trainer.logger": "the workers",
-    "trainer.max_actor_ckpt_to_keep": "the workers",
+    "trainer.max_actor_ckpt_to_keep": "checkpoints.keep",
     "trainer.n_gpus_per_node": "resources.gpus",
     "trainer.nnodes": "the workers",
     "trainer.project_name": "the run",
     "trainer.resume_mode": "the workers",
-    "trainer.save_freq": "the workers",
+    "trainer.save_freq": "checkpoints.keep",
     "trainer.test_freq": "eval.every",
     "trainer.total_epochs": "epochs",
     "trainer.total_training_steps": "epochs and steps_per_epoch",

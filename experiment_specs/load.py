@@ -21,6 +21,7 @@ from experiment_specs.language import (
     NAMED_FIELDS,
     RESULT_NEUTRAL_OVERRIDES,
     Budget,
+    Checkpoints,
     Condition,
     Contrast,
     Exclusion,
@@ -33,7 +34,7 @@ from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_ya
 
 SWEEP_KEYS = (
     "sweep", "about", "base", "set", "axes", "exclude", "include", "labels", "seeds", "score", "contrasts",
-    "resources", "budget", "priority", "trainer",
+    "resources", "checkpoints", "budget", "priority", "trainer",
 )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ class Sweep:
     score: ScoreRule
     contrasts: dict[str, Contrast]
     resources: Resources
+    checkpoints: Checkpoints
     budget: Budget
     priority: int
     overrides: dict[str, Any]
@@ -81,7 +83,7 @@ def load_sweep(path: str | Path) -> Sweep:
     merged: dict[str, Any] = {}
     for source in sources:  # the deepest base first
         _check_keys(source, SWEEP_KEYS)
-        _refuse_environment(source)
+        _refuse_computed(source)
         layer = {k: v for k, v in source.data.items() if k not in ("base", "sweep")}
         merged = _deep_merge(merged, layer)
         for key, mark in source.marks.items():
@@ -89,17 +91,15 @@ def load_sweep(path: str | Path) -> Sweep:
     top = sources[-1]
     data = _interpolate(merged, marks, path)
     reader = Reader(data, marks, path)
-    name = top.data.get("sweep")
-    if not isinstance(name, str) or not name.strip():
-        raise SpecError("a sweep needs a name", file=str(path), line=1, key="sweep", accepted=["sweep: my-sweep"])
+    name = _name(top)
     trainer = reader.trainer()
     semantic = {k: v for k, v in trainer.items() if k not in RESULT_NEUTRAL_OVERRIDES}
     fixed = reader.mapping("set")
     if semantic:
         fixed = {**fixed, "trainer": {**fixed.get("trainer", {}), **semantic}}
     return Sweep(
-        name=name.strip(),
-        about=str(data.get("about", "")),
+        name=name,
+        about=reader.text_of("about"),
         source=path,
         text=path.read_text(encoding="utf-8"),
         fixed=fixed,
@@ -111,6 +111,7 @@ def load_sweep(path: str | Path) -> Sweep:
         score=reader.value("score", ScoreRule),
         contrasts=reader.contrasts(),
         resources=reader.value("resources", Resources),
+        checkpoints=reader.value("checkpoints", Checkpoints),
         budget=reader.value("budget", Budget),
         priority=reader.integer("priority", 0),
         overrides={k: v for k, v in trainer.items() if k in RESULT_NEUTRAL_OVERRIDES},
@@ -181,13 +182,36 @@ def _base_of(source: Source) -> Path | None:
     if base is None:
         return None
     mark = source.marks[("base",)]
-    available = sorted(f"bases/{p.name}" for p in (PACKAGE / "bases").glob("*.yaml"))
-    if not isinstance(base, str):
+    available = shipped_bases()
+    if not isinstance(base, str) or "\0" in base:
         raise SpecError("is not a path", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
-    for folder in (source.path.parent, PACKAGE):
-        if (folder / base).is_file():
-            return folder / base
-    raise SpecError("no such base", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
+    places = (source.path.parent, PACKAGE)
+    found = next((folder / base for folder in places if _is_file(folder / base)), None)
+    if Path(base).is_absolute() or (found is not None and not _is_below(found, (*places, Path.cwd()))):
+        raise SpecError(
+            "a base lies beside the spec, below the current folder, or among the shipped ones, by a relative path",
+            file=mark.file, line=mark.line, key="base", value=base,
+        )  # fmt: skip
+    if found is None:
+        raise SpecError("no such base", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
+    return found
+
+
+def shipped_bases() -> list[str]:
+    """As a spec names them."""
+    return sorted(f"bases/{p.name}" for p in (PACKAGE / "bases").glob("*.yaml"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, for one
+        return False
+
+
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
+    """Followed through links: what a spec reads lies where it seems to lie."""
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
 def _check_keys(source: Source, known: Iterable[str]) -> None:
@@ -197,16 +221,42 @@ def _check_keys(source: Source, known: Iterable[str]) -> None:
             raise SpecError("unknown key", file=mark.file, line=mark.line, key=str(key), value=key, accepted=known)
 
 
-def _refuse_environment(source: Source) -> None:
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*\}")
+
+
+def _refuse_computed(source: Source) -> None:
+    """A value may name another key of the spec, ``${set.epochs}``; nothing is called, and nothing is read from outside.
+
+    OmegaConf's resolvers would (``${oc.env:…}``), and a nested reference could put the name of one together.
+    """
     for path, mark in source.marks.items():
         value: Any = source.data
         for part in path:
             value = value[part]
-        if isinstance(value, str) and re.search(r"\$\{\s*oc\.", value):
-            raise SpecError(
-                "a spec must mean the same everywhere: ${oc.…} would read this machine",
-                file=mark.file, line=mark.line, key=dotted(path),
-            )  # fmt: skip
+        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+        for text in texts:
+            if "${" in _REFERENCE.sub("", text) or "\\${" in text:
+                raise SpecError(
+                    "a spec must mean the same everywhere: ${other.key} names another key of it, and nothing else is"
+                    " computed",
+                    file=mark.file, line=mark.line, key=dotted(path),
+                )  # fmt: skip
+
+
+_NAME = re.compile(r"\w[\w .+-]{0,99}")
+
+
+def _name(top: Source) -> str:
+    mark = top.marks.get(("sweep",), Mark(str(top.path), 1))
+    name = top.data.get("sweep")
+    if name is None:
+        raise SpecError("a sweep needs a name, as sweep: my-sweep", file=mark.file, line=mark.line, key="sweep")
+    if not isinstance(name, str) or not _NAME.fullmatch(name.strip()):
+        raise SpecError(
+            f"{name!r} is no name for a sweep: up to 100 letters, digits, blanks and . _ + -",
+            file=mark.file, line=mark.line, key="sweep",
+        )  # fmt: skip
+    return name.strip()
 
 
 def _deep_merge(under: dict[str, Any], over: dict[str, Any], *, top: bool = True) -> dict[str, Any]:

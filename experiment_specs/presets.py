@@ -56,8 +56,15 @@ def preset_name(key: str, value: Value | None) -> str:
     if isinstance(value, Aqn) and best is not None and len(best[1]) > 1:
         return f"{value.schedule} {value.sigma_start:g}→{value.sigma_end:g}"
     if best is not None and len(best[1]) <= MOST_DIFFERENCES:
-        return " ".join([best[0], *(f"{k}={v}" for k, v in best[1].items())])
-    return " ".join(f"{k}={v}" for k, v in have.items() if v is not None and v is not False)
+        return " ".join([best[0], *(_part(value, k, v) for k, v in best[1].items())])
+    return " ".join(_part(value, k, v) for k, v in have.items() if v is not None and v is not False)
+
+
+def _part(value: Value, key: str, dumped: Any) -> str:
+    inner = getattr(value, key)
+    if key in NAMED_FIELDS and isinstance(inner, Value):
+        return f"in {preset_name(key, inner)}"
+    return f"{key}={dumped}"
 
 
 @cache

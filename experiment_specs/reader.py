@@ -68,6 +68,12 @@ class Reader:
                 raise self.fail("must be a mapping of fields to values", (key, index), item)
         return value
 
+    def text_of(self, key: str) -> str:
+        value = self.data.get(key, "")
+        if not isinstance(value, str):
+            raise self.fail(f"{value!r} is not a text", (key,), value)
+        return value
+
     def integer(self, key: str, default: int) -> int:
         value = self.data.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):

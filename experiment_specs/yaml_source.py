@@ -17,6 +17,7 @@ import yaml
 from experiment_specs.errors import SpecError
 
 KeyPath = tuple[str | int, ...]
+MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def read_yaml(path: Path, shown_as: str | None = None) -> Source:
     """Read one YAML mapping. Raises :class:`SpecError` for a missing file, a syntax error, or a key written twice."""
     name = shown_as or str(path)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise SpecError(f"is larger than {MOST_BYTES // 1_000_000} MB: no spec is", file=name)
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror or error})", file=name) from error
@@ -68,6 +71,7 @@ def read_yaml(path: Path, shown_as: str | None = None) -> Source:
         raise SpecError("is not UTF-8 text", file=name) from error
     loader: _Loader | None = None
     try:
+        _refuse_aliases(text, name)
         loader = _Loader(text)
         node = loader.get_single_node()
         marks: dict[KeyPath, Mark] = {}
@@ -76,14 +80,30 @@ def read_yaml(path: Path, shown_as: str | None = None) -> Source:
         data = loader.construct_document(node) if node is not None else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(f"not valid YAML: {problem}", file=name, line=mark.line + 1 if mark else None) from error
+    except RecursionError:
+        raise SpecError("is nested too deeply", file=name, line=1) from None
+    except SpecError:
+        raise
+    except ValueError as error:  # an impossible date, or a number of more digits than Python reads
+        raise SpecError(f"holds a value that cannot be read: {error}", file=name, line=1) from error
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
         raise SpecError("is not a mapping of keys to values", file=name, line=1)
     return Source(path, data, marks)
+
+
+def _refuse_aliases(text: str, name: str) -> None:
+    """An alias can refer to itself, or make a file of a kilobyte mean a terabyte."""
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise SpecError(
+                "aliases (*name) are not part of the language; use base, a preset, or ${other.key}",
+                file=name, line=event.start_mark.line + 1 if event.start_mark else None,
+            )  # fmt: skip
 
 
 def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], name: str) -> None:

@@ -33,24 +33,50 @@ def _leaves_that_differ(one: Any, other: Any, name: str) -> dict[str, tuple[Any,
     return {} if one == other else {name: (one, other)}
 
 
+Arms = Sequence[tuple[str, Condition]]
+
+
+def sides(sweep: Sweep, conditions: Arms, name: str) -> tuple[Arms, Arms]:
+    """The arms on the two sides of a declared contrast."""
+    contrast = sweep.contrasts[name]
+    left, right = (
+        [(label, c) for label, c in conditions if matches(sweep, c, {contrast.vary: value}, ("contrasts", name))]
+        for value in (contrast.from_, contrast.to)
+    )
+    return left, right
+
+
 def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list[str]:
     """Arms of declared contrasts that have no partner equal in all but what is varied, and what else differs."""
     problems = []
     for name, contrast in sweep.contrasts.items():
-        sides = [
-            [(label, c) for label, c in conditions if matches(sweep, c, {contrast.vary: value}, ("contrasts", name))]
-            for value in (contrast.from_, contrast.to)
-        ]
-        if not all(sides):
+        pair = sides(sweep, conditions, name)
+        if not all(pair):
             problems.append(f"contrast {name}: no condition has {contrast.vary} as one of its two sides says")
             continue
-        for label, condition in sides[0]:
-            others = [(_apart_from(contrast.vary, condition, c), partner) for partner, c in sides[1]]
-            extra, partner = min(others, key=lambda item: len(item[0]))
+        for label, partner, extra in _nearest(contrast.vary, pair):
             if extra:
                 also = f"{partner}, the nearest, differs in {', '.join(extra)} too"
                 problems.append(f"contrast {name}: {label} has no partner; {also}")
     return problems
+
+
+def pairs(sweep: Sweep, conditions: Sequence[tuple[str, Condition]], name: str) -> list[tuple[str, str]]:
+    """The comparisons that a declared contrast is: labels of arms that are equal in all but what it varies."""
+    pair = sides(sweep, conditions, name)
+    if not all(pair):
+        return []
+    return [(label, partner) for label, partner, extra in _nearest(sweep.contrasts[name].vary, pair) if not extra]
+
+
+def _nearest(vary: str, pair: tuple[Arms, Arms]) -> list[tuple[str, str, list[str]]]:
+    """For each arm on the left: its nearest on the right, and the fields in which they differ beyond ``vary``."""
+    found = []
+    for label, condition in pair[0]:
+        others = [(_apart_from(vary, condition, other), partner) for partner, other in pair[1]]
+        extra, partner = min(others, key=lambda item: len(item[0]))
+        found.append((label, partner, extra))
+    return found
 
 
 def _apart_from(vary: str, one: Condition, other: Condition) -> list[str]:

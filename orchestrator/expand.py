@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,8 @@ class Planned:
 
     label: str
     condition: Condition
+    where: Callable[[KeyPath], KeyPath]
+    """Maps a path inside the condition to the place in the spec that decided it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Expansion:
 def expand(sweep: Sweep) -> Expansion:
     """Every condition once, in the order of the axes. Raises SpecError where the spec contradicts itself."""
     found: dict[str, Condition] = {}
+    origins: dict[str, Callable[[KeyPath], KeyPath]] = {}
     excluded: list[Excluded] = []
     used = [0] * len(sweep.exclude)
     merged = 0
@@ -53,26 +57,36 @@ def expand(sweep: Sweep) -> Expansion:
                 used[rule] += 1
             excluded.append(Excluded(choice, "; ".join(sweep.exclude[rule].because for rule in rules)))
             continue
-        condition = build_condition(sweep, choice, partial(_origin, sweep, origin))
+        where = partial(_origin, sweep, origin)
+        condition = build_condition(sweep, choice, where)
         merged += condition.id in found
         found.setdefault(condition.id, condition)
+        origins.setdefault(condition.id, where)
     for index, entry in enumerate(sweep.include):
         fields = {key: value for key, value in entry.items() if key != "because"}
         origin = {key: ("include", index, key) for key in fields}
-        condition = build_condition(sweep, fields, partial(_origin, sweep, origin))
+        where = partial(_origin, sweep, origin)
+        condition = build_condition(sweep, fields, where)
         merged += condition.id in found
         found.setdefault(condition.id, condition)
+        origins.setdefault(condition.id, where)
     for index, count in enumerate(used):
         if not count:
             raise sweep.error("excludes nothing: no condition of the product matches", ("exclude", index))
     if not found:
         raise sweep.error("no condition is left", ("axes",))
     names = _labels(sweep, list(found.values()))
-    return Expansion(tuple(Planned(names[c.id], c) for c in found.values()), tuple(excluded), merged)
+    planned = tuple(Planned(names[c.id], c, origins[c.id]) for c in found.values())
+    return Expansion(planned, tuple(excluded), merged)
+
+
+MOST_CONDITIONS = 10_000
 
 
 def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
     keys = list(sweep.axes)
+    if math.prod(len(values) for values in sweep.axes.values()) > MOST_CONDITIONS:
+        raise sweep.error(f"the product of the axes is more than {MOST_CONDITIONS} conditions", ("axes",))
     chosen = itertools.product(*(list(enumerate(sweep.axes[k])) for k in keys))
     return [
         (

@@ -1,15 +1,20 @@
-"""Sweep → plan: what would run, in what steps, with which warnings. Pure; writes nothing."""
+"""Sweep → plan: what would run, in what steps, on which modules, with which warnings. Pure; writes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiment_specs.architecture import Architecture, shipped
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import Sweep
+from experiment_specs.yaml_source import KeyPath
+from orchestrator import checks
 from orchestrator.arms import unmatched
-from orchestrator.expand import Excluded, expand
+from orchestrator.expand import Excluded, Planned, expand
 from orchestrator.steps import Steps, plan_steps
+from orchestrator.touched import Touched, problems, touched
 from workers.launch import unsupported
 
 
@@ -19,8 +24,12 @@ class PlannedCondition:
 
     label: str
     condition: Condition
+    where: Callable[[KeyPath], KeyPath]
+    """Maps a path inside the condition to the place in the spec that decided it."""
     seeds: tuple[int, ...]
     steps: Steps
+    touched: Touched | None
+    """What the treatments touch; None where the model's architecture is not known here."""
     warnings: tuple[str, ...]
     blockers: tuple[str, ...]
     """Why the workers cannot carry it out; empty where they can."""
@@ -38,51 +47,48 @@ class Plan:
         return sum(len(c.seeds) for c in self.conditions)
 
 
-def make_plan(sweep: Sweep) -> Plan:
-    """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself."""
+def make_plan(sweep: Sweep, architectures: Mapping[str, Architecture] | None = None) -> Plan:
+    """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself.
+
+    ``architectures``: by model path; those that are shipped where None.
+    """
     expansion = expand(sweep)
-    conditions = tuple(
-        PlannedCondition(
-            planned.label,
-            planned.condition,
-            sweep.seeds,
-            steps := plan_steps(planned.condition),
-            tuple(_warnings(sweep, planned.condition, steps)),
-            tuple(unsupported(planned.condition)),
-        )
-        for planned in expansion.conditions
-    )
+    known = shipped() if architectures is None else architectures
+    conditions = tuple(_planned(sweep, planned, known) for planned in expansion.conditions)
     warnings = []
     if expansion.merged:
-        warnings.append(f"{expansion.merged} conditions were written twice and are run once")
+        twice = "condition was" if expansion.merged == 1 else "conditions were"
+        warnings.append(f"{expansion.merged} {twice} written twice and run once")
     if len(sweep.seeds) == 1 and len(conditions) > 1:
         warnings.append("one seed an arm: differences between conditions cannot be told from luck")
     if sweep.budget.gpu_hours is not None:
         warnings.append("budget.gpu_hours is recorded; this version does not stop at it")
     if sweep.contrasts:
         warnings.append("contrasts are checked here and recorded; this version does not test them on the scores")
-    warnings += unmatched(sweep, [(c.label, c.condition) for c in conditions])
+    arms = [(c.label, c.condition) for c in conditions]
+    unknown = {c.condition.model.path for c in conditions if c.touched is None}
+    warnings += [f"what treatments touch is not checked: {path} is not here to look at" for path in sorted(unknown)]
+    warnings += [*checks.mixed_modes(arms), *unmatched(sweep, arms)]
     return Plan(sweep, conditions, expansion.excluded, tuple(warnings))
 
 
-def _warnings(sweep: Sweep, condition: Condition, steps: Steps) -> list[str]:
-    warnings = []
-    rows, prompts, gpus = condition.data.train_rows, condition.batch.prompts, sweep.resources.gpus
-    if rows < prompts:
-        raise sweep.error(f"{rows} training rows make no step of {prompts} prompts", ("set", "batch", "prompts"))
-    for name, count in (("prompts", prompts), ("mini_batch", condition.batch.mini_batch)):
-        if count * condition.algorithm.samples_per_prompt % gpus:
-            raise sweep.error(
-                f"{count} × {condition.algorithm.samples_per_prompt} samples cannot be shared out to {gpus} GPUs",
-                ("set", "batch", name),
-            )
-    if condition.aqn is not None and condition.aqn.num_stages and steps.total < condition.aqn.num_stages:
-        warnings.append(f"{steps.total} training steps cannot hold {condition.aqn.num_stages} noise stages")
-    if steps.total % condition.eval.every:
-        warnings.append(
-            f"the last eval, at step {steps.total}, is off the rhythm of every {condition.eval.every} steps"
-        )
-    return warnings
+def _planned(sweep: Sweep, planned: Planned, known: Mapping[str, Architecture]) -> PlannedCondition:
+    condition, model = planned.condition, known.get(planned.condition.model.path)
+    checks.refuse(sweep, condition)
+    if model is not None:
+        for problem, place in problems(condition, model):
+            raise sweep.error(f"{problem} ({planned.label})", planned.where(place))
+    steps = plan_steps(condition)
+    return PlannedCondition(
+        label=planned.label,
+        condition=condition,
+        where=planned.where,
+        seeds=sweep.seeds,
+        steps=steps,
+        touched=touched(condition, model) if model is not None else None,
+        warnings=tuple(checks.warnings(condition, steps)),
+        blockers=tuple(unsupported(condition)),
+    )
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
@@ -99,7 +105,10 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
                 "steps_per_epoch": c.steps.per_epoch,
                 "total_steps": c.steps.total,
                 "optimiser_updates": c.steps.optimiser_updates,
+                "prompts_per_step": c.condition.batch.prompts,
                 "eval_steps": list(c.steps.evals),
+                "eval_mode": checks.eval_mode(c.condition),
+                "touched": vars(c.touched) if c.touched is not None else None,
                 "trainer_overrides": c.condition.trainer | plan.sweep.overrides,
                 "warnings": [*c.warnings, *c.blockers],
             }

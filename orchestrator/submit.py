@@ -79,6 +79,7 @@ def submission(plan: Plan) -> writes.Submission:
                     "total_steps": c.steps.total,
                     "steps_per_epoch": c.steps.per_epoch,
                     "eval_steps": list(c.steps.evals),
+                    "keep": sweep.checkpoints.keep,
                 },
                 gpus=sweep.resources.gpus,
                 overrides=sweep.overrides,

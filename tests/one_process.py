@@ -26,8 +26,9 @@ from orchestrator.steps import plan_steps
 from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
 from workers.events import Spool, read_events
 from workers.launch import PLUGINS_VARIABLE, RUN_DIR_VARIABLE, Order, write_order
+from workers.overrides import overrides
 from workers.verl.generate import Answer, Request
-from workers.verl.overrides import compose, overrides
+from workers.verl_config import compose
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 WORDS = 37

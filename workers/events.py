@@ -35,6 +35,7 @@ Kind = Literal[
     "step",  # metrics of one training step
     "moved",  # how far the parameters are from where they started
     "checkpoint",  # path, step and hashes
+    "checkpoint_removed",  # by the policy of what is kept
     "finished",  # the trainer's own last word
 ]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -50,6 +50,8 @@ class Order:
     eval_steps: list[int]
     gpus: int
     assets: str
+    keep: str = "last"
+    """Which checkpoints stay on disk: last, best, all, none."""
     overrides: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     """The code version that the run was submitted for; empty leaves it unchecked (an order written by hand)."""

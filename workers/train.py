@@ -98,7 +98,8 @@ def _scan(order: Order, spool: Spool) -> None:
 def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     from omegaconf import OmegaConf
 
-    from workers.verl.overrides import compose, overrides
+    from workers.overrides import overrides
+    from workers.verl_config import compose
 
     c = order.typed_condition
     files = _assets({"model": c.model.path, "train": c.data.train, "test": c.data.test}, order)

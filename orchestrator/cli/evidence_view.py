@@ -85,7 +85,10 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
         )
     yield from _evals(by_kind)
     if checkpoints := by_kind.get("checkpoint"):
-        yield "checkpoint", f"step {checkpoints[-1]['step']}, {len(checkpoints[-1]['files'])} files hashed"
+        removed = {fact["step"] for fact in by_kind.get("checkpoint_removed", [])}
+        kept = [fact for fact in checkpoints if fact["step"] not in removed]
+        steps = ", ".join(str(fact["step"]) for fact in kept)
+        yield "checkpoint", f"step {steps}, {sum(len(fact['files']) for fact in kept)} files hashed"
 
 
 def _identity(data: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`aqn plan`: what a spec means, before anything runs."""
+"""`aqn plan`: what a spec means, what it would cost and what it could show, before anything runs."""
 
 from __future__ import annotations
 
@@ -7,50 +7,84 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import print_json
+from orchestrator.cli.common import NOTHING_MATCHED, print_json
 
 if TYPE_CHECKING:
-    from orchestrator.aims import Aim
+    from sqlalchemy import Engine
+
     from orchestrator.plan import Plan
 
 Spec = Annotated[Path, typer.Argument(help="A sweep, as experiment_specs/sweeps/demo.yaml.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def plan(spec: Spec, as_json: Json = False) -> None:
-    """Expand and check a sweep; writes nothing."""
-    from experiment_specs.load import load_sweep
-    from orchestrator.plan import make_plan, plan_as_json
+def plan(
+    spec: Spec,
+    show_command: Annotated[
+        str,
+        typer.Option(metavar="LABEL", help="Print the command and configuration of one condition."),
+    ] = "",
+    on: Annotated[str, typer.Option(help="With --show-command: what the node has, gpu or cpu.")] = "gpu",
+    as_json: Json = False,
+) -> None:
+    """Expand and check a sweep, price it, and say what it could show; writes nothing."""
+    from orchestrator.prepare import prepare
 
-    planned = make_plan(load_sweep(spec))
-    aims = _aims(planned)
+    planned = prepare(spec)
+    if show_command:
+        _show_command(planned, show_command, on, as_json=as_json)
+        return
+    from orchestrator.aims import aims_of
+    from orchestrator.forecast import forecast, forecast_as_json
+    from orchestrator.history import history, pasts
+    from orchestrator.plan import plan_as_json
+
+    engine = _registry()
+    aims = aims_of(planned, engine)
+    runs = history(engine) if engine is not None else []
+    outlook = forecast(planned, pasts(engine, runs) if engine is not None else [], runs)
     if as_json:
         told = plan_as_json(planned)
         for condition in told["conditions"]:
             aim = aims.get(condition["condition_id"])
             condition["scan"] = aim.scan_id if aim else None
             condition["layer_multipliers"] = list(aim.multipliers) if aim and aim.multipliers else None
-        print_json(told)
+        print_json(told | {"forecast": forecast_as_json(outlook)})
         return
-    from orchestrator.cli.render import aim_lines, console, plan_tables
+    from orchestrator.cli.plan_view import plan_view
+    from orchestrator.cli.render import console
 
     screen = console()
-    for part in plan_tables(planned):
+    for part in plan_view(planned, outlook, aims):
         screen.print(part)
-    for line in aim_lines(planned, aims):
-        screen.print(line)
 
 
-def _aims(planned: Plan) -> dict[str, Aim]:
-    """Multipliers from recorded scans; the registry is looked into where there is one and it is needed."""
-    if all(c.condition.srdd is None for c in planned.conditions):
-        return {}
+def _registry() -> Engine | None:
+    """Past runs price the ones to come; a plan needs none."""
     from db.engine import NoRegistryError, open_registry
-    from orchestrator.aims import aims_of
     from orchestrator.settings import load_settings
 
     try:
-        engine = open_registry(load_settings().registry_url, create=False)
+        return open_registry(load_settings().registry_url, create=False)
     except NoRegistryError:
-        engine = None
-    return aims_of(planned, engine)
+        return None
+
+
+def _show_command(planned: Plan, label: str, on: str, *, as_json: bool) -> None:
+    from experiment_specs.errors import SpecError, nearest
+    from orchestrator.composed import show
+
+    if on not in ("gpu", "cpu"):
+        raise SpecError(f"{on!r} is not known", key="--on", value=on, accepted=["gpu", "cpu"])
+    chosen = next((c for c in planned.conditions if c.label == label), None)
+    if chosen is None:
+        close = nearest(label, [c.label for c in planned.conditions])
+        typer.echo(f"no condition is called {label!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    shown = show(planned, chosen, cpu=on == "cpu")
+    if as_json:
+        print_json(vars(shown))
+        return
+    from orchestrator.cli.plan_view import command_text
+
+    typer.echo(command_text(planned, chosen, shown, on))

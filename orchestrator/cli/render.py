@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,8 +15,6 @@ from rich.text import Text
 from db.reads import EvalPoint, Run
 from experiment_specs.language import NAMED_FIELDS, Condition, Value
 from experiment_specs.presets import preset_name
-from orchestrator.aims import Aim
-from orchestrator.plan import Plan
 from orchestrator.stats import wilson
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -177,65 +175,6 @@ def outlook(runs: Sequence[Run]) -> RenderableType:
         "               aqn ui                MLflow, with every metric of every step\n",
         style="",
     )
-
-
-def plan_tables(plan: Plan) -> Iterator[RenderableType]:
-    """Conditions, exclusions, warnings."""
-    yield Text.assemble((plan.sweep.name, "bold"), f"  {plan.sweep.about}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, justify in (("condition", "left"), ("means", "left"), ("steps", "right"), ("evals at", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    words = condition_words([c.condition for c in plan.conditions])
-    for c, text in zip(plan.conditions, words, strict=True):
-        evals = [str(step) for step in c.steps.evals]
-        shown = ", ".join(evals if len(evals) <= 8 else [*evals[:3], "…", *evals[-2:]])
-        table.add_row(
-            escape(c.label), escape(text),
-            f"{c.steps.per_epoch} × {c.condition.epochs}" if c.condition.epochs > 1 else str(c.steps.total), shown,
-        )  # fmt: skip
-    yield table
-    seeds = ", ".join(map(str, plan.sweep.seeds))
-    rule = plan.sweep.score
-    yield Text(
-        f"{len(plan.conditions)} conditions, seeds {seeds}: {plan.runs} runs of {plan.sweep.resources.gpus} GPU(s); "
-        f"score: {rule.rule} eval, {rule.mode} mode"
-    )
-    by_reason: dict[str, list[str]] = {}
-    for excluded in plan.excluded:
-        by_reason.setdefault(excluded.reason, []).append(_choice(excluded.choice))
-    for reason, choices in by_reason.items():
-        more = f" and {len(choices) - 1} more" if len(choices) > 1 else ""
-        yield Text(f"left out: {choices[0]}{more}: {reason}", style="dim")
-    yield from _plan_warnings(plan)
-
-
-def aim_lines(plan: Plan, aims: Mapping[str, Aim]) -> Iterator[RenderableType]:
-    """How much of sigma every layer gets, where a scan decides it."""
-    for c in plan.conditions:
-        aim = aims.get(c.condition.id)
-        if aim is None:
-            continue
-        if aim.multipliers is not None:
-            text = "sigma by layer × " + ", ".join(f"{m:.3g}" for m in aim.multipliers)
-        else:
-            text = aim.problem or f"sigma by layer follows from scan {aim.scan_id}, which is made first"
-        yield Text(f"{c.label}: {text}")
-
-
-def _plan_warnings(plan: Plan) -> Iterator[RenderableType]:
-    for text in plan.warnings:
-        yield Text(f"warning: {text}", style="yellow")
-    by_text: dict[str, list[str]] = {}
-    for c in plan.conditions:
-        for text in (*c.warnings, *c.blockers):
-            by_text.setdefault(text, []).append(c.label)
-    for text, labels in by_text.items():
-        where = "all conditions" if len(labels) == len(plan.conditions) else ", ".join(labels)
-        yield Text(f"warning: {text} ({where})", style="yellow")
-
-
-def _choice(choice: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in choice.items())
 
 
 def runs_table(runs: Sequence[Run]) -> RenderableType:

@@ -26,13 +26,12 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a sweep to its end. Interrupted or killed, it goes on where it was when called again."""
-    from experiment_specs.load import load_sweep
     from orchestrator.cli.common import registry
-    from orchestrator.plan import make_plan
+    from orchestrator.prepare import prepare
     from orchestrator.settings import load_settings
     from orchestrator.submit import check, record
 
-    planned = make_plan(load_sweep(spec))
+    planned = prepare(spec)
     check(planned)
     settings = load_settings()
     engine = registry(create=True)

@@ -222,7 +222,7 @@ def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings, scan: dic
         run_id=run.id, attempt=attempt.number, token=attempt.token, label=run.label, condition_id=run.condition_id,
         condition=run.condition, seed=run.seed, total_steps=run.total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
-        assets=str(settings.assets), overrides=run.overrides,
+        assets=str(settings.assets), overrides=run.overrides, keep=run.plan.get("keep", "last"),
         plugins=list(plugins()),
         workdir=str(Path.cwd()),
     )  # fmt: skip

@@ -11,7 +11,8 @@ from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
 from experiment_specs.load import build_condition, load_sweep
 from tests.conftest import TINY
 from workers.launch import Order
-from workers.verl.overrides import CPU, compose, micro_batch, overrides
+from workers.overrides import CPU, micro_batch, overrides
+from workers.verl_config import compose
 
 FILES = {"model": "/m", "train": "/a", "test": "/b"}
 

@@ -72,6 +72,15 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
     (folder / "fingerprints.json").write_text(json.dumps({"recipe": RECIPE, "files": prints}, indent=1))
 
 
+def shape(vocabulary: int) -> dict[str, Any]:
+    """What decides the model's modules and their sizes, in the words of its configuration."""
+    return {
+        "vocab_size": vocabulary, "hidden_size": RECIPE["hidden"], "intermediate_size": RECIPE["mlp"],
+        "num_hidden_layers": RECIPE["layers"], "num_attention_heads": 2, "num_key_value_heads": 1,
+        "max_position_embeddings": 128, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
 def _tokenizer(split: task.Split) -> Any:
     """Byte-level BPE with single digits, as Qwen's; its vocabulary is exactly the model's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -100,17 +109,11 @@ def _pretrained(tokenizer: Any, split: task.Split, say: Callable[[str], None]) -
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     torch.manual_seed(RECIPE["seed"])
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
     chance = random.Random(RECIPE["seed"] + 1)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer), hidden_size=RECIPE["hidden"], intermediate_size=RECIPE["mlp"],
-            num_hidden_layers=RECIPE["layers"], num_attention_heads=2, num_key_value_heads=1,
-            max_position_embeddings=128, tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        )
-    )  # fmt: skip
+    model = Qwen2ForCausalLM(Qwen2Config(**shape(len(tokenizer)), **special))
     examples = []
     for _ in range(20_000):
         pair = chance.choice(split.pool)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from workers.events import Spool
-from workers.launch import RUN_DIR_VARIABLE
+from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.verl.sampler import OrderedReplayBuffer
 
 TRAINER_MODE = "aqn"
@@ -45,6 +47,10 @@ class ProvenTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"  # verl's base class branches on the name
         self._spool = Spool(os.environ[RUN_DIR_VARIABLE])
+        self._order = read_order(os.environ[RUN_DIR_VARIABLE])
+        self._saved: set[int] = set()
+        self._right: dict[int, int] = {}
+        """Step → test answers that were right."""
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -116,14 +122,35 @@ class ProvenTrainer(PPOTrainerSync):
     ) -> None:
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
         if str(dump_path) == str(self.config.trainer.validation_data_dir):
-            self._spool.append("eval", eval_facts(self.global_steps, reward_extra_infos_dict), durable=True)
+            facts = eval_facts(self.global_steps, reward_extra_infos_dict)
+            self._spool.append("eval", facts, durable=True)
+            self._right[self.global_steps] = facts["k"]
+            if self._order.keep == "best":
+                self._keep_the_best()
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder = self._checkpoint_folder(self.global_steps)
+        self._saved.add(self.global_steps)
         self._spool.append(
             "checkpoint", {"step": self.global_steps, "path": str(folder), "files": hashes(folder)}, durable=True
         )
+
+    def _checkpoint_folder(self, step: int) -> Path:
+        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+
+    def _keep_the_best(self) -> None:
+        for step in superseded(self._saved, self._right):
+            shutil.rmtree(self._checkpoint_folder(step))
+            self._saved.remove(step)
+            self._spool.append("checkpoint_removed", {"step": step, "why": "another eval was better"}, durable=True)
+
+
+def superseded(saved: Iterable[int], right: Mapping[int, int]) -> list[int]:
+    """Steps whose checkpoint is not the best eval's, of those that were evaluated; the earliest of equals is best."""
+    known = [step for step in saved if step in right]
+    best = max(known, key=lambda step: (right[step], -step), default=None)
+    return sorted(step for step in known if step != best)
 
 
 def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,15 @@
-"""Condition → verl's configuration. One table; every key of it is checked against verl's own composed configuration."""
+"""Condition → verl's configuration: one table of its keys, checked against verl's own by :mod:`workers.verl_config`.
+
+Part of the contract (no torch, no verl): `aqn plan` shows with it what a node would run.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-
-from experiment_specs.errors import SpecError, nearest
 from experiment_specs.language import Condition
 from workers.launch import Order, attention
-
-ADDED_KEYS = (
-    "actor_rollout_ref.model.override_config.attn_implementation",
-    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
-    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
-    "reward.reward_kwargs",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
-)
-"""Keys that verl reads and does not list (it would want a ``+`` on its command line)."""
 
 
 def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) -> dict[str, Any]:
@@ -97,7 +87,7 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         "trainer.total_epochs": order.total_steps // (c.data.train_rows // c.batch.prompts) + 2,
         "trainer.test_freq": c.eval.every,
         "trainer.val_before_train": c.eval.before_training,
-        "trainer.save_freq": order.total_steps,  # the last step
+        **_checkpoints(order.keep, order.total_steps, c.eval.every),
     }  # fmt: skip
     if c.lora is not None:
         model = "actor_rollout_ref.model"
@@ -118,6 +108,12 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
             },
         }  # fmt: skip
     return table
+
+
+def _checkpoints(keep: str, total_steps: int, eval_every: int) -> dict[str, Any]:
+    """Saved where they may be kept; which of them is best is known after its eval, and decided by the trainer."""
+    every = {"last": total_steps, "best": eval_every, "all": eval_every, "none": -1}[keep]
+    return {"trainer.save_freq": every, "trainer.max_actor_ckpt_to_keep": 1 if keep == "last" else None}
 
 
 MOST_ANSWERS_AT_ONCE = 128
@@ -145,14 +141,13 @@ def _fixed(run_dir: Path) -> dict[str, Any]:
         "trainer.logger": ["console"],
         "trainer.default_local_dir": str(run_dir / "checkpoints"),
         "trainer.validation_data_dir": str(run_dir / "answers"),
-        "trainer.max_actor_ckpt_to_keep": 1,
         "trainer.resume_mode": "disable",
         "actor_rollout_ref.model.external_lib": "workers.verl.register",
         "actor_rollout_ref.actor.strategy": "fsdp2",
         f"{fsdp}.strategy": "fsdp2",
         "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
-        "reward.custom_reward_function.path": str(Path(__file__).with_name("reward.py")),
+        "reward.custom_reward_function.path": str(Path(__file__).parent / "verl" / "reward.py"),
         "reward.custom_reward_function.name": "compute_score",
     }
 
@@ -174,37 +169,3 @@ TRANSFORMERS_ROLLOUT: dict[str, Any] = {
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "workers.verl.waves.WaveManager",
     "reward.num_workers": 0,  # a wave is scored where it is collected
 }
-
-
-def compose(changes: dict[str, Any]) -> DictConfig:
-    """verl's own configuration with the changes. Raises SpecError for a key that verl does not have."""
-    from importlib.util import find_spec
-
-    import hydra
-
-    found = find_spec("verl")  # by folder, because importing verl takes ten seconds on a small machine
-    folder = (found.submodule_search_locations if found else None) or [""]
-    with hydra.initialize_config_dir(f"{folder[0]}/trainer/config", version_base=None):
-        config: DictConfig = hydra.compose("ppo_trainer")
-    for key, value in changes.items():
-        if not key.startswith(ADDED_KEYS) and not _exists(config, key):
-            parent = key.rpartition(".")[0]
-            known = OmegaConf.select(config, parent) if parent else config
-            leaves = [str(k) for k in known] if isinstance(known, DictConfig) else []
-            names = [f"{parent}.{leaf}" if parent else leaf for leaf in leaves]
-            close = nearest(key, names)
-            raise SpecError(
-                "verl has no such key" + (f"; did you mean {close!r}?" if close else ""), key=f"trainer.{key}"
-            )
-        with open_dict(config):
-            OmegaConf.update(config, key, value, merge=False, force_add=True)
-    return config
-
-
-def _exists(config: DictConfig, key: str) -> bool:
-    parent, _, leaf = key.rpartition(".")
-    try:
-        node = OmegaConf.select(config, parent) if parent else config
-    except OmegaConfBaseException:
-        return False
-    return isinstance(node, DictConfig) and leaf in node.keys()  # noqa: SIM118 - `in node` hides keys without a value

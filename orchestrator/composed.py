@@ -1,0 +1,96 @@
+"""Every condition of a plan against verl's own configuration, and what exactly a node would run for one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiment_specs.language import Condition
+from experiment_specs.load import Sweep
+from orchestrator.plan import Plan, PlannedCondition
+from workers.launch import Order, noisy_ops_environment, trainer_command
+from workers.overrides import overrides
+from workers.verl_config import NoVerlError, compose, ignored, known_keys, problem_with
+
+
+def check_with_verl(plan: Plan) -> list[str]:
+    """Warnings about keys that verl ignores. Raises SpecError for a key or a value that verl does not have."""
+    try:
+        known_keys()
+    except NoVerlError as error:
+        return [str(error)]
+    found: dict[str, list[str]] = {}
+    for planned in plan.conditions:
+        own = planned.condition.trainer | plan.sweep.overrides
+        changes = overrides(_order(plan.sweep, planned), Path("RUN_DIR"), _FILES, cpu=False)
+        for key, value in changes.items():
+            if (problem := problem_with(key, value)) is not None:
+                raise plan.sweep.error(problem, _written(plan.sweep, planned, key), value)
+        for key in own:
+            if (why := ignored(key, planned.condition)) is not None:
+                found.setdefault(f"verl ignores {key}: {why}", []).append(planned.label)
+    return [
+        text if len(labels) == len(plan.conditions) else f"{text} ({', '.join(labels)})"
+        for text, labels in found.items()
+    ]
+
+
+def _written(sweep: Sweep, planned: PlannedCondition, key: str) -> tuple[str | int, ...]:
+    """Where a spec says a key of verl's: under trainer, on an axis, beside the product, or in set."""
+    place = planned.where(("trainer", key))
+    return place if place in sweep.marks else ("trainer", key)
+
+
+_FILES = {name: name for name in ("model", "train", "test")}
+
+
+def _order(sweep: Sweep, planned: PlannedCondition, seed: int = 0) -> Order:
+    return Order(
+        run_id="RUN",
+        attempt=1,
+        token="TOKEN",  # noqa: S106 - a placeholder
+        label=planned.label,
+        condition_id=planned.condition.id,
+        condition=planned.condition.model_dump(mode="json"),
+        seed=seed,
+        total_steps=planned.steps.total,
+        steps_per_epoch=planned.steps.per_epoch,
+        eval_steps=list(planned.steps.evals),
+        gpus=sweep.resources.gpus,
+        assets="ASSETS",
+        keep=sweep.checkpoints.keep,
+        overrides=sweep.overrides,
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a node runs for one condition and its first seed."""
+
+    order: dict[str, Any]
+    command: list[str]
+    """Without its last argument, the run directory."""
+    environment: dict[str, str]
+    changes: dict[str, Any]
+    """verl's keys that differ from its defaults or are set all the same."""
+    config: dict[str, Any]
+    """verl's whole configuration, composed."""
+
+
+def show(plan: Plan, planned: PlannedCondition, *, cpu: bool) -> Shown:
+    """Raises :class:`workers.verl_config.NoVerlError` where verl is not installed."""
+    from omegaconf import OmegaConf
+
+    order = replace(_order(plan.sweep, planned, planned.seeds[0]), assets="assets", run_id="by-hand")
+    condition: Condition = planned.condition
+    files = {"model": condition.model.path, "train": condition.data.train, "test": condition.data.test}
+    changes = overrides(order, Path("RUN_DIR"), files, cpu=cpu)
+    config: Any = OmegaConf.to_container(compose(changes), resolve=True)
+    return Shown(
+        order=vars(order),
+        command=trainer_command(Path("RUN_DIR"))[:-1],
+        environment={"VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin"} | noisy_ops_environment(condition.hw_noise),
+        changes=changes,
+        config=config,
+    )

@@ -1,0 +1,61 @@
+"""What the registry's finished runs say about runs to come: how long they took, and how far equal ones were apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from db import reads
+from experiment_specs.language import Condition
+from orchestrator.power import Scatter, scatter_of
+from orchestrator.price import Past, answers_of, kind_of
+from orchestrator.steps import plan_steps
+
+MOST_RUNS = 500
+
+
+def history(engine: Engine) -> list[reads.Run]:
+    """The newest runs that finished."""
+    return reads.runs(engine, states=("succeeded",), limit=MOST_RUNS)
+
+
+def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
+    """Durations of those whose attempts tell them. The first result, an eval or a step, ends the start-up."""
+    first_steps = reads.first_steps(engine, [run.attempt.id for run in runs if run.attempt])
+    found = []
+    for run in runs:
+        attempt, condition = run.attempt, _condition(run)
+        if attempt is None or attempt.ended_at is None or condition is None or attempt.id not in first_steps:
+            continue
+        evals_at = [point.at for point in run.curve]
+        first = min([first_steps[attempt.id], *evals_at])
+        a = condition.algorithm.samples_per_prompt * condition.batch.prompts
+        of_first = condition.data.test_rows * condition.eval.samples if first in evals_at else a
+        found.append(
+            Past(
+                kind=kind_of(condition, run.gpus),
+                startup=first - attempt.created_at,
+                seconds=attempt.ended_at - first,
+                answers=answers_of(condition, plan_steps(condition)) - of_first,
+            )
+        )
+    return found
+
+
+def scatter(runs: Sequence[reads.Run], model: str, questions: str) -> Scatter:
+    """Of the final scores of PROVEN runs of that model on those questions."""
+    groups: dict[str, list[float]] = {}
+    for run in runs:
+        same = run.condition["model"]["path"] == model and run.condition["data"]["test"] == questions
+        if run.verdict == "PROVEN" and same and run.score is not None:
+            groups.setdefault(run.condition_id, []).append(run.score.percent)
+    return scatter_of(list(groups.values()))
+
+
+def _condition(run: reads.Run) -> Condition | None:
+    try:
+        return Condition.model_validate(run.condition, strict=False)
+    except ValidationError:  # written by a version whose rules were looser
+        return None

@@ -1,0 +1,136 @@
+"""What the treatments of a condition would touch in its model, by name and shape, before anything is loaded. Pure.
+
+A pattern that matches nothing, a block that does not divide, a layer that is not there: found here, not after the
+weights are on eight GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiment_specs.architecture import Architecture, Linear
+from experiment_specs.language import Condition
+from experiment_specs.modules import idle_patterns, is_block_linear, is_quantised, layer_of
+from experiment_specs.yaml_source import KeyPath
+
+BLOCK = {"mxfp4": 32, "nvfp4": 16}
+"""Weights that share a scale, along the input."""
+
+Problem = tuple[str, KeyPath]
+"""What is wrong, and the place in the condition that says so."""
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Counts of modules; parameters of the policy, and how many of them are trained."""
+
+    norms: int
+    block_linears: int
+    quantised: int
+    noised: int
+    adapted: int
+    erring: int
+    """Linears whose products have errors of the hardware."""
+    parameters: int
+    trained: int
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """verl saves fp32 weights and AdamW's two moments of what is trained (measured: ``docs/treatments.md``)."""
+        return 4 * self.parameters + 8 * self.trained
+
+    def bytes_per_gpu(self, condition: Condition, gpus: int) -> int:
+        """Weights in fp32, gradients and moments shared out to the GPUs, the reference policy's weights too, and each
+        GPU's own rollout copy in the compute type. Activations and the KV cache come on top."""
+        copies = 4 * self.parameters * (2 if condition.algorithm.kl_loss > 0 else 1)
+        rollout = self.parameters * (4 if condition.compute == "fp32" else 2)
+        return (copies + 12 * self.trained) // gpus + rollout
+
+
+def touched(condition: Condition, model: Architecture) -> Touched:
+    """Counts for one condition; see :func:`problems` for what cannot be."""
+    blocks = [linear for linear in model.linears if is_block_linear(linear.name)]
+    adapted = blocks if condition.lora is not None else []
+    rank = condition.lora.rank if condition.lora is not None else 0
+    adapters = sum(rank * (linear.out + linear.into) for linear in adapted)
+    hw = condition.hw_noise
+    return Touched(
+        norms=len(model.norms),
+        block_linears=len(blocks),
+        quantised=sum(is_quantised(condition.dtype, linear.name) for linear in blocks),
+        noised=len(_noised(condition, model, blocks)),
+        adapted=len(adapted),
+        erring=sum(_errs(condition, linear) for linear in model.linears) if hw and "linear" in hw.ops else 0,
+        parameters=model.parameters + adapters,
+        trained=adapters or model.parameters,
+    )
+
+
+def _noised(condition: Condition, model: Architecture, blocks: list[Linear]) -> list[str]:
+    aqn = condition.aqn
+    if aqn is None:
+        return []
+    names = list(model.norms) if aqn.layer_types == "rmsnorm" else [linear.name for linear in blocks]
+    if aqn.multipliers is None:
+        return names
+    by_layer = dict(enumerate(aqn.multipliers))
+    return [name for name in names if (layer := layer_of(name)) is None or by_layer.get(layer, 0.0) > 0]
+
+
+def _errs(condition: Condition, linear: Linear) -> bool:
+    chosen = condition.hw_noise.layers if condition.hw_noise is not None else None
+    layer = layer_of(linear.name)
+    return (layer is not None or linear.name == "lm_head") if chosen is None else layer in chosen
+
+
+def problems(condition: Condition, model: Architecture) -> list[Problem]:
+    """Why a condition cannot be carried out on this model: every reason is an error."""
+    names = [linear.name for linear in model.linears]
+    dtype, aqn, srdd, hw = condition.dtype, condition.aqn, condition.srdd, condition.hw_noise
+    found: list[Problem] = []
+    for field in ("include", "exclude"):
+        patterns = dtype.model_copy(update={"include": getattr(dtype, field), "exclude": ()})
+        found += [
+            (f"{p!r} matches no block linear of the model", ("dtype", field)) for p in idle_patterns(patterns, names)
+        ]
+    blocks = [linear for linear in model.linears if is_quantised(dtype, linear.name)]
+    if dtype.format in BLOCK and not blocks:
+        found.append(("no linear is left to be quantised", ("dtype",)))
+    if (size := BLOCK.get(dtype.format)) is not None:
+        odd = next((linear for linear in blocks if linear.into % size), None)
+        if odd is not None:
+            found.append((f"blocks of {size} do not divide the {odd.into} inputs of {odd.name}", ("dtype",)))
+    if aqn is not None and aqn.multipliers is not None:
+        if len(aqn.multipliers) != model.layers:
+            text = f"{len(aqn.multipliers)} multipliers, and the model has {model.layers} decoder layers"
+            found.append((text, ("aqn", "multipliers")))
+        elif not any(aqn.multipliers):
+            found.append(("every layer's multiplier is 0: no layer has noise", ("aqn", "multipliers")))
+    if srdd is not None and srdd.top_k is not None and srdd.top_k > model.layers:
+        found.append((f"{srdd.top_k}, and the model has {model.layers} decoder layers", ("srdd", "top_k")))
+    if hw is not None and (beyond := [layer for layer in hw.layers or () if layer >= model.layers]):
+        text = f"layers {', '.join(map(str, beyond))}, and the model's last is {model.layers - 1}"
+        found.append((text, ("hw_noise", "layers")))
+    return found
+
+
+def in_words(condition: Condition, found: Touched) -> str:
+    """One line: ``196 of 196 block linears in mxfp4, noise on 57 RMSNorms, adapters on 196``."""
+
+    def count(number: int, what: str) -> str:
+        return f"{number} {what}{'s' * (number != 1)}"
+
+    parts = []
+    if condition.dtype.format == "bf16":
+        parts.append(f"{count(found.quantised, 'block linear')} rounded to bf16")
+    else:
+        parts.append(f"{found.quantised} of {count(found.block_linears, 'block linear')} in {condition.dtype.format}")
+    if condition.aqn is not None:
+        what = "RMSNorm" if condition.aqn.layer_types == "rmsnorm" else "linear"
+        aimed = " as a layer scan aims it" if condition.srdd is not None else ""
+        parts.append(f"noise on {count(found.noised, what)}{aimed}")
+    if condition.lora is not None:
+        parts.append(f"adapters on {found.adapted} ({100 * found.trained / found.parameters:.1f} % of all parameters)")
+    if condition.hw_noise is not None:
+        parts.append(f"errors in {count(found.erring, 'linear')}" if found.erring else "errors in attention's products")
+    return ", ".join(parts)

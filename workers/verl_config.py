@@ -1,0 +1,160 @@
+"""verl's own configuration, read without importing verl: which keys it has, which it ignores, and composing a run's.
+
+Light, because `aqn plan` checks every condition with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiment_specs.errors import AqnError, SpecError, nearest
+from experiment_specs.language import Condition
+
+ADDED_KEYS = (
+    "actor_rollout_ref.model.override_config.attn_implementation",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
+    "reward.reward_kwargs",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+)
+"""Keys that verl reads and does not list (it would want a ``+`` on its command line)."""
+
+
+class NoVerlError(AqnError):
+    """verl is not installed here, so that its keys cannot be checked."""
+
+
+@cache
+def defaults() -> DictConfig:
+    """verl's composed configuration. Raises :class:`NoVerlError`."""
+    found = find_spec("verl")  # by folder, because importing verl takes ten seconds on a small machine
+    if found is None or not found.submodule_search_locations:
+        raise NoVerlError("verl is not installed here: its keys are not checked")
+    import hydra
+
+    with hydra.initialize_config_dir(f"{found.submodule_search_locations[0]}/trainer/config", version_base=None):
+        config: DictConfig = hydra.compose("ppo_trainer")
+    return config
+
+
+@cache
+def known_keys() -> dict[str, Any]:
+    """Dotted key → verl's default as it is written there, for every key, those of mappings included."""
+    return dict(_flat(OmegaConf.to_container(defaults(), resolve=False), ""))
+
+
+def _flat(node: Any, at: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        name = f"{at}.{key}" if at else str(key)
+        yield name, value
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+
+
+def problem_with(key: str, value: Any) -> str | None:
+    """Why verl cannot take this value under this key; None where it can."""
+    known = known_keys()
+    if key.startswith(ADDED_KEYS) or _in_open_mapping(key, known):
+        return None
+    if key not in known:
+        close = _nearest(key, known)
+        return "verl has no such key" + (f"; did you mean {close!r}?" if close else "")
+    default = known[key]
+    if isinstance(default, dict) and default and not isinstance(value, dict):
+        return f"is a mapping in verl; name a key of it, as {key}.{next(iter(default))}"
+    if _kind(default) is not None and _kind(value) is not None and _kind(default) != _kind(value):
+        return f"{value!r} is a {_kind(value)}, and verl's own is the {_kind(default)} {default!r}"
+    return None
+
+
+def _in_open_mapping(key: str, known: Mapping[str, Any]) -> bool:
+    """Below a mapping that verl leaves empty, for users to fill."""
+    parts = key.split(".")
+    return any(known.get(".".join(parts[:end])) == {} for end in range(1, len(parts)))
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str | None:
+    """Among the siblings first, then by the last word anywhere, then among all."""
+    parent, _, leaf = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    if (sibling := nearest(leaf, siblings)) is not None:
+        return siblings[sibling]
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    return min(same, key=lambda name: _distance(key, name)) if same else nearest(key, known)
+
+
+def _distance(one: str, other: str) -> int:
+    return len(set(one.split(".")) ^ set(other.split(".")))
+
+
+def _kind(value: Any) -> str | None:
+    """None where a value says nothing of what verl takes there: it is open, or follows from another."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return None if "${" in value or value == "???" else "text"
+    return "list" if isinstance(value, list) else None
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Keys that verl 0.9.1 lists and, in runs of some kind, does not act on."""
+
+    prefix: str
+    why: str
+    when: Callable[[Condition], bool] = lambda _: True
+
+
+IGNORED = (
+    Ignored("algorithm.filter_groups.max_num_gen_batches", "verl 0.9.1 refills groups without a limit of batches"),
+    Ignored(
+        "data.gen_batch_size",
+        "with dynamic sampling verl fetches prompts one by one",
+        lambda c: c.algorithm.dynamic_sampling,
+    ),
+    Ignored("algorithm.gamma", "group-relative advantages are not discounted"),
+    Ignored("algorithm.lam", "group-relative advantages have no lambda"),
+    Ignored("algorithm.kl_ctrl.", "no KL term is in the reward"),
+    Ignored("algorithm.kl_penalty", "no KL term is in the reward"),
+    Ignored("critic.", "group-relative advantages need no critic"),
+    Ignored(
+        "actor_rollout_ref.ref.",
+        "without a KL loss there is no reference policy",
+        lambda c: c.algorithm.kl_loss == 0,
+    ),
+    Ignored(
+        "actor_rollout_ref.rollout.gpu_memory_utilization",
+        "it is an option of vLLM",
+        lambda c: c.rollout == "transformers",
+    ),
+    Ignored(
+        "actor_rollout_ref.rollout.engine_kwargs.",
+        "they are options of vLLM and SGLang",
+        lambda c: c.rollout == "transformers",
+    ),
+    Ignored("actor_rollout_ref.model.lora.", "there are no adapters", lambda c: c.lora is None),
+)
+
+
+def ignored(key: str, condition: Condition) -> str | None:
+    """Why verl does not act on a key in runs of this condition; None where it does, as far as is known."""
+    return next((i.why for i in IGNORED if key.startswith(i.prefix) and i.when(condition)), None)
+
+
+def compose(changes: Mapping[str, Any]) -> DictConfig:
+    """verl's own configuration with the changes. Raises SpecError for what verl cannot take."""
+    config = defaults().copy()
+    with open_dict(config):
+        for key, value in changes.items():
+            if (problem := problem_with(key, value)) is not None:
+                raise SpecError(problem, key=f"trainer.{key}")
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    return config
