@@ -85,9 +85,11 @@ def load_sweep(path: str | Path) -> Sweep:
         _check_keys(source, SWEEP_KEYS)
         _refuse_computed(source)
         layer = {k: v for k, v in source.data.items() if k not in ("base", "sweep")}
+        marks |= source.marks
+        if isinstance(layer.get("set"), dict):
+            marks |= {_parts(path): mark for path, mark in source.marks.items() if path[:1] == ("set",)}
+            layer["set"] = _nested(layer["set"])
         merged = _deep_merge(merged, layer)
-        for key, mark in source.marks.items():
-            marks[key] = mark
     top = sources[-1]
     data = _interpolate(merged, marks, path)
     reader = Reader(data, marks, path)
@@ -257,6 +259,22 @@ def _name(top: Source) -> str:
             file=mark.file, line=mark.line, key="sweep",
         )  # fmt: skip
     return name.strip()
+
+
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """``optimiser.lr: 1e-5`` is ``optimiser: {lr: 1e-5}``."""
+    nested: dict[str, Any] = {}
+    for key, value in by_depth(fields):
+        nested = assign(nested, key, value)
+    return nested
+
+
+def _parts(path: KeyPath) -> KeyPath:
+    """A path below ``set`` with a dotted key taken apart; verl's keys have dots of their own."""
+    if len(path) < 2:
+        return path
+    head, _, rest = str(path[1]).partition(".")
+    return (path[0], head, *([rest] if head == "trainer" and rest else rest.split(".") if rest else []), *path[2:])
 
 
 def _deep_merge(under: dict[str, Any], over: dict[str, Any], *, top: bool = True) -> dict[str, Any]:

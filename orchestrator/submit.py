@@ -11,7 +11,7 @@ from db import writes
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition, Scan, scan_of
 from experiment_specs.presets import preset_name
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import code_version, noisy_ops_contradiction
 
 
@@ -26,8 +26,26 @@ def check(plan: Plan) -> None:
         if problem := noisy_ops_contradiction(condition.condition.hw_noise, os.environ):
             raise SpecError(f"{condition.label}: {problem}", file=str(plan.sweep.source))
         for name, path in (("train", condition.condition.data.train), ("test", condition.condition.data.test)):
-            if not path.startswith("tiny/") and not Path(path).is_file():
-                raise plan.sweep.error(f"no such file, seen from {Path.cwd()}", ("set", "data", name), path)
+            if not path.startswith("tiny/"):
+                _check_data(plan, condition, name, Path(path))
+
+
+def _check_data(plan: Plan, condition: PlannedCondition, name: str, path: Path) -> None:
+    """The step plan follows from declared row counts: they must be the file's."""
+    where = condition.where(("data", name))
+    if not path.is_file():
+        raise plan.sweep.error(f"no such file, seen from {Path.cwd()}; `aqn data prepare` makes it", where, str(path))
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, ValueError) as error:
+        raise plan.sweep.error(f"is no parquet file: {path}", where) from error
+    declared = getattr(condition.condition.data, f"{name}_rows")
+    if rows != declared:
+        raise plan.sweep.error(
+            f"says {declared}, and {path} has {rows} rows", condition.where(("data", f"{name}_rows"))
+        )
 
 
 def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import fleet, look, plan, scan, services, submit
+from orchestrator.cli import data, fleet, look, plan, scan, services, submit
 
 app = typer.Typer(
     name="aqn",
@@ -36,6 +36,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(data.app, name="data")
 
 
 @app.callback()

@@ -192,14 +192,19 @@ def _bytes(number: int) -> str:
     return f"{size:.3g} TB"
 
 
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def command_text(plan: Plan, chosen: PlannedCondition, shown: Shown, on: str) -> str:
     """A shell script that runs one condition by hand, and the configuration that follows."""
-    changes = yaml.safe_dump(shown.changes, sort_keys=True, allow_unicode=True, width=110)
+    changes = yaml.dump(shown.changes, Dumper=_Plain, sort_keys=True, allow_unicode=True, width=110)
     scan = scan_of(chosen.condition)
     aimed = [f'# Its noise is aimed by layer scan {scan.id}, whose result belongs under "scan".'] if scan else []
     return "\n".join([
         f"# {chosen.label} of sweep {plan.sweep.name}, seed {chosen.seeds[0]}, on a node with a {on.upper()}.",
-        "# order.json is the whole run, events.jsonl beside it what came of it. --json prints all of verl's configuration.",
+        "# order.json is the whole run, events.jsonl what came of it. --json prints the whole of verl's configuration.",
         *aimed,
         'export RUN_DIR="$PWD/by-hand"; mkdir -p "$RUN_DIR"; cat > "$RUN_DIR/order.json" <<\'END\'',
         json.dumps(shown.order, indent=1, ensure_ascii=False),

@@ -1,0 +1,57 @@
+"""`aqn data`: data sets in the layout that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import print_json
+from orchestrator.cli.plan import Json
+
+app = typer.Typer(help="Data sets in the layout that training reads.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """A group with one command stays a group."""
+
+
+@app.command()
+def prepare(
+    kind: Annotated[str, typer.Argument(help="gsm8k or dapo-math.", show_default=False)],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of parquet or jsonl files as published; else the hub.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="data/KIND")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Appended to every question, instead of the data set's own.", show_default=False)
+    ] = None,
+    *,
+    again: Annotated[bool, typer.Option("--again", help="Replace files that are there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write train.parquet, test.parquet and their fingerprints, each question once."""
+    from experiment_specs.errors import SpecError
+    from workers.datasets import KINDS
+    from workers.datasets import prepare as write
+
+    if kind not in KINDS:
+        raise SpecError(f"{kind!r} is no data set that is known", key="KIND", value=kind, accepted=KINDS)
+    folder = out or Path("data") / kind
+    there = [path for name in ("train", "test") if (path := folder / f"{name}.parquet").exists()]
+    if there and not again:
+        raise SpecError(f"{there[0]} is there already; --again replaces it", key="--out")
+    written = write(kind, source, folder, instruction=instruction)
+    if as_json:
+        print_json({name: vars(p) | {"path": str(p.path)} for name, p in written.items()})
+        return
+    for p in written.values():
+        repeated = f", {p.repeated:,} repeated rows left out" if p.repeated else ""
+        differs = f" (published: {p.published:,})" if p.rows != p.published else ""
+        typer.echo(f"{p.path}  {p.rows:,} questions{differs}{repeated}  sha256 {p.sha256[:16]}")
+    lines = "".join(f"    {name}: {p.path}\n" for name, p in written.items())
+    counts = "".join(f"    {name}_rows: {p.rows}\n" for name, p in written.items())
+    typer.echo(f"in a spec:\nset:\n  data:\n{lines}{counts}", nl=False)
