@@ -36,12 +36,23 @@ class SpecError(AqnError, ValueError):
 
     def _message(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line else (f"{self.file}: " if self.file else "")
-        text = f"{where}{self.key}: {self.problem}" if self.key else f"{where}{self.problem}"
+        problem = one_line(self.problem)
+        text = f"{where}{one_line(self.key)}: {problem}" if self.key else f"{where}{problem}"
         if self.accepted:
             text += f"; accepted: {', '.join(self.accepted)}"
         if self.nearest:
             text += f"; did you mean {self.nearest!r}?"
         return text
+
+
+MOST_LETTERS = 400
+
+
+def one_line(text: str) -> str:
+    """What a file holds may have line ends, bells and ten thousand letters; a message has none of them."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    half = MOST_LETTERS // 2
+    return plain if len(plain) <= MOST_LETTERS else f"{plain[:half]} … {plain[-half:]}"
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

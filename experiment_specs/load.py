@@ -32,10 +32,25 @@ from experiment_specs.presets import PACKAGE, resolve_name
 from experiment_specs.reader import Reader, dotted, translated
 from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_yaml
 
-SWEEP_KEYS = (
-    "sweep", "about", "base", "set", "axes", "exclude", "include", "labels", "seeds", "score", "contrasts",
-    "resources", "checkpoints", "budget", "priority", "trainer",
-)  # fmt: skip
+SWEEP_KEYS = {
+    "sweep": "The name under which the runs are recorded; the same name again adds to them.",
+    "about": "The question that the sweep asks, in a sentence.",
+    "base": "A spec that lies underneath: one of the shipped ones, or a file beside this one. Later keys win.",
+    "set": "Fields of the condition that all runs share. A dotted key, as optimiser.lr, sets a part of one.",
+    "axes": "Field (or dotted part) to the values that it takes: the sweep is the product of all axes.",
+    "exclude": "Conditions of the product that are left out, each with its reason.",
+    "include": "Conditions beside the product: fields on top of set, and why.",
+    "labels": "Name to the fields that pick its condition; each must match exactly one.",
+    "seeds": "Every condition is run once with each of them; seeds are what differences are judged by.",
+    "score": "Which eval is the score, and in which numeric mode: declared before the run.",
+    "contrasts": "What the sweep wants to know: what varying one field does, all else equal.",
+    "resources": "What one run holds.",
+    "checkpoints": "Which checkpoints a run leaves on disk.",
+    "budget": "What the sweep may spend.",
+    "priority": "Runs of a higher one start first.",
+    "trainer": "Keys of verl's own, dotted, that no field decides.",
+}
+"""What a sweep says, key by key."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,12 @@ def _fail_at(sweep: Sweep, path: KeyPath, problem: str, value: Any, accepted: It
 def by_depth(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Whole fields before parts of them, in whatever order they were written: ``aqn`` before ``aqn.sigma_start``."""
     return sorted(fields.items(), key=lambda item: item[0].count("."))
+
+
+def as_path(key: str) -> tuple[str, ...]:
+    """``optimiser.lr`` → two words; of ``trainer.algorithm.gamma`` the rest is one, because verl's keys have dots."""
+    head, _, rest = key.partition(".")
+    return (head, rest) if head == "trainer" and rest else tuple(key.split("."))
 
 
 def assign(target: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -270,11 +291,10 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(path: KeyPath) -> KeyPath:
-    """A path below ``set`` with a dotted key taken apart; verl's keys have dots of their own."""
+    """A path below ``set`` with a dotted key taken apart."""
     if len(path) < 2:
         return path
-    head, _, rest = str(path[1]).partition(".")
-    return (path[0], head, *([rest] if head == "trainer" and rest else rest.split(".") if rest else []), *path[2:])
+    return (path[0], *as_path(str(path[1])), *path[2:])
 
 
 def _deep_merge(under: dict[str, Any], over: dict[str, Any], *, top: bool = True) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.language import Condition
+from experiment_specs.explain import Explanation
+from experiment_specs.explain import keys as sweep_keys
+from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES, Condition
 from experiment_specs.load import Sweep
 from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import Order, noisy_ops_environment, trainer_command
 from workers.overrides import overrides
-from workers.verl_config import NoVerlError, compose, ignored, known_keys, problem_with
+from workers.verl_config import IGNORED, NoVerlError, compose, ignored, known_keys, problem_with
 
 
 def check_with_verl(plan: Plan) -> list[str]:
@@ -38,8 +40,32 @@ def check_with_verl(plan: Plan) -> list[str]:
 
 def _written(sweep: Sweep, planned: PlannedCondition, key: str) -> tuple[str | int, ...]:
     """Where a spec says a key of verl's: under trainer, on an axis, beside the product, or in set."""
-    place = planned.where(("trainer", key))
-    return place if place in sweep.marks else ("trainer", key)
+    places = (planned.where(("trainer", key)), ("trainer", key), ("set", "trainer", key))
+    return next((place for place in places if place in sweep.marks), ("trainer", key))
+
+
+def verl_key(key: str) -> Explanation | None:
+    """What a key of verl's is: its default, and the field that decides it. None where it is no key of verl's."""
+    name = key.removeprefix("trainer.") if key.count(".") > 1 else key
+    try:
+        known = known_keys()
+    except NoVerlError:
+        return None
+    if name not in known or name in sweep_keys():
+        return None
+    below = tuple(f"{name}.{part}" for part in known[name]) if isinstance(known[name], dict) else ()
+    decided = DECIDED_BY.get(name)
+    neutral = name in RESULT_NEUTRAL_OVERRIDES
+    about = (
+        f"A key of verl's that {decided} decides: it cannot be set a second time."
+        if decided
+        else "A key of verl's, to be written under trainer: it changes memory and speed, not the result."
+        if neutral
+        else "A key of verl's, to be written under trainer; it is part of the condition."
+    )
+    whys = [i.why for i in IGNORED if name.startswith(i.prefix)]
+    about += "".join(f" Runs may ignore it: {why}." for why in whys)
+    return Explanation(name, about, "what verl accepts", "" if below else str(known[name]), {}, below, ())
 
 
 _FILES = {name: name for name in ("model", "train", "test")}

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from experiment_specs.language import NAMED_FIELDS, Condition, Value
-from experiment_specs.load import Sweep, assign, build_condition, by_depth
+from experiment_specs.load import Sweep, as_path, assign, build_condition, by_depth
 from experiment_specs.presets import preset_name, resolve_name
 from experiment_specs.yaml_source import KeyPath
 
@@ -100,7 +100,7 @@ def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
 def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPath:
     """The place in the spec that decided a place in a condition."""
     for key, path in sorted(origin.items(), key=lambda item: -item[0].count(".")):
-        parts = tuple(key.split("."))
+        parts = as_path(key)
         if loc[: len(parts)] == parts:
             return (*path, *loc[len(parts) :])
     if loc and loc[0] == "trainer" and ("trainer",) in sweep.marks:

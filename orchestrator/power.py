@@ -16,6 +16,8 @@ ASSUMED_SD = 1.0
 WISHED_FOR = 2.0
 """Points, where a contrast does not say what is worth finding (``detect``)."""
 POWER, ALPHA = 0.8, 0.05
+SURELY = 20.0
+"""Standard deviations that two seeds show; beyond it the solver finds no root."""
 
 
 @dataclass(frozen=True)
@@ -55,5 +57,6 @@ def power(seeds: int, comparisons: int, wished: float, scatter: Scatter) -> Powe
     with warnings.catch_warnings():  # statsmodels tells of every start value that it had to give up
         warnings.simplefilter("ignore")
         detectable = float(test.solve_power(nobs=seeds, alpha=alpha, power=POWER)) * sd if seeds > 1 else None
-        enough = math.ceil(float(test.solve_power(effect_size=wished / sd, alpha=alpha, power=POWER))) if sd else 2
+        effect = min(wished / sd, SURELY) if sd else SURELY
+        enough = math.ceil(float(test.solve_power(effect_size=effect, alpha=alpha, power=POWER)))
     return Power(detectable, wished, max(2, enough), comparisons, scatter)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import data, fleet, look, plan, scan, services, submit
+from orchestrator.cli import data, fleet, look, plan, scan, services, spec, submit
 
 app = typer.Typer(
     name="aqn",
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("init", spec.init),
     ("plan", plan.plan),
     ("submit", submit.submit),
     ("scan", scan.scan),
@@ -37,6 +38,7 @@ for _name, _command in _COMMANDS:
     app.command(_name)(_command)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(data.app, name="data")
+app.add_typer(spec.app, name="spec")
 
 
 @app.callback()

@@ -42,6 +42,80 @@ def test_plan_as_json_is_json() -> None:
     assert [c["total_steps"] for c in data["conditions"]] == [24] * 4
 
 
+EVERY_SWEEP = sorted((REPOSITORY / "experiment_specs" / "sweeps").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("spec", EVERY_SWEEP, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_shipped_sweep_fits_80_columns(spec) -> None:
+    done = aqn("plan", spec)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_command_of_a_condition_is_a_script_whose_order_a_worker_reads(tmp_path) -> None:
+    from workers.launch import read_order
+
+    done = aqn("plan", DEMO, "--show-command", "tiny-mxfp4-aqn", "--on", "cpu")
+    assert done.returncode == 0
+    script = [line for line in done.stdout.splitlines() if not line.endswith('"$RUN_DIR"')]  # without the training
+    subprocess.run(["bash", "-ec", "\n".join(script)], cwd=tmp_path, check=True)
+    order = read_order(tmp_path / "by-hand")
+    assert order.typed_condition.id == order.condition_id
+    assert "actor_rollout_ref.rollout.n: 8" in done.stdout
+    told = json.loads(aqn("plan", DEMO, "--show-command", "tiny-mxfp4-aqn", "--json").stdout)
+    assert told["config"]["actor_rollout_ref"]["rollout"]["n"] == 8
+    unknown = aqn("plan", DEMO, "--show-command", "tiny-mxfp")
+    assert unknown.returncode == 3
+    assert "did you mean 'tiny-mxfp4'?" in unknown.stderr
+    assert aqn("plan", DEMO, "--show-command", "tiny-bf16", "--on", "tpu").returncode == 2
+
+
+def test_a_new_spec_plans_as_it_is_and_is_never_written_over(tmp_path) -> None:
+    assert aqn("init", "mine.yaml", cwd=tmp_path).returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["mine.yaml", "sweep.schema.json"]
+    assert aqn("plan", "mine.yaml", cwd=tmp_path).returncode == 0
+    again = aqn("init", "mine.yaml", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "error: FILE: mine.yaml is there already\n")
+    wrong = aqn("init", "other.yaml", "--base", "bases/tiny.yaml", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "did you mean 'bases/tiny-cpu.yaml'?" in wrong.stderr
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_the_language_explains_itself() -> None:
+    assert "accepts" in aqn("spec", "explain", "aqn.sigma_start").stdout
+    assert "aqn.sigma_start" in aqn("spec", "explain").stdout
+    assert aqn("spec", "explain", "aqn.sigma_strat").returncode == 2
+    assert json.loads(aqn("spec", "schema").stdout)["title"]
+    assert "bases/tiny-cpu.yaml" in aqn("spec", "bases").stdout
+
+
+def test_data_is_prepared_once_and_its_lines_for_a_spec_are_printed(tmp_path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("train", "test"):
+        (raw / f"{name}.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    done = aqn("data", "prepare", "gsm8k", "raw", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "    train_rows: 1\n" in done.stdout
+    assert (tmp_path / "data" / "gsm8k" / "train.parquet").exists()
+    assert aqn("data", "prepare", "gsm8k", "raw", cwd=tmp_path).returncode == 2
+    assert aqn("data", "prepare", "gsm8k", "raw", "--again", cwd=tmp_path).returncode == 0
+    assert "did you mean 'gsm8k'?" in aqn("data", "prepare", "gsm8", cwd=tmp_path).stderr
+
+
+def test_declared_rows_are_the_files_before_anything_is_written(tmp_path, write_spec) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "raw" / f"{name}.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    aqn("data", "prepare", "gsm8k", "raw", cwd=tmp_path)
+    spec = write_spec(TINY + "set: {data.train: data/gsm8k/train.parquet}\n")
+    done = aqn("submit", spec, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "says 4000, and data/gsm8k/train.parquet has 1 rows" in done.stderr
+    assert not home().exists()
+
+
 @pytest.mark.parametrize("command", ["plan", "submit"])
 def test_a_bad_spec_is_one_line_with_exit_code_2_and_nothing_is_written(command, write_spec) -> None:
     done = aqn(command, write_spec(TINY.replace("mxfp4", "mxpf4")))

@@ -61,6 +61,18 @@ def problem_of(write_spec, text: str) -> SpecError:
         (TINY + "labels: {7: {dtype: bf16}}\n", 6, "7", "quote it"),
         (TINY + "set: {<<: {epochs: 2}}\n", 6, "", "merge keys"),
         (TINY + "about: a\x07b\n", None, "", "not valid YAML"),
+        (TINY + "about: ${${x}.env:HOME}\n", 6, "about", "nothing else is computed"),
+        (TINY + "about: \\${set.epochs}\n", 6, "about", "nothing else is computed"),
+        (TINY + "about: [1]\n", 6, "about", "is not a text"),
+        (TINY + "labels: {A: &a {dtype: bf16}, B: *a}\n", 6, "", "aliases"),
+        (TINY + "about: " + "[" * 3000 + "]" * 3000 + "\n", 1, "", "nested too deeply"),
+        (TINY + "about: !!python/object/apply:os.system [true]\n", 6, "", "not valid YAML"),
+        (TINY.replace("sweep: tiny", "sweep: ../../tiny"), 1, "sweep", "no name for a sweep"),
+        (TINY.replace("bases/tiny-cpu.yaml", "/etc/passwd"), 2, "base", "by a relative path"),
+        (TINY.replace("bases/tiny-cpu.yaml", "../../../../../../../../etc/passwd"), 2, "base", "by a relative path"),
+        (TINY + "checkpoints: {keep: first}\n", 6, "checkpoints.keep", "accepted: last, best, all, none"),
+        (TINY + "contrasts: {c: {vary: aqn, from: none, to: high, detect: 0}}\n", 6, "contrasts.c.detect", "greater than 0"),
+        (TINY + "  epochs: [" + ", ".join(map(str, range(1, 3000))) + "]\n", 3, "axes", "more than 10000 conditions"),
         (TINY + "exclude: [{when: {dtpe: bf16}, because: x}]\n", 6, "exclude[0].when.dtpe", "did you mean 'dtype'?"),
         (TINY + "resources: {gpus: 3}\n", 3, "set.batch.prompts", "cannot be shared out to 3 GPUs"),
         (TINY + "set: {data: {train_rows: 8}}\n", 3, "set.batch.prompts", "make no step"),
@@ -123,3 +135,26 @@ def test_result_neutral_overrides_do_not_enter_the_condition(write_spec) -> None
     assert tuned.conditions[0].condition.id == plain.conditions[0].condition.id
     assert tuned.sweep.overrides == {neutral: 0.7}
     assert other.conditions[0].condition.id != plain.conditions[0].condition.id
+
+
+def test_dotted_keys_mean_the_same_under_set_as_spelled_out(write_spec) -> None:
+    dotted = TINY + "set: {optimiser.lr: 1e-4, dtype: mxfp4, dtype.scale_rule: even}\n"
+    spelled = TINY + "set: {optimiser: {lr: 1e-4}, dtype: {preset: mxfp4, scale_rule: even}}\n"
+    one, other = (make_plan(load_sweep(write_spec(text))).conditions for text in (dotted, spelled))
+    assert [c.condition.id for c in one] == [c.condition.id for c in other]
+    assert one[0].condition.optimiser.lr == 1e-4
+    error = problem_of(write_spec, TINY + "set:\n  optimiser.lr: fast\n")
+    assert (error.line, error.key) == (7, "set.optimiser.lr")
+
+
+def test_a_base_through_a_link_that_leaves_the_folder_is_refused(write_spec, tmp_path) -> None:
+    spec = write_spec(TINY.replace("bases/tiny-cpu.yaml", "link.yaml"))
+    spec.with_name("link.yaml").symlink_to("/etc/passwd")
+    with pytest.raises(SpecError, match="by a relative path"):
+        load_sweep(spec)
+
+
+def test_a_message_is_one_line_whatever_the_file_holds(write_spec) -> None:
+    text = str(problem_of(write_spec, TINY.replace("mxfp4", '"' + "a\\n" * 3000 + '"')))
+    assert "\n" not in text
+    assert len(text) < 1000

@@ -1,0 +1,113 @@
+"""Every condition against verl's own configuration: misspelt, mistyped and ignored keys, and what a node would run."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiment_specs.errors import SpecError
+from experiment_specs.load import load_sweep
+from orchestrator.composed import check_with_verl, show
+from orchestrator.plan import make_plan
+from orchestrator.prepare import prepare
+from tests.conftest import TINY
+from workers.launch import Order
+from workers.verl.trainer import superseded
+from workers.verl_config import known_keys, problem_with
+
+
+def checked(write_spec, text: str) -> list[str]:
+    return check_with_verl(make_plan(load_sweep(write_spec(text))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line", "key", "words"),
+    [
+        ("trainer: {algorithm.gama: 1.0}", 6, "trainer.algorithm.gama", "did you mean 'algorithm.gamma'?"),
+        ("trainer: {clip_ratio_c: 3.0}", 6, "trainer.clip_ratio_c", "did you mean 'actor_rollout_ref.actor.clip_ratio_c'?"),
+        ("trainer: {actor_rollout_ref.actor.clip_ratio_c: high}", 6, "trainer.actor_rollout_ref.actor.clip_ratio_c", "'high' is a text, and verl's own is the number 3.0"),
+        ("trainer: {actor_rollout_ref.actor.optim: 3}", 6, "trainer.actor_rollout_ref.actor.optim", "is a mapping in verl"),
+        ("include: [{because: x, trainer.data.shufle: true}]", 6, "include[0].trainer.data.shufle", "did you mean 'data.shuffle'?"),
+        ("set: {trainer.data.shuffle: 7}", 6, "set.trainer.data.shuffle", "7 is a number, and verl's own is the boolean True"),
+    ],
+)  # fmt: skip
+def test_what_verl_does_not_have_is_an_error_at_its_line(write_spec, fields, line, key, words) -> None:
+    with pytest.raises(SpecError) as caught:
+        checked(write_spec, f"{TINY}{fields}\n")
+    assert words in str(caught.value)
+    assert (caught.value.line, caught.value.key) == (line, key)
+
+
+def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
+    text = TINY + "  trainer.algorithm.gama: [0.9, 1.0]\n"
+    with pytest.raises(SpecError, match=r"sweep.yaml:6: axes.trainer.algorithm.gama\[0\]"):
+        checked(write_spec, text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("algorithm.gamma", 0.9, "not discounted"),
+        ("algorithm.filter_groups.max_num_gen_batches", 5, "without a limit"),
+        ("data.gen_batch_size", 256, "one by one"),
+        ("actor_rollout_ref.rollout.gpu_memory_utilization", 0.5, "option of vLLM"),
+        ("critic.optim.lr", 1e-5, "no critic"),
+    ],
+)
+def test_what_verl_would_ignore_is_a_warning(write_spec, key, value, why) -> None:
+    (warning,) = checked(write_spec, f"{TINY}trainer: {{{key}: {value}}}\n")
+    assert warning.startswith(f"verl ignores {key}: ")
+    assert why in warning
+
+
+def test_what_verl_leaves_open_is_not_checked(write_spec) -> None:
+    assert problem_with("actor_rollout_ref.rollout.engine_kwargs.vllm.max_num_seqs", 64) is None
+    assert problem_with("actor_rollout_ref.actor.entropy_coeff", 0.001) is None
+    assert not checked(write_spec, TINY + "trainer: {actor_rollout_ref.actor.entropy_coeff: 0.001}\n")
+
+
+def test_the_ignored_keys_are_verls(write_spec) -> None:
+    from workers.verl_config import IGNORED
+
+    for entry in IGNORED:
+        assert any(key.startswith(entry.prefix) for key in known_keys()), entry.prefix
+
+
+def test_what_a_node_would_run_is_the_workers_own_order_and_configuration(write_spec) -> None:
+    plan = prepare(write_spec(TINY.replace("tiny-cpu", "qwen2.5-1.5b-gsm8k-dapo") + "set: {lora: r32}\n"))
+    shown = show(plan, plan.conditions[3], cpu=False)
+    assert Order(**shown.order).typed_condition == plan.conditions[3].condition
+    assert shown.command[1:] == ["-m", "workers.train"]
+    actor, rollout = shown.config["actor_rollout_ref"]["actor"], shown.config["actor_rollout_ref"]["rollout"]
+    assert (actor["ppo_mini_batch_size"], actor["clip_ratio_high"], rollout["name"], rollout["n"]) == (
+        32,
+        0.25,
+        "vllm",
+        8,
+    )
+    assert shown.config["trainer"]["total_training_steps"] == 29
+    assert shown.config["trainer"]["n_gpus_per_node"] == 8
+    assert shown.config["algorithm"]["filter_groups"]["enable"] is True
+    assert shown.config["actor_rollout_ref"]["model"]["lora_rank"] == 32
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "most"), [("last", 24, 1), ("best", 6, None), ("all", 6, None), ("none", -1, None)]
+)
+def test_the_retention_policy_reaches_verl(write_spec, keep, every, most) -> None:
+    plan = make_plan(load_sweep(write_spec(TINY + f"checkpoints: {{keep: {keep}}}\n")))
+    trainer = show(plan, plan.conditions[0], cpu=True).config["trainer"]
+    assert (trainer["save_freq"], trainer["max_actor_ckpt_to_keep"]) == (every, most)
+
+
+@pytest.mark.parametrize(
+    ("saved", "right", "gone"),
+    [
+        ({6}, {0: 10, 6: 5}, []),  # the start has no checkpoint
+        ({6, 12}, {6: 5, 12: 7}, [6]),
+        ({6, 12}, {6: 7, 12: 7}, [12]),  # the earliest of equals
+        ({6, 12, 18}, {6: 5, 12: 7}, [6]),  # 18 is not evaluated yet
+        (set(), {6: 5}, []),
+    ],
+)
+def test_the_best_evals_checkpoint_stays(saved, right, gone) -> None:
+    assert superseded(saved, right) == gone
