@@ -1,22 +1,26 @@
-"""The whole path on real verl: three full runs. Killed and adopted; by hand and the same; broken and refuted."""
+"""The whole path on real verl: four full runs. Killed and adopted; by hand and the same; broken and refuted; a local
+model on questions in GSM8K's own files."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from experiment_specs.load import load_sweep
 from workers.events import Event, read_events
-from workers.launch import read_order, write_order
+from workers.launch import read_order
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(900)]
 
@@ -150,15 +154,18 @@ def test_a_second_submit_finds_it_done(home, adopted) -> None:
     assert "PROVEN" in output
 
 
-def test_by_hand_from_the_directory_alone_the_same_seed_gives_the_same_answers(home, adopted) -> None:
+def test_the_command_that_a_plan_shows_is_the_run_and_gives_the_same_answers(home, adopted) -> None:
     directory = Path(adopted[1]["attempts"][0]["run_dir"])
-    by_hand = home.folder / "by-hand"
-    write_order(by_hand, replace(read_order(directory), token="0" * 16))
+    code, script = home.aqn("plan", str(home.spec), "--show-command", "short", "--on", "cpu")
+    assert code == 0, script
+    made = read_order(directory).assets  # the same model; made anew it would take a minute
+    script = script.replace('"assets": "assets"', f'"assets": "{made}"')
     done = subprocess.run(
-        [sys.executable, "-m", "workers.train", str(by_hand)], cwd=REPOSITORY, capture_output=True, text=True,
-        timeout=800, check=False,
+        ["bash", "-ec", script], cwd=home.folder, env=home.environment, capture_output=True, text=True, timeout=800,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
+    by_hand = home.folder / "by-hand"
     assert answers(by_hand) == answers(directory)
     assert losses(by_hand) == losses(directory)
 
@@ -184,6 +191,65 @@ def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
     assert (run["status"], run["verdict"], run["validity"]) == ("succeeded", "REFUTED", "unverified")
     started = next(f["data"] for f in run["evidence"] if f["kind"] == "started")
     assert started["plugins"] == ["tests.plugins.sigma_zero"]
+
+
+GSM8K = """\
+sweep: gsm8k-shaped
+base: bases/qwen2.5-1.5b-gsm8k-grpo.yaml
+set:
+  model.path: model
+  data: {train_rows: 64, test_rows: 50, max_prompt_tokens: 16, max_response_tokens: 24}
+  batch: {prompts: 16, mini_batch: 16}
+  optimiser: {lr: 5e-5, grad_clip: 0.5}
+  compute: fp32
+  rollout: transformers
+  dtype: mxfp4
+  eval.every: 2
+labels: {gsm8k-shaped: {dtype: mxfp4}}
+resources: {gpus: 1}
+checkpoints: {keep: best}
+"""
+
+
+def test_a_local_model_trains_on_gsm8ks_files_with_verls_scorer_and_keeps_its_best_checkpoint(home, adopted) -> None:
+    """Questions of the embedded task in files of GSM8K's shape, so that the embedded model can answer them."""
+    assets = next(Path(read_order(adopted[1]["attempts"][0]["run_dir"]).assets).glob("tiny-*"))
+    shutil.copytree(assets / "model", home.folder / "model")
+    raw = home.folder / "raw" / "main"
+    raw.mkdir(parents=True)
+    for name, count in (("train", 64), ("test", 50)):
+        rows = pq.read_table(assets / f"{name}.parquet").to_pylist()[:count]
+        published = [
+            {"question": r["prompt"][0]["content"], "answer": f"so\n#### {r['reward_model']['ground_truth']}"}
+            for r in rows
+        ]
+        pq.write_table(pa.Table.from_pylist(published), raw / f"{name}-00000-of-00001.parquet")
+    code, output = home.aqn("data", "prepare", "gsm8k", "raw", "--instruction", "")
+    assert code == 0, output
+    spec = home.folder / "gsm8k.yaml"
+    spec.write_text(GSM8K)
+    code, output = home.aqn("submit", str(spec))
+    assert code == 0, output
+    run = home.json("show", "gsm8k-shaped")
+    assert (run["status"], run["verdict"], run["reasons"]) == ("succeeded", "PROVEN", [])
+    assert [p["step"] for p in run["curve"]] == [0, 2, 4]
+    assert {p["n"] for p in run["curve"]} == {50}
+    assert 0 < run["curve"][0]["k"] < 50
+    facts = [(f["kind"], f["data"]) for f in run["evidence"]]
+    written = json.loads((home.folder / "data" / "gsm8k" / "fingerprints.json").read_text())
+    prints = next(data["fingerprints"] for kind, data in facts if kind == "started")
+    assert prints.keys() == {"model", "train", "test"}
+    assert all(prints.values())
+    assert written["files"]["test.parquet"]["rows"] == 50
+    saved = [data["step"] for kind, data in facts if kind == "checkpoint"]
+    removed = [data["step"] for kind, data in facts if kind == "checkpoint_removed"]
+    right = {p["step"]: p["k"] for p in run["curve"]}
+    best = max((2, 4), key=lambda step: (right[step], -step))
+    assert (saved, removed) == ([2, 4], [6 - best])
+    kept = Path(run["attempts"][0]["run_dir"]) / "checkpoints"
+    assert [p.name for p in kept.glob("global_step_*")] == [f"global_step_{best}"]
+    size = sum(p.stat().st_size for p in kept.rglob("*.pt"))
+    assert size == pytest.approx(12 * 101_696, rel=0.1)  # what a plan counts on
 
 
 def test_a_scan_by_the_command_line_is_made_once(home, adopted) -> None:
@@ -224,3 +290,17 @@ def test_every_kind_of_run_is_proven(home) -> None:
         "PROVEN",
     )
     assert len({run["score"]["k"] for run in runs}) > 1
+
+
+TWINS = sorted((REPOSITORY / "experiment_specs" / "sweeps" / "tiny").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("spec", TWINS, ids=lambda p: p.stem)
+def test_the_small_twin_of_every_family_is_proven(home, spec) -> None:
+    code, output = home.aqn("submit", str(spec), timeout=1700)
+    assert code == 0, output
+    runs = home.json("runs", "--sweep", load_sweep(spec).name)
+    assert {run["label"] for run in runs} == set(load_sweep(spec).labels)
+    assert {run["verdict"] for run in runs} == {"PROVEN"}
