@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -248,7 +249,7 @@ class Condition(Value):
             raise ValueError("bf16 has next to no quantisation error to scan: exclude the pair, or name srdd.dtype")
         return self
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON of every field and the schema version."""
         return condition_id(self.model_dump(mode="json"))

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from experiment_specs.language import Dtype
+
+MANY = 1 << 16
+"""Names of modules: the same few hundred are asked about for every condition of a sweep."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _PEFT = re.compile(r"^base_model\.model\.|\.base_layer(?=\.|$)")
 
 
+@lru_cache(MANY)
 def plain(name: str) -> str:
     """A module's or parameter's name without what wrapping it in adapters adds."""
     return _PEFT.sub("", name)
 
 
+@lru_cache(MANY)
 def layer_of(name: str) -> int | None:
     """Index of the decoder layer that holds a module; None for what is in no layer."""
     found = _LAYER.search(name)

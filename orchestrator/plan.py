@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,20 @@ class Plan:
         return sum(len(c.seeds) for c in self.conditions)
 
 
-def make_plan(sweep: Sweep, architectures: Mapping[str, Architecture] | None = None) -> Plan:
+Look = Callable[[str], Architecture | None]
+
+
+def _shipped(path: str) -> Architecture | None:
+    return shipped().get(path)
+
+
+def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
     """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself.
 
-    ``architectures``: by model path; those that are shipped where None.
+    ``look``: a model's path to its architecture, None where it is not known.
     """
     expansion = expand(sweep)
-    known = shipped() if architectures is None else architectures
-    conditions = tuple(_planned(sweep, planned, known) for planned in expansion.conditions)
+    conditions = tuple(_planned(sweep, planned, look) for planned in expansion.conditions)
     warnings = []
     if expansion.merged:
         twice = "condition was" if expansion.merged == 1 else "conditions were"
@@ -72,8 +78,8 @@ def make_plan(sweep: Sweep, architectures: Mapping[str, Architecture] | None = N
     return Plan(sweep, conditions, expansion.excluded, tuple(warnings))
 
 
-def _planned(sweep: Sweep, planned: Planned, known: Mapping[str, Architecture]) -> PlannedCondition:
-    condition, model = planned.condition, known.get(planned.condition.model.path)
+def _planned(sweep: Sweep, planned: Planned, look: Look) -> PlannedCondition:
+    condition, model = planned.condition, look(planned.condition.model.path)
     checks.refuse(sweep, condition)
     if model is not None:
         for problem, place in problems(condition, model):

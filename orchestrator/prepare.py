@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from experiment_specs.architecture import Architecture, from_json, shipped
-from experiment_specs.load import Sweep, load_sweep
+from experiment_specs.load import load_sweep
 from orchestrator.composed import check_with_verl
-from orchestrator.expand import expand
 from orchestrator.plan import Plan, make_plan
 
 TOO_LONG_SECONDS = 120
@@ -20,23 +20,24 @@ TOO_LONG_SECONDS = 120
 def prepare(spec: Path) -> Plan:
     """Raises SpecError for whatever is wrong with the spec, with the model in mind, or with verl's keys."""
     sweep = load_sweep(spec)
-    plan = make_plan(sweep, _architectures(sweep))
+    plan = make_plan(sweep, cache(_look))
     return replace(plan, warnings=(*plan.warnings, *check_with_verl(plan)))
 
 
-def _architectures(sweep: Sweep) -> dict[str, Architecture]:
-    """Those that are shipped, and those of local models, built by a process of its own: torch takes seconds."""
-    known = dict(shipped())
-    for path in {planned.condition.model.path for planned in expand(sweep).conditions} - set(known):
-        if (Path(path) / "config.json").is_file() and (found := _built(path)) is not None:
-            known[path] = found
-    return known
+def _look(path: str) -> Architecture | None:
+    """That which is shipped, or a local model's, built by a process of its own, because torch takes seconds.
 
-
-def _built(folder: str) -> Architecture | None:
-    """None where it cannot be built: no torch here, or a model that transformers does not know."""
+    None where it cannot be built: no such folder, no torch here, or a model that transformers does not know.
+    """
+    if (known := shipped().get(path)) is not None:
+        return known
+    try:
+        if not (Path(path) / "config.json").is_file():
+            return None
+    except (OSError, ValueError):  # what no file system has as a name
+        return None
     done = subprocess.run(
-        [sys.executable, "-m", "workers.architecture", folder],
+        [sys.executable, "-m", "workers.architecture", path],
         capture_output=True, text=True, timeout=TOO_LONG_SECONDS, check=False,
     )  # fmt: skip
     return from_json(json.loads(done.stdout)) if done.returncode == 0 else None

@@ -6,10 +6,12 @@ weights are on eight GPUs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from experiment_specs.architecture import Architecture, Linear
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, Dtype
 from experiment_specs.modules import idle_patterns, is_block_linear, is_quantised, layer_of
 from experiment_specs.yaml_source import KeyPath
 
@@ -36,7 +38,7 @@ class Touched:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """verl saves fp32 weights and AdamW's two moments of what is trained (measured: ``docs/treatments.md``)."""
+        """verl saves fp32 weights and AdamW's two moments of what is trained (checked against real runs by the tests)."""
         return 4 * self.parameters + 8 * self.trained
 
     def bytes_per_gpu(self, condition: Condition, gpus: int) -> int:
@@ -49,15 +51,15 @@ class Touched:
 
 def touched(condition: Condition, model: Architecture) -> Touched:
     """Counts for one condition; see :func:`problems` for what cannot be."""
-    blocks = [linear for linear in model.linears if is_block_linear(linear.name)]
-    adapted = blocks if condition.lora is not None else []
+    blocks = _blocks(model)
+    adapted = blocks if condition.lora is not None else ()
     rank = condition.lora.rank if condition.lora is not None else 0
     adapters = sum(rank * (linear.out + linear.into) for linear in adapted)
     hw = condition.hw_noise
     return Touched(
         norms=len(model.norms),
         block_linears=len(blocks),
-        quantised=sum(is_quantised(condition.dtype, linear.name) for linear in blocks),
+        quantised=len(_quantised(condition.dtype, model)),
         noised=len(_noised(condition, model, blocks)),
         adapted=len(adapted),
         erring=sum(_errs(condition, linear) for linear in model.linears) if hw and "linear" in hw.ops else 0,
@@ -66,7 +68,17 @@ def touched(condition: Condition, model: Architecture) -> Touched:
     )
 
 
-def _noised(condition: Condition, model: Architecture, blocks: list[Linear]) -> list[str]:
+@lru_cache
+def _blocks(model: Architecture) -> tuple[Linear, ...]:
+    return tuple(linear for linear in model.linears if is_block_linear(linear.name))
+
+
+@lru_cache
+def _quantised(dtype: Dtype, model: Architecture) -> tuple[Linear, ...]:
+    return tuple(linear for linear in _blocks(model) if is_quantised(dtype, linear.name))
+
+
+def _noised(condition: Condition, model: Architecture, blocks: Sequence[Linear]) -> list[str]:
     aqn = condition.aqn
     if aqn is None:
         return []
@@ -89,11 +101,12 @@ def problems(condition: Condition, model: Architecture) -> list[Problem]:
     dtype, aqn, srdd, hw = condition.dtype, condition.aqn, condition.srdd, condition.hw_noise
     found: list[Problem] = []
     for field in ("include", "exclude"):
+        if not getattr(dtype, field):
+            continue
         patterns = dtype.model_copy(update={"include": getattr(dtype, field), "exclude": ()})
-        found += [
-            (f"{p!r} matches no block linear of the model", ("dtype", field)) for p in idle_patterns(patterns, names)
-        ]
-    blocks = [linear for linear in model.linears if is_quantised(dtype, linear.name)]
+        idle = idle_patterns(patterns, names)
+        found += [(f"{pattern!r} matches no block linear of the model", ("dtype", field)) for pattern in idle]
+    blocks = _quantised(dtype, model)
     if dtype.format in BLOCK and not blocks:
         found.append(("no linear is left to be quantised", ("dtype",)))
     if (size := BLOCK.get(dtype.format)) is not None:

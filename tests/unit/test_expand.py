@@ -116,3 +116,15 @@ def test_every_run_of_the_seed_has_its_label_its_steps_and_its_evals() -> None:
         assert planned[label].steps.total == 233
     assert planned["E9a"].condition.srdd.dtype.format == "mxfp4"
     assert planned["E12"].condition.lora.rank == 32
+
+
+@pytest.mark.parametrize("twin", sorted((SWEEPS / "tiny").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_twin_has_the_runs_of_its_family(twin) -> None:
+    family = load_sweep(SWEEPS / "seed" / twin.name)
+    assert [label.removeprefix("tiny-") for label in load_sweep(twin).labels] == list(family.labels)
+    dtypes = [
+        [(c.label.removeprefix("tiny-"), c.condition.dtype.format, c.condition.lora is None, c.condition.algorithm.name)
+         for c in make_plan(load_sweep(path)).conditions]
+        for path in (SWEEPS / "seed" / twin.name, twin)
+    ]  # fmt: skip
+    assert sorted(dtypes[0]) == sorted(dtypes[1])

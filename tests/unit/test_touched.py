@@ -102,7 +102,7 @@ def test_blocks_that_do_not_divide_are_named(write_spec) -> None:
     )
     sweep = load_sweep(write_spec(TINY))
     with pytest.raises(SpecError, match=r"blocks of 32 do not divide the 40 inputs of model\.layers\.0\.mlp\.up_proj"):
-        make_plan(sweep, {"tiny/qwen2": odd})
+        make_plan(sweep, {"tiny/qwen2": odd}.get)
 
 
 def test_a_model_in_a_local_folder_is_looked_at_and_an_unknown_one_is_said_to_be_unknown(write_spec, tmp_path) -> None:
