@@ -38,7 +38,7 @@ class Touched:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """verl saves fp32 weights and AdamW's two moments of what is trained (checked against real runs by the tests)."""
+        """verl saves fp32 weights and AdamW's two moments of what is trained (a test checks it on a real run)."""
         return 4 * self.parameters + 8 * self.trained
 
     def bytes_per_gpu(self, condition: Condition, gpus: int) -> int:
