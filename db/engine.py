@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from experiment_specs.errors import AqnError
 
@@ -26,12 +26,16 @@ class NoRegistryError(RegistryError):
     """There is none yet."""
 
 
-def open_registry(url: str, *, create: bool = True) -> Engine:
-    """An engine on the registry at ``url``, at the newest schema.
+class OldRegistryError(RegistryError):
+    """It is of an earlier revision, and the caller does not write."""
+
+
+def open_registry(url: str, *, create: bool = True, migrate: bool = True) -> Engine:
+    """An engine on the registry at ``url``, at the newest schema; an older one is migrated, where ``migrate`` is true.
 
     SQLite runs in WAL mode, and every transaction that writes begins with BEGIN IMMEDIATE, so that two writers wait for
     each other instead of failing half-way. Raises :class:`RegistryError` for a bad URL, or a missing registry where
-    ``create`` is false.
+    ``create`` is false, and :class:`OldRegistryError` for one that would have to be migrated and may not be.
     """
     try:
         parsed = make_url(url)
@@ -43,12 +47,24 @@ def open_registry(url: str, *, create: bool = True) -> Engine:
     if file is not None:
         if not create and not file.exists():
             raise NoRegistryError(f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME is another")
-        file.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
+    except ModuleNotFoundError as error:
+        raise RegistryError(f"{parsed.drivername} needs the package {error.name}") from error
     if file is not None:
         _tune_sqlite(engine)
-    with _locked(file):
-        _migrate(engine)
+    try:
+        if not migrate:
+            if _revision(engine) != HEAD:
+                raise OldRegistryError(f"the registry at {parsed} is of another revision; `aqn status` migrates it")
+            return engine
+        with _locked(file):
+            if _revision(engine) != HEAD:
+                upgrade(engine)
+    except DatabaseError as error:
+        raise RegistryError(f"{parsed} cannot be read as a registry: {str(error.orig).splitlines()[0]}") from error
     return engine
 
 
@@ -84,13 +100,12 @@ HEAD = "0002"
 """The newest revision. Checked against the migration scripts by a test, so that opening does not import Alembic."""
 
 
-def _migrate(engine: Engine) -> None:
+def _revision(engine: Engine) -> str | None:
     with engine.connect().execution_options(read_only=True) as connection:
-        if inspect(connection).has_table("alembic_version"):
-            current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if current == HEAD:
-                return
-    upgrade(engine)
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return str(found) if found is not None else None
 
 
 def upgrade(engine: Engine) -> None:

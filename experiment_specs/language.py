@@ -240,6 +240,16 @@ class Condition(Value):
     trainer: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
+    def _overlong_fits(self) -> Self:
+        overlong = self.algorithm.overlong
+        if overlong is not None and overlong.buffer > self.data.max_response_tokens:
+            raise ValueError(
+                f"algorithm.overlong.buffer ({overlong.buffer}) is longer than data.max_response_tokens"
+                f" ({self.data.max_response_tokens})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _srdd_needs_noise(self) -> Self:
         if self.srdd is not None and self.aqn is None:
             raise ValueError("srdd aims the noise of aqn; with aqn: none there is nothing to aim (exclude the pair)")
@@ -259,6 +269,29 @@ def condition_id(condition: dict[str, Any]) -> str:
     """The id of a dumped condition: independent of key order and formatting."""
     canonical = json.dumps({"schema": CONDITION_SCHEMA, **condition}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def decided_by(key: str) -> str | None:
+    """Who decides a key of verl's, or one above or below it; None where a spec may set it."""
+    for decided, by in DECIDED_BY.items():
+        if key == decided or key.startswith(f"{decided}.") or decided.startswith(f"{key}."):
+            return by
+    return None
+
+
+def unknown_part(key: str) -> tuple[str, list[str]] | None:
+    """The word of a dotted key that a condition does not have, and what could stand there; None where all is known."""
+    kind: Any = Condition
+    for word in key.split("."):
+        fields = list(getattr(kind, "model_fields", ()))
+        if word not in fields:
+            return word, fields
+        if kind is Condition and word == "trainer":
+            return None  # verl's keys have dots of their own
+        annotation = kind.model_fields[word].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        kind = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
+    return None
 
 
 class Scan(Value):
@@ -373,7 +406,10 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.actor.optim.clip_grad": "optimiser.grad_clip",
     "actor_rollout_ref.actor.optim.lr": "optimiser.lr",
     "actor_rollout_ref.actor.optim.lr_warmup_steps": "optimiser.warmup_steps",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio": "optimiser.warmup_steps",
+    "actor_rollout_ref.actor.optim.total_training_steps": "epochs and steps_per_epoch",
     "actor_rollout_ref.actor.optim.weight_decay": "optimiser.weight_decay",
+    "actor_rollout_ref.actor.ppo_epochs": "the workers",
     "actor_rollout_ref.actor.ppo_mini_batch_size": "batch.mini_batch",
     "actor_rollout_ref.actor.strategy": "the workers",
     "actor_rollout_ref.actor.use_kl_loss": "algorithm.kl_loss",
@@ -381,6 +417,7 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.model.lora.merge": "lora.sync",
     "actor_rollout_ref.model.lora_alpha": "lora.alpha",
     "actor_rollout_ref.model.lora_rank": "lora.rank",
+    "actor_rollout_ref.model.override_config.attn_implementation": "hw_noise",
     "actor_rollout_ref.model.path": "model.path",
     "actor_rollout_ref.model.target_modules": "lora",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision": "compute",
@@ -406,12 +443,15 @@ DECIDED_BY: dict[str, str] = {
     "data.seed": "seeds",
     "data.train_batch_size": "batch.prompts",
     "data.train_files": "data.train",
+    "data.train_max_samples": "data.train_rows",
     "data.val_files": "data.test",
+    "data.val_max_samples": "data.test_rows",
     "reward.custom_reward_function.name": "the workers",
     "reward.custom_reward_function.path": "the workers",
     "reward.num_workers": "rollout",
     "reward.reward_kwargs": "algorithm.overlong",
     "reward.reward_manager.name": "algorithm.overlong",
+    "trainer.critic_warmup": "the workers",
     "trainer.default_local_dir": "the run directory",
     "trainer.experiment_name": "the run",
     "trainer.logger": "the workers",
@@ -426,7 +466,8 @@ DECIDED_BY: dict[str, str] = {
     "trainer.total_training_steps": "epochs and steps_per_epoch",
     "trainer.v1.trainer_mode": "the workers",
     "trainer.val_before_train": "eval.before_training",
+    "trainer.val_only": "the workers",
     "trainer.validation_data_dir": "the run directory",
 }
-"""verl keys that the workers set, and who decides them. A spec may not set them a second time (checked by a test
-against the workers' own table)."""
+"""verl keys that the workers set, or whose other values would make a plan's steps and counts false, and who decides
+them. A spec may not set them a second time (checked by a test against the workers' own table)."""

@@ -27,9 +27,10 @@ from experiment_specs.language import (
     Exclusion,
     Resources,
     ScoreRule,
+    Value,
 )
 from experiment_specs.presets import PACKAGE, resolve_name
-from experiment_specs.reader import Reader, dotted, translated
+from experiment_specs.reader import Reader, dotted, problem_with_verl_key, translated
 from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_yaml
 
 SWEEP_KEYS = {
@@ -79,7 +80,7 @@ class Sweep:
 
     def error(self, problem: str, path: KeyPath, value: Any = None, accepted: Iterable[str] = ()) -> SpecError:
         """A :class:`SpecError` that points to the line where ``path`` was written."""
-        mark = mark_of(self.marks, path)
+        mark = self._mark(path)
         return SpecError(
             problem,
             file=mark.file if mark else str(self.source),
@@ -88,6 +89,17 @@ class Sweep:
             value=value,
             accepted=accepted,
         )
+
+    def says(self, path: KeyPath) -> bool:
+        """Is it this sweep's own file that decides the path, not a base?"""
+        return any(at[: len(path)] == path and mark.file == str(self.source) for at, mark in self.marks.items())
+
+    def _mark(self, path: KeyPath) -> Mark | None:
+        """Of the path, or, where that is a base's, of the part of it that this sweep itself says otherwise."""
+        mark, own = mark_of(self.marks, path), str(self.source)
+        if mark is None or mark.file == own:
+            return mark
+        return next((m for p, m in self.marks.items() if m.file == own and p[: len(path)] == path), mark)
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -102,7 +114,11 @@ def load_sweep(path: str | Path) -> Sweep:
         layer = {k: v for k, v in source.data.items() if k not in ("base", "sweep")}
         marks |= source.marks
         if isinstance(layer.get("set"), dict):
-            marks |= {_parts(path): mark for path, mark in source.marks.items() if path[:1] == ("set",)}
+            for at, mark in source.marks.items():
+                if at[:1] == ("set",) and (parts := _parts(at)) != at:
+                    if parts in source.marks:
+                        raise SpecError("written twice", file=mark.file, line=mark.line, key=dotted(parts))
+                    marks[parts] = mark
             layer["set"] = _nested(layer["set"])
         merged = _deep_merge(merged, layer)
     top = sources[-1]
@@ -113,14 +129,17 @@ def load_sweep(path: str | Path) -> Sweep:
     semantic = {k: v for k, v in trainer.items() if k not in RESULT_NEUTRAL_OVERRIDES}
     fixed = reader.mapping("set")
     if semantic:
-        fixed = {**fixed, "trainer": {**fixed.get("trainer", {}), **semantic}}
+        own = fixed.get("trainer", {})
+        if not isinstance(own, dict):
+            raise reader.fail("must be a mapping of verl's keys to values", ("set", "trainer"), own)
+        fixed = {**fixed, "trainer": {**own, **semantic}}
     return Sweep(
         name=name,
         about=reader.text_of("about"),
         source=path,
         text=path.read_text(encoding="utf-8"),
         fixed=fixed,
-        axes=reader.axes(),
+        axes=_decided_once(reader, str(path)),
         exclude=reader.values("exclude", Exclusion),
         include=tuple(reader.mappings("include")),
         labels=reader.labels(),
@@ -134,6 +153,17 @@ def load_sweep(path: str | Path) -> Sweep:
         overrides={k: v for k, v in trainer.items() if k in RESULT_NEUTRAL_OVERRIDES},
         marks=marks,
     )
+
+
+def _decided_once(reader: Reader, own: str) -> dict[str, list[Any]]:
+    """The axes. What the same file says under ``set`` too would silently have no effect."""
+    axes = reader.axes()
+    for key in axes:
+        at = ("set", *as_path(key))
+        said = (path for path, mark in reader.marks.items() if path[: len(at)] == at and mark.file == own)
+        if (idle := next(said, None)) is not None:
+            raise reader.fail(f"has no effect: the axis {key} decides it", idle)
+    return axes
 
 
 def build_condition(
@@ -151,10 +181,38 @@ def build_condition(
         if key not in Condition.model_fields:
             raise sweep.error("unknown field of a condition", where((key,)), key, Condition.model_fields)
         resolved[key] = resolve_name(key, value, partial(_fail_at, sweep, where((key,))))
+    resolved = nones(Condition, resolved)
+    _check_trainer(sweep, resolved.get("trainer", {}), where)
     try:
         return Condition.model_validate(resolved)
     except ValidationError as error:
         raise translated(error, Condition, sweep.error, where) from error
+
+
+def _check_trainer(sweep: Sweep, trainer: Any, where: Callable[[KeyPath], KeyPath]) -> None:
+    """verl's keys of one condition, wherever they were written."""
+    if not isinstance(trainer, Mapping):
+        raise sweep.error("must be a mapping of verl's keys to values", where(("trainer",)), trainer)
+    for key, value in trainer.items():
+        problem = problem_with_verl_key(key, value)
+        if problem is None and key in RESULT_NEUTRAL_OVERRIDES:
+            problem = "changes memory and speed, not the result: write it under trainer, for all runs"
+        if problem is not None:
+            raise sweep.error(problem, where(("trainer", key)))
+
+
+def nones(kind: type[Value], raw: Any) -> Any:
+    """A mapping with the word ``none`` replaced by None wherever a field may be absent."""
+    if not isinstance(raw, Mapping):
+        return raw
+    found = {}
+    for key, value in raw.items():
+        annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
+        options = (annotation, *getattr(annotation, "__args__", ()))
+        inner = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
+        absent = value == "none" and type(None) in options
+        found[key] = None if absent else nones(inner, value) if inner is not None else value
+    return found
 
 
 def _fail_at(sweep: Sweep, path: KeyPath, problem: str, value: Any, accepted: Iterable[str]) -> SpecError:
@@ -177,9 +235,9 @@ def assign(target: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     head, _, rest = key.partition(".")
     if not rest:
         return {**target, head: value}
-    if head == "trainer":  # verl's keys have dots of their own
-        return {**target, head: {**target.get(head, {}), rest: value}}
     inner = target.get(head)
+    if head == "trainer":  # verl's keys have dots of their own
+        return {**target, head: {**inner, rest: value} if isinstance(inner, Mapping) else {rest: value}}
     if isinstance(inner, str):
         inner = {"preset": inner}
     return {**target, head: assign(inner if isinstance(inner, Mapping) else {}, rest, value)}
@@ -241,6 +299,10 @@ def _check_keys(source: Source, known: Iterable[str]) -> None:
     for key in source.data:
         if key not in known:
             mark = source.marks.get((key,), Mark(str(source.path), 1))
+            if key.partition(".")[0] in Condition.model_fields:
+                raise SpecError(
+                    "is a field of a condition: write it under set", file=mark.file, line=mark.line, key=key
+                )
             raise SpecError("unknown key", file=mark.file, line=mark.line, key=str(key), value=key, accepted=known)
 
 

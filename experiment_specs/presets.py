@@ -34,8 +34,11 @@ def resolve_name(key: str, value: Any, fail: Callable[[str, Any, Iterable[str]],
             raise fail(f"{value!r} is not a known {key}", value, names)
         return known[value]
     if isinstance(value, Mapping):
+        if value.get("preset") == "none" and key in OPTIONAL_FIELDS:
+            part = next((k for k in value if k != "preset"), "a part of it")
+            raise fail(f"is none here, and {key}.{part} is set: exclude the pair, or start from a preset", None, known)
         if "preset" in value:
-            if value["preset"] not in known:
+            if not isinstance(value["preset"], str) or value["preset"] not in known:
                 raise fail(f"{value['preset']!r} is not a known {key}", value["preset"], list(known))
             return {**known[value["preset"]], **{k: v for k, v in value.items() if k != "preset"}}
         return dict(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import DECIDED_BY, Condition, Contrast, Value
+from experiment_specs.language import Contrast, Value, decided_by, unknown_part
 from experiment_specs.presets import resolve_name
 from experiment_specs.yaml_source import KeyPath, Mark, mark_of
 
@@ -24,6 +25,18 @@ class Fail(Protocol):
     def __call__(
         self, problem: str, path: KeyPath, value: Any = None, accepted: Iterable[str] = (), /
     ) -> SpecError: ...
+
+
+def problem_with_verl_key(key: str, value: Any) -> str | None:
+    """Why a spec may not say this of verl, whatever verl accepts; None where it may."""
+    if isinstance(value, dict):
+        return f"write verl's keys dotted, as {key}.{next(iter(value), 'key')}: …"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value!r} is not a finite number"
+    by = decided_by(key) or decided_by(f"trainer.{key}")
+    if by is None:
+        return None
+    return f"is decided by {by}" + ("" if by.startswith("the ") else "; say it there")
 
 
 def dotted(path: KeyPath) -> str:
@@ -62,7 +75,7 @@ class Reader:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise self.fail("must be a list of mappings", (key,), value)
+            raise self.fail("must be a list of mappings: each begins with a dash", (key,), value)
         for index, item in enumerate(value):
             if not isinstance(item, dict):
                 raise self.fail("must be a mapping of fields to values", (key, index), item)
@@ -81,6 +94,9 @@ class Reader:
         return value
 
     def value(self, key: str, kind: type[V]) -> V:
+        given = self.data.get(key)
+        if given is not None and not isinstance(given, dict):
+            raise self.fail(f"must be a mapping of {', '.join(_keys_of(kind))}", (key,), given)
         return self.value_at((key,), self.mapping(key), kind)
 
     def values(self, key: str, kind: type[V]) -> tuple[V, ...]:
@@ -96,11 +112,8 @@ class Reader:
         """verl keys, dotted. Those that a field of the condition decides are refused: a thing is said in one place."""
         trainer = self.mapping("trainer")
         for key, value in trainer.items():
-            if isinstance(value, dict):
-                raise self.fail("write verl's keys dotted, as algorithm.gamma: 1.0", ("trainer", key))
-            decided = DECIDED_BY.get(key)
-            if decided is not None:
-                raise self.fail(f"is decided by {decided}; say it there", ("trainer", key))
+            if (problem := problem_with_verl_key(key, value)) is not None:
+                raise self.fail(problem, ("trainer", key))
         return trainer
 
     def contrasts(self) -> dict[str, Contrast]:
@@ -108,14 +121,19 @@ class Reader:
         for name, value in self.mapping("contrasts").items():
             where: KeyPath = ("contrasts", name)
             contrast = self.value_at(where, value, Contrast)
-            for key in (contrast.vary, *contrast.within):
-                head = key.partition(".")[0]
-                if head not in Condition.model_fields:
-                    raise self.fail("unknown field of a condition", (*where, "vary"), head, Condition.model_fields)
+            self._known_field(contrast.vary, (*where, "vary"))
+            if contrast.from_ == contrast.to:
+                raise self.fail("compares a thing with itself: from and to are equal", where)
+            for index, key in enumerate(contrast.within):
+                self._known_field(key, (*where, "within", index))
             for side, arm in (("from", contrast.from_), ("to", contrast.to)):
                 resolve_name(contrast.vary, arm, partial(self._fail_at, (*where, side)))
             found[name] = contrast
         return found
+
+    def _known_field(self, key: str, path: KeyPath) -> None:
+        if (unknown := unknown_part(key)) is not None:
+            raise self.fail("unknown field of a condition", path, *unknown)
 
     def _fail_at(self, path: KeyPath, problem: str, value: Any, accepted: Iterable[str]) -> SpecError:
         return self.fail(problem, path, value, accepted)
@@ -123,11 +141,14 @@ class Reader:
     def axes(self) -> dict[str, list[Any]]:
         axes = self.mapping("axes")
         for key, values in axes.items():
+            self._known_field(key, ("axes", key))
+            if isinstance(values, dict) and values:
+                part = next(iter(values))
+                raise self.fail(
+                    f"an axis is a list; a part of a field is an axis of its own, {key}.{part}", ("axes", key)
+                )
             if not isinstance(values, list) or not values:
-                raise self.fail("an axis is a list of one value or more", ("axes", key), values)
-            head = key.partition(".")[0]
-            if head not in Condition.model_fields:
-                raise self.fail("unknown field of a condition", ("axes", key), head, Condition.model_fields)
+                raise self.fail("an axis is a list of one value or more, as [1, 2]", ("axes", key), values)
         return axes
 
     def labels(self) -> dict[str, dict[str, Any]]:
@@ -135,6 +156,8 @@ class Reader:
         for name, match in labels.items():
             if not isinstance(match, dict):
                 raise self.fail("a label is a mapping of fields to values", ("labels", name), match)
+            if not 0 < len(name) <= MOST_LETTERS or not name.isprintable() or name != name.strip():
+                raise self.fail(f"a label is up to {MOST_LETTERS} printable letters", ("labels", name))
         return labels
 
     def seeds(self) -> tuple[int, ...]:
@@ -156,6 +179,10 @@ def _tuples(item: Any, kind: type[Value]) -> Any:
     return {k: tuple(v) if isinstance(v, list) and k in kind.model_fields else v for k, v in item.items()}
 
 
+MOST_LETTERS = 200
+"""Of a label."""
+
+
 def translated(error: ValidationError, kind: type[Value], fail: Fail, where: Callable[[KeyPath], KeyPath]) -> SpecError:
     """pydantic's first complaint, in the words of the language and with the line it comes from."""
     first = error.errors()[0]
@@ -174,9 +201,42 @@ def translated(error: ValidationError, kind: type[Value], fail: Fail, where: Cal
                 "is a boolean (YAML reads off, no, on and yes so) where a name belongs", where(loc), None, accepted
             )
         return fail(f"{value!r} is not accepted", where(loc), value, accepted)
+    problem, accepted = _of_another_type(first["type"], value, _fields_at(kind, loc))
+    if problem:
+        return fail(problem, where(loc), value, accepted)
     message = str(context.get("error", first["msg"]))
     shown = f"{value!r}: " if not isinstance(value, dict | BaseModel) else ""
     return fail(f"{shown}{message[0].lower()}{message[1:]}", where(loc))
+
+
+_EXPECTED = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "finite_number": "a finite number", "bool_type": "true or false", "string_type": "a text", "tuple_type": "a list",
+}  # fmt: skip
+
+
+def _of_another_type(error: str, value: Any, fields: list[str]) -> tuple[str, list[str]]:
+    """A number where a text stands, and the like; nothing for other complaints."""
+    if error in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{value!r} stands where a mapping belongs", fields
+    if error not in _EXPECTED:
+        return "", []
+    hint = "; without quotes it would be one" if isinstance(value, str) and _is_number(value) else ""
+    if isinstance(value, list) and error != "tuple_type":
+        hint = "; several values of a field are an axis, under axes"
+    return f"{value!r} is not {_EXPECTED[error]}{hint}", []
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _keys_of(kind: type[Value]) -> list[str]:
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def _fields_at(kind: type[Value], loc: KeyPath) -> list[str]:

@@ -38,7 +38,18 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    """Without dates, which no key of the language takes; what cannot be read is told with its line."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a number of more digits than Python reads
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 _Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent: 1e-3 would be a string
@@ -84,10 +95,6 @@ def read_yaml(path: Path, shown_as: str | None = None) -> Source:
         raise SpecError(f"not valid YAML: {problem}", file=name, line=mark.line + 1 if mark else None) from error
     except RecursionError:
         raise SpecError("is nested too deeply", file=name, line=1) from None
-    except SpecError:
-        raise
-    except ValueError as error:  # an impossible date, or a number of more digits than Python reads
-        raise SpecError(f"holds a value that cannot be read: {error}", file=name, line=1) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -108,10 +115,13 @@ def _refuse_aliases(text: str, name: str) -> None:
 
 def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], name: str) -> None:
     marks.setdefault(path, Mark(name, node.start_mark.line + 1))
+    if isinstance(node, yaml.ScalarNode) and any("\ud800" <= c <= "\udfff" for c in node.value):
+        raise SpecError("holds half a character", file=name, line=node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[Hashable] = set()
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
+            _walk(key_node, (*path, ""), {}, name)
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise SpecError("merge keys are not part of the language; use base or a preset", file=name, line=line)
             if key_node.tag != "tag:yaml.org,2002:str":

@@ -47,25 +47,42 @@ def sides(sweep: Sweep, conditions: Arms, name: str) -> tuple[Arms, Arms]:
 
 
 def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list[str]:
-    """Arms of declared contrasts that have no partner equal in all but what is varied, and what else differs."""
+    """Arms of declared contrasts that have no partner equal in all but what is varied, and what else differs.
+
+    Raises SpecError for a contrast one side of which no condition is on.
+    """
     problems = []
     for name, contrast in sweep.contrasts.items():
         pair = sides(sweep, conditions, name)
-        if not all(pair):
-            problems.append(f"contrast {name}: no condition has {contrast.vary} as one of its two sides says")
-            continue
+        for side, arms in zip(("from", "to"), pair, strict=True):
+            if not arms:
+                raise sweep.error(f"no condition has this {contrast.vary}", ("contrasts", name, side))
+        by_label = dict(conditions)
         for label, partner, extra in _nearest(contrast.vary, pair):
             if extra:
                 also = f"{partner}, the nearest, differs in {', '.join(extra)} too"
                 problems.append(f"contrast {name}: {label} has no partner; {also}")
+            elif follows := _what_follows(by_label[label], by_label[partner]):
+                problems.append(f"contrast {name}: {label} and {partner} differ in {', '.join(follows)} too")
     return problems
+
+
+def _what_follows(one: Condition, other: Condition) -> list[str]:
+    """Counts that nobody varied, and that differ because of what was: steps, updates, answers a step."""
+    pair = [
+        {
+            "training steps": steps.total,
+            "optimiser updates": steps.optimiser_updates,
+            "answers a step": c.batch.prompts * c.algorithm.samples_per_prompt,
+        }
+        for c, steps in ((one, plan_steps(one)), (other, plan_steps(other)))
+    ]
+    return [f"{what} ({pair[0][what]}, {pair[1][what]})" for what in pair[0] if pair[0][what] != pair[1][what]]
 
 
 def pairs(sweep: Sweep, conditions: Sequence[tuple[str, Condition]], name: str) -> list[tuple[str, str]]:
     """The comparisons that a declared contrast is: labels of arms that are equal in all but what it varies."""
     pair = sides(sweep, conditions, name)
-    if not all(pair):
-        return []
     return [(label, partner) for label, partner, extra in _nearest(sweep.contrasts[name].vary, pair) if not extra]
 
 
@@ -74,8 +91,9 @@ def _nearest(vary: str, pair: tuple[Arms, Arms]) -> list[tuple[str, str, list[st
     found = []
     for label, condition in pair[0]:
         others = [(_apart_from(vary, condition, other), partner) for partner, other in pair[1]]
+        equal = [(label, partner, extra) for extra, partner in others if not extra]
         extra, partner = min(others, key=lambda item: len(item[0]))
-        found.append((label, partner, extra))
+        found += equal or [(label, partner, extra)]
     return found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiment_specs.language import Condition
 from experiment_specs.load import Sweep
 from experiment_specs.presets import preset_name
 from experiment_specs.schedules import sigma_at
+from experiment_specs.yaml_source import KeyPath
 from orchestrator.steps import Steps
 
 ROUNDED_AWAY = 5.6e-4
@@ -15,17 +16,25 @@ ROUNDED_AWAY = 5.6e-4
 sigma away, and one element in two thousand changes."""
 
 
-def refuse(sweep: Sweep, condition: Condition) -> None:
-    """Raises SpecError for batches that make no step, or that cannot be shared out equally."""
+MOST_STEPS = 1_000_000
+"""Training steps of a run; evals are counted one by one."""
+
+
+def refuse(sweep: Sweep, condition: Condition, where: Callable[[KeyPath], KeyPath]) -> None:
+    """Raises SpecError for batches that make no step, too many, or that cannot be shared out equally."""
     rows, prompts, gpus = condition.data.train_rows, condition.batch.prompts, sweep.resources.gpus
     if rows < prompts:
-        raise sweep.error(f"{rows} training rows make no step of {prompts} prompts", ("set", "batch", "prompts"))
+        places = [where(("batch", "prompts")), where(("data", "train_rows"))]
+        place = next((place for place in places if sweep.says(place)), places[0])
+        raise sweep.error(f"{rows} training rows make no step of {prompts} prompts", place)
+    total = (condition.steps_per_epoch or rows // prompts) * condition.epochs
+    if total > MOST_STEPS:
+        raise sweep.error(f"{total:.3g} training steps are more than {MOST_STEPS:,}", where(("epochs",)))
     for name, count in (("prompts", prompts), ("mini_batch", condition.batch.mini_batch)):
-        if count * condition.algorithm.samples_per_prompt % gpus:
-            raise sweep.error(
-                f"{count} × {condition.algorithm.samples_per_prompt} samples cannot be shared out to {gpus} GPUs",
-                ("set", "batch", name),
-            )
+        samples = condition.algorithm.samples_per_prompt
+        if count * samples % gpus:
+            text = f"batch.{name}, {count} × {samples} samples, cannot be shared out to {gpus} GPUs"
+            raise sweep.error(text, ("resources", "gpus"))
 
 
 def warnings(condition: Condition, steps: Steps) -> list[str]:
@@ -37,6 +46,18 @@ def warnings(condition: Condition, steps: Steps) -> list[str]:
             f"the last eval, at step {total}, is off the rhythm of every {every} steps:"
             f" on the rhythm alone the last one would be at {total - total % every}"
         )
+    if condition.hw_noise is not None and condition.hw_noise.ops == ("bmm",):
+        found.append(
+            "errors in bmm alone: models of transformers multiply by matmul in attention, and a kind of product that is"
+            " never made leaves the run UNPROVEN"
+        )
+    a = condition.algorithm
+    if a.clip_high < a.clip_low:
+        found.append(f"clip_high ({a.clip_high:g}) is below clip_low ({a.clip_low:g})")
+    if a.name == "grpo" and (a.dynamic_sampling or a.overlong is not None):
+        found.append("the algorithm is called grpo and has dynamic sampling or the overlong punishment, as DAPO has")
+    if condition.eval.samples > 1 and not condition.eval.temperature:
+        found.append(f"{condition.eval.samples} answers a question at temperature 0 are the same answer")
     if condition.optimiser.warmup_steps >= total:
         found.append(
             f"the learning rate is still warming up at the end: {condition.optimiser.warmup_steps} steps of {total}"
@@ -45,8 +66,8 @@ def warnings(condition: Condition, steps: Steps) -> list[str]:
     if condition.steps_per_epoch is not None and condition.steps_per_epoch != natural:
         passes = steps.total * condition.batch.prompts / condition.data.train_rows
         found.append(
-            f"{steps.per_epoch} steps are called an epoch, and {natural} are one:"
-            f" training keeps prompts for {passes:.2g} passes over the data"
+            f"steps_per_epoch is {steps.per_epoch}, and rows and batch give {natural}:"
+            f" training keeps {passes:.2g} of the data's prompts"
         )
     return found
 
@@ -75,7 +96,10 @@ def _noise(condition: Condition, steps: Steps) -> list[str]:
 
 def eval_mode(condition: Condition) -> str:
     """What answers the test questions, in native mode."""
+    asked = condition.eval
     parts = [f"{preset_name('dtype', condition.dtype)} weights"]
+    if asked.samples > 1 or asked.temperature:
+        parts.append(f"{asked.samples} answers a question at temperature {asked.temperature:g}")
     if condition.aqn is not None:
         parts.append("noise of the last sync on" if condition.aqn.during_eval else "noise lifted")
     if condition.hw_noise is not None:
@@ -86,6 +110,8 @@ def eval_mode(condition: Condition) -> str:
 def mixed_modes(arms: Sequence[tuple[str, Condition]]) -> list[str]:
     """Arms that are evaluated under noise or errors beside arms that are not: their scores measure two things."""
     found = []
+    if len({(c.eval.samples, c.eval.temperature) for _, c in arms}) > 1:
+        found.append("the conditions are asked for different numbers of answers, or at different temperatures")
     for what, is_on in (
         ("noise", lambda c: c.aqn is not None and c.aqn.during_eval),
         ("hardware errors", lambda c: c.hw_noise is not None and "eval" in c.hw_noise.phases),

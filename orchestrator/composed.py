@@ -11,7 +11,7 @@ from experiment_specs.explain import keys as sweep_keys
 from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES, Condition
 from experiment_specs.load import Sweep
 from orchestrator.plan import Plan, PlannedCondition
-from workers.launch import Order, noisy_ops_environment, trainer_command
+from workers.launch import Order, plugins, process_environment, trainer_command
 from workers.overrides import overrides
 from workers.verl_config import IGNORED, NoVerlError, compose, ignored, known_keys, problem_with
 
@@ -46,11 +46,11 @@ def _written(sweep: Sweep, planned: PlannedCondition, key: str) -> tuple[str | i
 
 def verl_key(key: str) -> Explanation | None:
     """What a key of verl's is: its default, and the field that decides it. None where it is no key of verl's."""
-    name = key.removeprefix("trainer.") if key.count(".") > 1 else key
     try:
         known = known_keys()
     except NoVerlError:
         return None
+    name = key if key in known else key.removeprefix("trainer.")
     if name not in known or name in sweep_keys():
         return None
     below = tuple(f"{name}.{part}" for part in known[name]) if isinstance(known[name], dict) else ()
@@ -108,7 +108,10 @@ def show(plan: Plan, planned: PlannedCondition, *, cpu: bool) -> Shown:
     """Raises :class:`workers.verl_config.NoVerlError` where verl is not installed."""
     from omegaconf import OmegaConf
 
-    order = replace(_order(plan.sweep, planned, planned.seeds[0]), assets="assets", run_id="by-hand")
+    order = replace(
+        _order(plan.sweep, planned, planned.seeds[0]),
+        assets="assets", run_id="by-hand", plugins=list(plugins()), workdir=str(Path.cwd()),
+    )  # fmt: skip
     condition: Condition = planned.condition
     files = {"model": condition.model.path, "train": condition.data.train, "test": condition.data.test}
     changes = overrides(order, Path("RUN_DIR"), files, cpu=cpu)
@@ -116,7 +119,7 @@ def show(plan: Plan, planned: PlannedCondition, *, cpu: bool) -> Shown:
     return Shown(
         order=vars(order),
         command=trainer_command(Path("RUN_DIR"))[:-1],
-        environment={"VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin"} | noisy_ops_environment(condition.hw_noise),
+        environment=process_environment(plugins(), condition.hw_noise, cpu=cpu),
         changes=changes,
         config=config,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiment_specs.language import NAMED_FIELDS, Condition, Value
+from experiment_specs.language import NAMED_FIELDS, Condition, Value, unknown_part
 from experiment_specs.load import Sweep, as_path, assign, build_condition, by_depth
 from experiment_specs.presets import preset_name, resolve_name
 from experiment_specs.yaml_source import KeyPath
@@ -49,6 +49,9 @@ def expand(sweep: Sweep) -> Expansion:
     origins: dict[str, Callable[[KeyPath], KeyPath]] = {}
     excluded: list[Excluded] = []
     used = [0] * len(sweep.exclude)
+    for key, values in sweep.axes.items():  # a misspelt name is told where it stands, not where an exclusion meets it
+        for index, value in enumerate(values):
+            _resolved(sweep, key, value, ("axes", key, index))
     merged = 0
     for choice, origin in _choices(sweep):
         rules = [i for i, e in enumerate(sweep.exclude) if _choice_matches(sweep, choice, e.when, i)]
@@ -116,8 +119,8 @@ def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, 
     for key, wanted in when.items():
         where: KeyPath = ("exclude", index, "when", key)
         head = key.partition(".")[0]
-        if head not in Condition.model_fields:
-            raise sweep.error("unknown field of a condition", where, head, Condition.model_fields)
+        if (unknown := unknown_part(key)) is not None:
+            raise sweep.error("unknown field of a condition", where, *unknown)
         have = {head: _with_defaults(head, _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT)}
         if not _same(_lookup(have, key), _resolved(sweep, key, wanted, where)):
             return False
@@ -145,9 +148,8 @@ def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], wher
     """Does a condition have these values? A mapping matches when all that it names is equal."""
     dumped = condition.model_dump(mode="json")
     for key, wanted in pattern.items():
-        head = key.partition(".")[0]
-        if head not in Condition.model_fields:
-            raise sweep.error("unknown field of a condition", (*where, key), head, Condition.model_fields)
+        if (unknown := unknown_part(key)) is not None:
+            raise sweep.error("unknown field of a condition", (*where, key), *unknown)
         if not _same(_lookup(dumped, key), _resolved(sweep, key, wanted, (*where, key))):
             return False
     return True
@@ -156,7 +158,7 @@ def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], wher
 def _resolved(sweep: Sweep, key: str, value: Any, where: KeyPath) -> Any:
     if key in NAMED_FIELDS:
         return resolve_name(key, value, lambda problem, v, accepted: sweep.error(problem, where, v, accepted))
-    return value
+    return None if value == "none" else value
 
 
 def _same(have: Any, wanted: Any) -> bool:
@@ -166,7 +168,7 @@ def _same(have: Any, wanted: Any) -> bool:
 
 
 def _lookup(data: Any, key: str) -> Any:
-    for part in key.split("."):
+    for part in as_path(key):
         data = data.get(part) if isinstance(data, Mapping) else None
     return data
 
@@ -178,7 +180,7 @@ def _labels(sweep: Sweep, conditions: list[Condition]) -> dict[str, str]:
         where: KeyPath = ("labels", label)
         hits = [c for c in conditions if matches(sweep, c, pattern, where)]
         if len(hits) != 1:
-            found = f"{len(hits)} conditions" if hits else "no condition"
+            found = f"{len(hits)} conditions, which differ in {_apart(hits)}" if hits else "no condition"
             raise sweep.error(f"must match exactly one condition, and matches {found}", where)
         if hits[0].id in names:
             raise sweep.error(f"the condition already has the label {names[hits[0].id]!r}", where)
@@ -187,6 +189,11 @@ def _labels(sweep: Sweep, conditions: list[Condition]) -> dict[str, str]:
         if condition.id not in names:
             names[condition.id] = _generated_label(sweep, condition, set(names.values()))
     return names
+
+
+def _apart(conditions: Sequence[Condition]) -> str:
+    dumped = [c.model_dump(mode="json") for c in conditions]
+    return ", ".join(key for key in dumped[0] if any(d[key] != dumped[0][key] for d in dumped))
 
 
 def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str:

@@ -81,15 +81,18 @@ def _questions(plan: Plan, prices: dict[str, Price | None], finished: Sequence[R
     arms = [(c.label, c.condition) for c in conditions]
     asked = {
         name: (contrast.detect or WISHED_FOR, pairs(sweep, arms, name)) for name, contrast in sweep.contrasts.items()
-    } or {"any two conditions": (WISHED_FOR, [(arms[0][0], arms[1][0])])}
+    }
     comparisons = sum(len(compared) for _, compared in asked.values())
+    if not asked:  # nobody said which two will be compared
+        asked = {"any two conditions": (WISHED_FOR, [(arms[0][0], arms[1][0])])}
+        comparisons = len(arms) * (len(arms) - 1) // 2
     found = []
     for name, (wished, compared) in asked.items():
         if not compared:
             continue  # and a warning says why
         labels = dict.fromkeys(label for pair in compared for label in pair)
         result = power(len(sweep.seeds), comparisons, wished, spread)
-        seeds = max(0, result.seeds - len(sweep.seeds))
+        seeds = max(0, result.seeds - len(sweep.seeds)) if result.seeds is not None else 0
         each = [prices[label] for label in labels]
         scaled = [_scaled(p, seeds / len(sweep.seeds)) for p in each if p is not None]
         found.append(Question(name, result, seeds * len(labels), _sum(scaled) if len(scaled) == len(each) else None))

@@ -29,29 +29,27 @@ def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
         attempt, condition = run.attempt, _condition(run)
         if attempt is None or attempt.ended_at is None or condition is None or attempt.id not in first_steps:
             continue
-        evals_at = [point.at for point in run.curve]
-        first = min([first_steps[attempt.id], *evals_at])
-        a = condition.algorithm.samples_per_prompt * condition.batch.prompts
-        of_first = condition.data.test_rows * condition.eval.samples if first in evals_at else a
+        first = min([first_steps[attempt.id], *(point.at for point in run.curve)])
         found.append(
             Past(
                 kind=kind_of(condition, run.gpus),
                 startup=first - attempt.created_at,
                 seconds=attempt.ended_at - first,
-                answers=answers_of(condition, plan_steps(condition)) - of_first,
+                answers=answers_of(condition, plan_steps(condition)),
             )
         )
     return found
 
 
 def scatter(runs: Sequence[reads.Run], model: str, questions: str) -> Scatter:
-    """Of the final scores of PROVEN runs of that model on those questions."""
-    groups: dict[str, list[float]] = {}
-    for run in runs:
+    """Of the final scores of PROVEN runs of that model on those questions; of one seed, the newest counts."""
+    groups: dict[str, dict[int, float]] = {}
+    for run in runs:  # newest first
         same = run.condition["model"]["path"] == model and run.condition["data"]["test"] == questions
-        if run.verdict == "PROVEN" and same and run.score is not None:
-            groups.setdefault(run.condition_id, []).append(run.score.percent)
-    return scatter_of(list(groups.values()))
+        final = run.score_rule.get("rule", "final") == "final"
+        if run.verdict == "PROVEN" and same and final and run.score is not None:
+            groups.setdefault(run.condition_id, {}).setdefault(run.seed, run.score.percent)
+    return scatter_of([list(group.values()) for group in groups.values()])
 
 
 def _condition(run: reads.Run) -> Condition | None:

@@ -47,20 +47,20 @@ class Plan:
         return sum(len(c.seeds) for c in self.conditions)
 
 
-Look = Callable[[str], Architecture | None]
+NOT_HERE = "is not here to look at"
+Look = Callable[[str], Architecture | str]
+"""A model's path to its architecture, or why it is not known."""
 
 
-def _shipped(path: str) -> Architecture | None:
-    return shipped().get(path)
+def _shipped(path: str) -> Architecture | str:
+    return shipped().get(path, NOT_HERE)
 
 
 def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
-    """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself.
-
-    ``look``: a model's path to its architecture, None where it is not known.
-    """
+    """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself."""
     expansion = expand(sweep)
-    conditions = tuple(_planned(sweep, planned, look) for planned in expansion.conditions)
+    seen = {path: look(path) for path in dict.fromkeys(p.condition.model.path for p in expansion.conditions)}
+    conditions = tuple(_planned(sweep, p, seen[p.condition.model.path]) for p in expansion.conditions)
     warnings = []
     if expansion.merged:
         twice = "condition was" if expansion.merged == 1 else "conditions were"
@@ -72,15 +72,15 @@ def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
     if sweep.contrasts:
         warnings.append("contrasts are checked here and recorded; this version does not test them on the scores")
     arms = [(c.label, c.condition) for c in conditions]
-    unknown = {c.condition.model.path for c in conditions if c.touched is None}
-    warnings += [f"what treatments touch is not checked: {path} is not here to look at" for path in sorted(unknown)]
+    unknown = [f"{path} {found}" for path, found in seen.items() if isinstance(found, str)]
+    warnings += [f"what treatments touch is not checked: {text}" for text in unknown]
     warnings += [*checks.mixed_modes(arms), *unmatched(sweep, arms)]
     return Plan(sweep, conditions, expansion.excluded, tuple(warnings))
 
 
-def _planned(sweep: Sweep, planned: Planned, look: Look) -> PlannedCondition:
-    condition, model = planned.condition, look(planned.condition.model.path)
-    checks.refuse(sweep, condition)
+def _planned(sweep: Sweep, planned: Planned, found: Architecture | str) -> PlannedCondition:
+    condition, model = planned.condition, None if isinstance(found, str) else found
+    checks.refuse(sweep, condition, planned.where)
     if model is not None:
         for problem, place in problems(condition, model):
             raise sweep.error(f"{problem} ({planned.label})", planned.where(place))

@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from experiment_specs.architecture import Architecture, from_json, shipped
+from experiment_specs.errors import one_line
 from experiment_specs.load import load_sweep
 from orchestrator.composed import check_with_verl
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import NOT_HERE, Plan, make_plan
 
 TOO_LONG_SECONDS = 120
 
@@ -20,24 +20,27 @@ TOO_LONG_SECONDS = 120
 def prepare(spec: Path) -> Plan:
     """Raises SpecError for whatever is wrong with the spec, with the model in mind, or with verl's keys."""
     sweep = load_sweep(spec)
-    plan = make_plan(sweep, cache(_look))
+    plan = make_plan(sweep, _look)
     return replace(plan, warnings=(*plan.warnings, *check_with_verl(plan)))
 
 
-def _look(path: str) -> Architecture | None:
-    """That which is shipped, or a local model's, built by a process of its own, because torch takes seconds.
-
-    None where it cannot be built: no such folder, no torch here, or a model that transformers does not know.
-    """
+def _look(path: str) -> Architecture | str:
+    """That which is shipped, or a local model's, built by a process of its own, because torch takes seconds."""
     if (known := shipped().get(path)) is not None:
         return known
     try:
         if not (Path(path) / "config.json").is_file():
-            return None
+            return NOT_HERE
     except (OSError, ValueError):  # what no file system has as a name
-        return None
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.architecture", path],
-        capture_output=True, text=True, timeout=TOO_LONG_SECONDS, check=False,
-    )  # fmt: skip
-    return from_json(json.loads(done.stdout)) if done.returncode == 0 else None
+        return NOT_HERE
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.architecture", path],
+            capture_output=True, text=True, timeout=TOO_LONG_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"could not be built from its configuration within {TOO_LONG_SECONDS} s"
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"cannot be built from its configuration: {one_line(why)}"
+    return from_json(json.loads(done.stdout))

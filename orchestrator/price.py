@@ -46,20 +46,23 @@ def kind_of(condition: Condition, gpus: int) -> tuple[Any, ...]:
     """Runs of one kind take as long an answer: same model and length, engine, GPUs, recipe, adapters or none."""
     c = condition
     return (
-        c.model.path, c.data.max_response_tokens, c.rollout, c.compute, gpus, c.algorithm.dynamic_sampling,
-        c.algorithm.kl_loss > 0, c.lora is not None,
+        c.model.path, c.data.max_prompt_tokens, c.data.max_response_tokens, c.rollout, c.compute, gpus,
+        c.algorithm.dynamic_sampling, c.algorithm.kl_loss > 0, c.lora is not None, c.hw_noise is not None,
     )  # fmt: skip
 
 
 def answers_of(condition: Condition, steps: Steps) -> float:
-    """Answers that training keeps and evals ask for."""
-    trained = steps.total * condition.batch.prompts * condition.algorithm.samples_per_prompt
-    return trained + len(steps.evals) * condition.data.test_rows * condition.eval.samples
+    """Answers that training keeps and evals ask for after the first result, an eval or a step, which ends the start."""
+    a_step = condition.batch.prompts * condition.algorithm.samples_per_prompt
+    an_eval = condition.data.test_rows * condition.eval.samples
+    first = an_eval if condition.eval.before_training else a_step
+    return steps.total * a_step + len(steps.evals) * an_eval - first
 
 
 def price(condition: Condition, steps: Steps, seeds: int, gpus: int, history: Sequence[Past]) -> Price | None:
     """GPU-hours of the condition's runs; None where no run like it is recorded."""
-    like = [past for past in history if past.kind == kind_of(condition, gpus) and past.answers > 0]
+    kind = kind_of(condition, gpus)
+    like = [past for past in history if past.kind == kind and past.answers > 0 and past.seconds > 0]
     if not like:
         return None
     startup = median(past.startup for past in like)

@@ -24,7 +24,9 @@ def plan_steps(condition: Condition) -> Steps:
     """Steps an epoch = ⌊rows / prompts⌋ (the last partial batch is dropped), or what the condition says instead."""
     per_epoch = condition.steps_per_epoch or condition.data.train_rows // condition.batch.prompts
     total = per_epoch * condition.epochs
-    evals = [step for step in range(1, total + 1) if step % condition.eval.every == 0 or step == total]
+    evals = list(range(condition.eval.every, total, condition.eval.every))
+    if total:
+        evals.append(total)
     if condition.eval.before_training:
         evals.insert(0, 0)
     return Steps(per_epoch, total, total * (condition.batch.prompts // condition.batch.mini_batch), tuple(evals))

@@ -6,7 +6,7 @@ weights are on eight GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +26,7 @@ Problem = tuple[str, KeyPath]
 class Touched:
     """Counts of modules; parameters of the policy, and how many of them are trained."""
 
+    layers: int
     norms: int
     block_linears: int
     quantised: int
@@ -44,7 +45,8 @@ class Touched:
     def bytes_per_gpu(self, condition: Condition, gpus: int) -> int:
         """Weights in fp32, gradients and moments shared out to the GPUs, the reference policy's weights too, and each
         GPU's own rollout copy in the compute type. Activations and the KV cache come on top."""
-        copies = 4 * self.parameters * (2 if condition.algorithm.kl_loss > 0 else 1)
+        reference = condition.algorithm.kl_loss > 0 and condition.lora is None  # else the base without its adapters
+        copies = 4 * self.parameters * (2 if reference else 1)
         rollout = self.parameters * (4 if condition.compute == "fp32" else 2)
         return (copies + 12 * self.trained) // gpus + rollout
 
@@ -57,6 +59,7 @@ def touched(condition: Condition, model: Architecture) -> Touched:
     adapters = sum(rank * (linear.out + linear.into) for linear in adapted)
     hw = condition.hw_noise
     return Touched(
+        layers=model.layers,
         norms=len(model.norms),
         block_linears=len(blocks),
         quantised=len(_quantised(condition.dtype, model)),
@@ -64,7 +67,7 @@ def touched(condition: Condition, model: Architecture) -> Touched:
         adapted=len(adapted),
         erring=sum(_errs(condition, linear) for linear in model.linears) if hw and "linear" in hw.ops else 0,
         parameters=model.parameters + adapters,
-        trained=adapters or model.parameters,
+        trained=adapters if condition.lora is not None else model.parameters,
     )
 
 
@@ -83,6 +86,10 @@ def _noised(condition: Condition, model: Architecture, blocks: Sequence[Linear])
     if aqn is None:
         return []
     names = list(model.norms) if aqn.layer_types == "rmsnorm" else [linear.name for linear in blocks]
+    srdd = condition.srdd
+    if srdd is not None and srdd.top_k is not None:
+        chosen = [name for name in names if (layer := layer_of(name)) is not None and layer < srdd.top_k]
+        return chosen + [name for name in names if layer_of(name) is None and srdd.outside > 0]
     if aqn.multipliers is None:
         return names
     by_layer = dict(enumerate(aqn.multipliers))
@@ -97,34 +104,60 @@ def _errs(condition: Condition, linear: Linear) -> bool:
 
 def problems(condition: Condition, model: Architecture) -> list[Problem]:
     """Why a condition cannot be carried out on this model: every reason is an error."""
+    counts = touched(condition, model)
+    return [
+        *_format_problems(condition.dtype, model),
+        *_noise_problems(condition, model, counts),
+        *_other_problems(condition, model, counts),
+    ]
+
+
+def _format_problems(dtype: Dtype, model: Architecture) -> Iterator[Problem]:
     names = [linear.name for linear in model.linears]
-    dtype, aqn, srdd, hw = condition.dtype, condition.aqn, condition.srdd, condition.hw_noise
-    found: list[Problem] = []
     for field in ("include", "exclude"):
         if not getattr(dtype, field):
             continue
         patterns = dtype.model_copy(update={"include": getattr(dtype, field), "exclude": ()})
-        idle = idle_patterns(patterns, names)
-        found += [(f"{pattern!r} matches no block linear of the model", ("dtype", field)) for pattern in idle]
-    blocks = _quantised(dtype, model)
-    if dtype.format in BLOCK and not blocks:
-        found.append(("no linear is left to be quantised", ("dtype",)))
-    if (size := BLOCK.get(dtype.format)) is not None:
-        odd = next((linear for linear in blocks if linear.into % size), None)
-        if odd is not None:
-            found.append((f"blocks of {size} do not divide the {odd.into} inputs of {odd.name}", ("dtype",)))
-    if aqn is not None and aqn.multipliers is not None:
-        if len(aqn.multipliers) != model.layers:
-            text = f"{len(aqn.multipliers)} multipliers, and the model has {model.layers} decoder layers"
-            found.append((text, ("aqn", "multipliers")))
-        elif not any(aqn.multipliers):
-            found.append(("every layer's multiplier is 0: no layer has noise", ("aqn", "multipliers")))
+        for pattern in idle_patterns(patterns, names):
+            yield f"{pattern!r} matches no block linear of the model", ("dtype", field)
+    blocks, size = _quantised(dtype, model), BLOCK.get(dtype.format)
+    if size is None:
+        return
+    if not blocks:
+        yield "no linear is left to be quantised", ("dtype",)
+    odd = next((linear for linear in blocks if linear.into % size), None)
+    if odd is not None:
+        yield f"blocks of {size} do not divide the {odd.into} inputs of {odd.name}", ("dtype",)
+
+
+def _noise_problems(condition: Condition, model: Architecture, counts: Touched) -> Iterator[Problem]:
+    aqn, srdd = condition.aqn, condition.srdd
+    if aqn is None:
+        return
+    if aqn.multipliers is not None and len(aqn.multipliers) != model.layers:
+        text = f"{len(aqn.multipliers)} multipliers, and the model has {model.layers} decoder layers"
+        yield text, ("aqn", "multipliers")
+    elif aqn.multipliers is not None and not any(aqn.multipliers):
+        yield "every layer's multiplier is 0: no layer has noise", ("aqn", "multipliers")
+    elif not counts.noised:
+        yield f"the model has no {'RMSNorm' if aqn.layer_types == 'rmsnorm' else 'block linear'} to noise", ("aqn",)
     if srdd is not None and srdd.top_k is not None and srdd.top_k > model.layers:
-        found.append((f"{srdd.top_k}, and the model has {model.layers} decoder layers", ("srdd", "top_k")))
+        yield f"{srdd.top_k}, and the model has {model.layers} decoder layers", ("srdd", "top_k")
+    if srdd is not None and srdd.bands is not None and not any(srdd.bands):
+        yield "every band is 0: no layer has noise", ("srdd", "bands")
+
+
+def _other_problems(condition: Condition, model: Architecture, counts: Touched) -> Iterator[Problem]:
+    hw = condition.hw_noise
+    if condition.lora is not None and not counts.adapted:
+        yield "the model has no block linear for an adapter", ("lora",)
     if hw is not None and (beyond := [layer for layer in hw.layers or () if layer >= model.layers]):
-        text = f"layers {', '.join(map(str, beyond))}, and the model's last is {model.layers - 1}"
-        found.append((text, ("hw_noise", "layers")))
-    return found
+        yield (
+            f"layers {', '.join(map(str, beyond))}, and the model's last is {model.layers - 1}",
+            ("hw_noise", "layers"),
+        )
+    elif hw is not None and hw.ops == ("linear",) and not counts.erring:
+        yield "no linear of the model would err", ("hw_noise",)
 
 
 def in_words(condition: Condition, found: Touched) -> str:
@@ -144,6 +177,8 @@ def in_words(condition: Condition, found: Touched) -> str:
         parts.append(f"noise on {count(found.noised, what)}{aimed}")
     if condition.lora is not None:
         parts.append(f"adapters on {found.adapted} ({100 * found.trained / found.parameters:.1f} % of all parameters)")
-    if condition.hw_noise is not None:
-        parts.append(f"errors in {count(found.erring, 'linear')}" if found.erring else "errors in attention's products")
+    if (hw := condition.hw_noise) is not None:
+        where = [count(found.erring, "linear")] if found.erring else []
+        where += ["attention's products"] if {"matmul", "bmm"} & set(hw.ops) else []
+        parts.append(f"errors in {' and '.join(where)}")
     return ", ".join(parts)

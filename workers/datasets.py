@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class Prepared:
     repeated: int
     """Rows of the source that were left out: their question had been there before."""
     published: int
+    shared: int
+    """Questions that are in train and test: what a score on them shows is memory."""
     sha256: str
 
 
@@ -108,7 +110,7 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     """Write ``train.parquet``, ``test.parquet`` and ``fingerprints.json`` under ``out``; the same source gives the
     same bytes. ``source``: a folder of parquet or JSON-lines files; the hub where None.
 
-    Raises :class:`DataError`, and then nothing is written.
+    Raises :class:`DataError`; before the source is read to its end, nothing is written.
     """
     what = KINDS[kind]
     told = what.instruction if instruction is None else instruction
@@ -116,15 +118,25 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     for name, split in (("train", what.train), ("test", what.test)):
         raws, origin = _from_folder(source, split) if source is not None else _from_hub(split)
         tables[name] = (*_converted(raws, origin, name, what, told), split.rows)
-    out.mkdir(parents=True, exist_ok=True)
-    written = {name: _write(out / f"{name}.parquet", *table) for name, table in tables.items()}
+    shared = len({_question(r) for r in tables["train"][0]} & {_question(r) for r in tables["test"][0]})
+    if source is not None and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} is in {source}: what is read would be written over")
+    try:
+        written = {name: _write(out / f"{name}.parquet", *table, shared) for name, table in tables.items()}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out} cannot be written: {str(error).splitlines()[0]}") from error
     prints = {
         "data": kind,
         "instruction": told,
+        "questions_in_both": shared,
         "files": {p.path.name: {"rows": p.rows, "sha256": p.sha256} for p in written.values()},
     }
     (out / "fingerprints.json").write_text(json.dumps(prints, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return written
+
+
+def _question(row: Row) -> str:
+    return str(row["prompt"][0]["content"])
 
 
 def _converted(raws: Iterable[Row], origin: str, name: str, kind: Kind, instruction: str) -> tuple[list[Row], int]:
@@ -139,7 +151,7 @@ def _converted(raws: Iterable[Row], origin: str, name: str, kind: Kind, instruct
             missing = isinstance(error, KeyError)
             text = f"has no {error}; it has {', '.join(sorted(map(str, raw)))}" if missing else str(error)
             raise DataError(f"{origin}, row {number}: {text}") from error
-        question = row["prompt"][0]["content"]
+        question = _question(row)
         if question not in seen:
             seen.add(question)
             rows.append(row)
@@ -163,14 +175,16 @@ def _from_folder(folder: Path, split: Split) -> tuple[Iterable[Row], str]:
 def _rows_of(path: Path) -> Iterable[Row]:
     try:
         if path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines if line.strip()]
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                yield from (json.loads(line) for line in lines if line.strip())
+            return
         import pyarrow.parquet as pq
 
-        rows: Sequence[Row] = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as table:  # in batches: DAPO-Math is published with 1.8 million rows
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    return rows
 
 
 def _from_hub(split: Split) -> tuple[Iterable[Row], str]:
@@ -187,14 +201,15 @@ def _from_hub(split: Split) -> tuple[Iterable[Row], str]:
         raise DataError(f"{origin} cannot be loaded ({cause}); give a folder that holds its files") from error
 
 
-def _write(path: Path, rows: list[Row], repeated: int, published: int) -> Prepared:
+def _write(path: Path, rows: list[Row], repeated: int, published: int, shared: int) -> Prepared:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         pq.write_table(pa.Table.from_pylist(rows), scratch)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-    return Prepared(path, len(rows), repeated, published, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Prepared(path, len(rows), repeated, published, shared, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -124,6 +124,16 @@ def noisy_ops_environment(noise: HwNoise | None) -> dict[str, str]:
     }
 
 
+def process_environment(plugin_names: Sequence[str], noise: HwNoise | None, *, cpu: bool) -> dict[str, str]:
+    """What a run sets for all of its processes, beside the secret of its private Ray, and verl's own on a GPU."""
+    common = {
+        PLUGINS_VARIABLE: ",".join(plugin_names),
+        "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
+        "TRANSFER_QUEUE_ENABLE": "1",
+    } | noisy_ops_environment(noise)
+    return common | {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"} if cpu else common
+
+
 def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str]) -> str | None:
     """What the environment asks for and the condition does not have; None where they agree, or nothing is set."""
     told = {name: environment[name] for name in sorted(environment) if name.startswith(NOISY_OPS)}

@@ -21,16 +21,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiment_specs.language import HwNoise
 from workers.events import Spool
 from workers.launch import (
-    PLUGINS_VARIABLE,
     RUN_DIR_VARIABLE,
     TOKEN_VARIABLE,
     TOLD_TO_GO,
     Order,
     code_version,
     noisy_ops_contradiction,
-    noisy_ops_environment,
+    process_environment,
     read_order,
     trainer_environment,
     unsupported,
@@ -109,8 +109,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     config = compose(overrides(order, run_dir, files, cpu=cpu))
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
-    _set_environment(order.plugins, cpu=cpu)
-    os.environ |= noisy_ops_environment(c.hw_noise)
+    _set_environment(order.plugins, c.hw_noise, cpu=cpu)
     import ray
 
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
@@ -135,17 +134,13 @@ def _has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "0") != ""
 
 
-def _set_environment(plugins: list[str], *, cpu: bool) -> None:
+def _set_environment(plugins: list[str], noise: HwNoise | None, *, cpu: bool) -> None:
     """What every process of the private Ray inherits; set here and not per actor, so that Ray's ready workers fit."""
-    os.environ |= {
-        PLUGINS_VARIABLE: ",".join(plugins),
-        "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
-        "TRANSFER_QUEUE_ENABLE": "1",
+    os.environ |= process_environment(plugins, noise, cpu=cpu) | {
         "RAY_AUTH_MODE": "token",  # an open Ray port runs anybody's code
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     if cpu:
-        os.environ |= {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"}
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, os.cpu_count() or 1))))
     else:
         from verl.trainer.constants_ppo import get_ppo_ray_runtime_env

@@ -60,14 +60,16 @@ def _flat(node: Any, at: str) -> Iterator[tuple[str, Any]]:
 def problem_with(key: str, value: Any) -> str | None:
     """Why verl cannot take this value under this key; None where it can."""
     known = known_keys()
-    if key.startswith(ADDED_KEYS) or _in_open_mapping(key, known):
+    if any(key == added or key.startswith(f"{added}.") for added in ADDED_KEYS) or _in_open_mapping(key, known):
         return None
     if key not in known:
         close = _nearest(key, known)
         return "verl has no such key" + (f"; did you mean {close!r}?" if close else "")
     default = known[key]
-    if isinstance(default, dict) and default and not isinstance(value, dict):
+    if isinstance(default, dict) and default:
         return f"is a mapping in verl; name a key of it, as {key}.{next(iter(default))}"
+    if value is None and _kind(default) is not None:
+        return f"is empty, and verl's own is the {_kind(default)} {default!r}"
     if _kind(default) is not None and _kind(value) is not None and _kind(default) != _kind(value):
         return f"{value!r} is a {_kind(value)}, and verl's own is the {_kind(default)} {default!r}"
     return None
@@ -111,6 +113,8 @@ class Ignored:
     prefix: str
     why: str
     when: Callable[[Condition], bool] = lambda _: True
+    but: tuple[str, ...] = ()
+    """Those of them that it does act on."""
 
 
 IGNORED = (
@@ -131,14 +135,13 @@ IGNORED = (
         lambda c: c.algorithm.kl_loss == 0,
     ),
     Ignored(
-        "actor_rollout_ref.rollout.gpu_memory_utilization",
-        "it is an option of vLLM",
+        "actor_rollout_ref.rollout.",
+        "it is no option of rollouts by transformers",
         lambda c: c.rollout == "transformers",
-    ),
-    Ignored(
-        "actor_rollout_ref.rollout.engine_kwargs.",
-        "they are options of vLLM and SGLang",
-        lambda c: c.rollout == "transformers",
+        tuple(
+            f"actor_rollout_ref.rollout.{name}"
+            for name in ("top_p", "top_k", "val_kwargs.top_p", "val_kwargs.top_k", "log_prob_", "checkpoint_engine.")
+        ),
     ),
     Ignored("actor_rollout_ref.model.lora.", "there are no adapters", lambda c: c.lora is None),
 )
@@ -146,7 +149,9 @@ IGNORED = (
 
 def ignored(key: str, condition: Condition) -> str | None:
     """Why verl does not act on a key in runs of this condition; None where it does, as far as is known."""
-    return next((i.why for i in IGNORED if key.startswith(i.prefix) and i.when(condition)), None)
+    return next(
+        (i.why for i in IGNORED if key.startswith(i.prefix) and i.when(condition) and not key.startswith(i.but)), None
+    )
 
 
 def compose(changes: Mapping[str, Any]) -> DictConfig:

@@ -52,6 +52,8 @@ def prepare(
         repeated = f", {p.repeated:,} repeated rows left out" if p.repeated else ""
         differs = f" (published: {p.published:,})" if p.rows != p.published else ""
         typer.echo(f"{p.path}  {p.rows:,} questions{differs}{repeated}  sha256 {p.sha256[:16]}")
+    if shared := written["test"].shared:
+        typer.echo(f"warning: {shared:,} of the test questions are in train too", err=True)
     lines = "".join(f"    {name}: {p.path}\n" for name, p in written.items())
     counts = "".join(f"    {name}_rows: {p.rows}\n" for name, p in written.items())
     typer.echo(f"in a spec:\nset:\n  data:\n{lines}{counts}", nl=False)

@@ -61,12 +61,15 @@ def plan(
 
 def _registry() -> Engine | None:
     """Past runs price the ones to come; a plan needs none."""
-    from db.engine import NoRegistryError, open_registry
+    from db.engine import NoRegistryError, RegistryError, open_registry
     from orchestrator.settings import load_settings
 
     try:
-        return open_registry(load_settings().registry_url, create=False)
+        return open_registry(load_settings().registry_url, create=False, migrate=False)
     except NoRegistryError:
+        return None
+    except RegistryError as error:
+        typer.echo(f"history is not read: {error}", err=True)
         return None
 
 

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from experiment_specs.errors import one_line
 from experiment_specs.language import scan_of
 from orchestrator import checks, touched
 from orchestrator.aims import Aim
@@ -22,7 +23,7 @@ from orchestrator.cli.render import condition_words
 from orchestrator.composed import Shown
 from orchestrator.forecast import Forecast, Question
 from orchestrator.plan import Plan, PlannedCondition
-from orchestrator.power import Scatter
+from orchestrator.power import MOST_SEEDS, Scatter
 from orchestrator.price import Price
 
 MOST_NAMED, MOST_LETTERS = 4, 60
@@ -30,7 +31,7 @@ MOST_NAMED, MOST_LETTERS = 4, 60
 
 
 def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim]) -> Iterator[RenderableType]:
-    yield Text.assemble((plan.sweep.name, "bold"), f"  {plan.sweep.about}")
+    yield Text.assemble((plan.sweep.name, "bold"), f"  {one_line(plan.sweep.about)}")
     yield _conditions(plan)
     seeds = ", ".join(map(str, plan.sweep.seeds))
     rule = plan.sweep.score
@@ -39,6 +40,7 @@ def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim]) -> Iterato
         f"{_count(plan.sweep.resources.gpus, 'GPU')}; score: {rule.rule} eval, {rule.mode} mode\n"
     )
     for heading, lines in (
+        ("model", _grouped(plan, [(c, _model(c)) for c in plan.conditions])),
         ("touches", _grouped(plan, [(c, _touched(c)) for c in plan.conditions])),
         ("evaluated", _grouped(plan, [(c, checks.eval_mode(c.condition)) for c in plan.conditions])),
         ("aimed", _aimed(plan, aims)),
@@ -76,6 +78,16 @@ def _conditions(plan: Plan) -> RenderableType:
             f"{c.steps.per_epoch} × {c.condition.epochs}" if c.condition.epochs > 1 else str(c.steps.total), shown,
         )  # fmt: skip
     return table
+
+
+def _model(c: PlannedCondition) -> str:
+    path, t = c.condition.model.path, c.touched
+    if t is None:
+        return f"{path}: not here to look at"
+    return (
+        f"{path}: {t.layers} decoder layers, {t.norms} RMSNorms, {t.block_linears} block linears; "
+        f"{_large(t.trained)} of {_large(t.parameters)} parameters are trained"
+    )
 
 
 def _touched(c: PlannedCondition) -> str:
@@ -136,9 +148,11 @@ def _question(question: Question, plan: Plan) -> str:
         text = f"{question.name}: nothing with one seed an arm"
     else:
         text = f"{question.name}: {found.detectable:.1f} points with {_count(seeds, 'seed')} an arm"
-    if question.more_runs:
+    if found.seeds is None:
+        text += f"; {found.wished:g} points take more than {MOST_SEEDS:,}"
+    elif question.more_runs:
         cost = f", {_hours(question.more)}" if question.more is not None else ""
-        text += f"; {found.wished:g} points take {found.seeds}, {_count(question.more_runs, 'run')} more{cost}"
+        text += f"; {found.wished:g} points take {found.seeds} ({_count(question.more_runs, 'run')} more{cost})"
     elif found.detectable is not None and found.detectable > found.wished:
         text += f"; {found.wished:g} points take {found.seeds}"
     return f"{text} (80 % power at 5 %{several}, {spread})"
@@ -147,7 +161,7 @@ def _question(question: Question, plan: Plan) -> str:
 def _spread(scatter: Scatter) -> str:
     if not scatter.runs:
         return f"runs assumed to scatter by {scatter.sd:g} points"
-    return f"runs scatter by {scatter.sd:.2g} points, of {scatter.runs} that finished"
+    return f"runs scatter by at most {scatter.sd:.2g} points, by {scatter.runs} that finished"
 
 
 def _left_out(plan: Plan) -> Iterator[str]:
@@ -165,8 +179,10 @@ def _plain(value: Any) -> str:
 
 
 def _warnings(plan: Plan) -> Iterator[str]:
+    for text in _grouped(plan, [(c, text) for c in plan.conditions for text in c.blockers]):
+        yield f"aqn submit will refuse this: {text}"
     yield from plan.warnings
-    yield from _grouped(plan, [(c, text) for c in plan.conditions for text in (*c.warnings, *c.blockers)])
+    yield from _grouped(plan, [(c, text) for c in plan.conditions for text in c.warnings])
 
 
 def _some(labels: Iterable[str]) -> str:
@@ -184,12 +200,17 @@ def _count(number: int, what: str) -> str:
 
 
 def _bytes(number: int) -> str:
+    return f"{_large(number)}B"
+
+
+def _large(number: int) -> str:
+    """``1.54 G``; a unit may follow."""
     size = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+    for unit in ("", "k", "M", "G"):
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
+    return f"{size:.3g} T"
 
 
 class _Plain(yaml.SafeDumper):
@@ -203,7 +224,7 @@ def command_text(plan: Plan, chosen: PlannedCondition, shown: Shown, on: str) ->
     scan = scan_of(chosen.condition)
     aimed = [f'# Its noise is aimed by layer scan {scan.id}, whose result belongs under "scan".'] if scan else []
     return "\n".join([
-        f"# {chosen.label} of sweep {plan.sweep.name}, seed {chosen.seeds[0]}, on a node with a {on.upper()}.",
+        f"# {one_line(chosen.label)} of {plan.sweep.name}, seed {chosen.seeds[0]}, on a node with a {on.upper()}.",
         "# order.json is the whole run, events.jsonl what came of it. --json prints the whole of verl's configuration.",
         *aimed,
         'export RUN_DIR="$PWD/by-hand"; mkdir -p "$RUN_DIR"; cat > "$RUN_DIR/order.json" <<\'END\'',

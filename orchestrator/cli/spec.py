@@ -27,12 +27,9 @@ axes:                            # the product of these; a name is a preset, a m
   dtype: [bf16, mxfp4]
   aqn: [none, standard]
 
-exclude:                         # each with its reason
-  - when: {{dtype: bf16, aqn: standard}}
-    because: without quantisation there is nothing for the noise to make up for
-
 labels:                          # the names that tables use
-  bf16: {{dtype: bf16}}
+  bf16: {{dtype: bf16, aqn: none}}
+  bf16-aqn: {{dtype: bf16, aqn: standard}}
   mxfp4: {{dtype: mxfp4, aqn: none}}
   mxfp4-aqn: {{dtype: mxfp4, aqn: standard}}
 
@@ -41,6 +38,7 @@ score: {{rule: final, mode: native}}
 
 contrasts:                       # what the sweep wants to know, and how many points are worth finding
   noise-helps: {{vary: aqn, from: none, to: standard, within: [dtype], detect: 2}}
+  4-bit-costs: {{vary: dtype, from: bf16, to: mxfp4, within: [aqn]}}
 """
 
 
@@ -72,8 +70,10 @@ def init(
 
 
 def _name(stem: str) -> str:
+    import yaml
+
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).strip("-._")
-    return kept or "sweep"
+    return kept if isinstance(yaml.safe_load(kept or "1"), str) else f"sweep-{kept}"
 
 
 @app.command()

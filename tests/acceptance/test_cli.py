@@ -47,8 +47,12 @@ EVERY_SWEEP = sorted((REPOSITORY / "experiment_specs" / "sweeps").rglob("*.yaml"
 
 @pytest.mark.parametrize("spec", EVERY_SWEEP, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_sweep_fits_80_columns(spec) -> None:
-    done = aqn("plan", spec)
-    assert (done.returncode, done.stderr) == (0, "")
+    from typer.testing import CliRunner
+
+    from orchestrator.cli.main import app
+
+    done = CliRunner().invoke(app, ["plan", str(spec)])
+    assert (done.exit_code, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -80,6 +84,34 @@ def test_a_new_spec_plans_as_it_is_and_is_never_written_over(tmp_path) -> None:
     assert wrong.returncode == 2
     assert "did you mean 'bases/tiny-cpu.yaml'?" in wrong.stderr
     assert not (tmp_path / "other.yaml").exists()
+
+
+def test_names_that_yaml_reads_otherwise_and_places_that_cannot_be_written(tmp_path) -> None:
+    assert aqn("init", "2024.yaml", cwd=tmp_path).returncode == 0
+    assert aqn("init", "no.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "afile").write_text("")
+    done = aqn("init", "afile/x.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: afile: File exists\n")
+
+
+def test_a_plan_leaves_an_old_registry_and_a_broken_one_as_they_are(tmp_path) -> None:
+    import sqlite3
+
+    home().mkdir(parents=True)
+    registry = home() / "registry.db"
+    with sqlite3.connect(registry) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+    before = registry.read_bytes()
+    done = aqn("plan", DEMO)
+    assert done.returncode == 0
+    assert "history is not read: the registry at" in done.stderr
+    assert registry.read_bytes() == before
+    registry.write_bytes(b"no database at all" * 100)
+    done = aqn("plan", DEMO)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "cannot be read as a registry" in done.stderr
+    assert aqn("runs").returncode == 2
 
 
 def test_the_language_explains_itself() -> None:

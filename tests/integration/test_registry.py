@@ -19,7 +19,7 @@ from sqlalchemy import Engine, create_engine, text
 from db import reads, writes
 from db.engine import HEAD, RegistryError, open_registry
 from db.schema import Base
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, Scan
 from experiment_specs.load import Sweep, build_condition, load_sweep
 from tests.conftest import TINY
 
@@ -134,6 +134,14 @@ def _first_bodies(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "aqn": aimed,
             "srdd": {"aim": "ceiling", "top_k": None},
         },
+        "scan": {
+            "model": plain["model"],
+            "questions": "tiny/addition",
+            "prompts": 8,
+            "max_prompt_tokens": 16,
+            "compute": "fp32",
+            "dtype": {"format": "mxfp4", "scale_rule": "floor"},
+        },
         "adapters": plain
         | {"lora": lora, "hw_noise": {"scale": 0.05, "phases": ["train", "rollout", "eval"], "backward": False}},
     }
@@ -169,6 +177,9 @@ def test_a_registry_of_the_first_revision_keeps_its_runs(tmp_path: Path, write_s
     engine = open_registry(url)
     runs = {run.label: run for run in reads.runs(engine)}
     assert set(runs) == set(bodies)
+    scan = Scan.model_validate(runs.pop("scan").condition, strict=False)
+    (found,) = [run.condition_id for run in reads.runs(engine) if run.label == "scan"]
+    assert found == scan.id
     for run in runs.values():
         condition = Condition.model_validate(run.condition)
         assert run.condition_id == condition.id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,14 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from experiment_specs.errors import SpecError
+from orchestrator.aims import aims_of
+from orchestrator.cli.plan_view import command_text, plan_view
+from orchestrator.composed import show
+from orchestrator.forecast import forecast, forecast_as_json
+from orchestrator.plan import Plan, plan_as_json
 from orchestrator.prepare import prepare
 
 SPECS = Path(__file__).resolve().parents[2] / "experiment_specs"
@@ -23,7 +31,7 @@ JUNK: list[Any] = [
     None, True, False, 0, -1, 1, 3, 2**31, 10**30, 0.0, -0.5, 1e-9, 1e300, float("inf"), float("nan"),
     "", " ", "none", "off", "two", "mxfp4", "standard", "a" * 5000, "\x00", "é\n", "${set.epochs}", "${", "${oc.env:HOME}",
     "${${a}.env:HOME}", "\\${set.epochs}", "../../../../etc/passwd", "/etc/passwd", "bases/tiny-cpu.yaml", "!!int 3",
-    [], {}, [[]], [{}], {"a": 1}, {"preset": "standard"}, {"preset": None}, [1, 1], ["x"], [None], {"": ""}, {"a.b.c": 1},
+    [], {}, [[]], [{}], {"a": 1}, {"preset": "standard"}, {"preset": None}, {"preset": [1]}, "\ud800", [1, 1], ["x"], [None], {"": ""}, {"a.b.c": 1},
 ]  # fmt: skip
 TOKENS = [
     "*a", "&a", "&a [*a]", "!!python/object/apply:os.system ['true']", "!!set {a, b}", "<<: {epochs: 2}", "? x", "- ", ": ",
@@ -91,6 +99,18 @@ def spoiled_texts(draw: st.DrawFn) -> str:
     return text
 
 
+def _show(plan: Plan) -> None:
+    """All that `aqn plan` does with a plan, priced by nothing."""
+    outlook = forecast(plan, [], [])
+    screen = Console(file=io.StringIO(), width=80)
+    for part in plan_view(plan, outlook, aims_of(plan, None)):
+        screen.print(part)
+    json.dumps(plan_as_json(plan) | {"forecast": forecast_as_json(outlook)}, allow_nan=False).encode()
+    first = plan.conditions[0]
+    command_text(plan, first, show(plan, first, cpu=False), "gpu").encode()
+    assert plan.conditions
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
@@ -104,7 +124,7 @@ def test_a_spoiled_spec_is_planned_or_told_in_one_line_that_names_its_place(text
     (place / "spoiled.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
     problem = None
     try:
-        assert prepare(Path("spoiled.yaml")).conditions
+        _show(prepare(Path("spoiled.yaml")))
     except SpecError as error:
         problem = error
     if problem is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from experiment_specs.errors import SpecError
 from experiment_specs.load import build_condition, load_sweep
 from orchestrator.arms import Counts, differences, undeclared
 from orchestrator.plan import make_plan
@@ -41,7 +44,8 @@ def test_a_second_change_is_named(write_spec) -> None:
 
 def test_a_contrast_of_what_the_sweep_does_not_have_is_told(write_spec) -> None:
     text = SPEC.replace("to: standard}", "to: high}")
-    assert contrast_warnings(write_spec(text)) == ["contrast helps: no condition has aqn as one of its two sides says"]
+    with pytest.raises(SpecError, match=r"contrasts\.helps\.to: no condition has this aqn"):
+        contrast_warnings(write_spec(text))
 
 
 def test_differences_are_leaves(write_spec) -> None:

@@ -25,7 +25,7 @@ def checked(write_spec, text: str) -> list[str]:
         ("trainer: {algorithm.gama: 1.0}", 6, "trainer.algorithm.gama", "did you mean 'algorithm.gamma'?"),
         ("trainer: {clip_ratio_c: 3.0}", 6, "trainer.clip_ratio_c", "did you mean 'actor_rollout_ref.actor.clip_ratio_c'?"),
         ("trainer: {actor_rollout_ref.actor.clip_ratio_c: high}", 6, "trainer.actor_rollout_ref.actor.clip_ratio_c", "'high' is a text, and verl's own is the number 3.0"),
-        ("trainer: {actor_rollout_ref.actor.optim: 3}", 6, "trainer.actor_rollout_ref.actor.optim", "is a mapping in verl"),
+        ("trainer: {actor_rollout_ref.actor.checkpoint: 3}", 6, "trainer.actor_rollout_ref.actor.checkpoint", "is a mapping in verl"),
         ("include: [{because: x, trainer.data.shufle: true}]", 6, "include[0].trainer.data.shufle", "did you mean 'data.shuffle'?"),
         ("set: {trainer.data.shuffle: 7}", 6, "set.trainer.data.shuffle", "7 is a number, and verl's own is the boolean True"),
     ],
@@ -35,6 +35,62 @@ def test_what_verl_does_not_have_is_an_error_at_its_line(write_spec, fields, lin
         checked(write_spec, f"{TINY}{fields}\n")
     assert words in str(caught.value)
     assert (caught.value.line, caught.value.key) == (line, key)
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ("set: {trainer.data.train_batch_size: 999}", "set.trainer.data.train_batch_size"),
+        ("set: {trainer: {data.train_batch_size: 999}}", "set.trainer.data.train_batch_size"),
+        ("include: [{because: x, trainer.data.seed: 1}]", "include[0].trainer.data.seed"),
+        ("  trainer.actor_rollout_ref.actor.optim.lr: [0.5]", "axes.trainer.actor_rollout_ref.actor.optim.lr[0]"),
+        ("trainer: {trainer.val_only: true}", "trainer.trainer.val_only"),
+        ("trainer: {actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype: bf16}",
+         "trainer.actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype"),
+        ("trainer: {data.train_max_samples: 32}", "trainer.data.train_max_samples"),
+    ],
+)  # fmt: skip
+def test_what_a_field_decides_cannot_be_set_a_second_time_anywhere(write_spec, fields, key) -> None:
+    with pytest.raises(SpecError, match="is decided by") as caught:
+        checked(write_spec, f"{TINY}{fields}\n")
+    assert (caught.value.line, caught.value.key) == (6, key)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("set: {trainer: {algorithm: {gamma: 0.5}}}", "write verl's keys dotted"),
+        ("set: {trainer: 5}\ntrainer: {algorithm.lam: 0.9}", "must be a mapping"),
+        ("set: {trainer: 5}", "must be a mapping"),
+        ("set: {trainer: [1], trainer.algorithm.lam: 0.4}", "verl ignores|"),
+        ("trainer: {actor_rollout_ref.actor.entropy_coeff: .nan}", "not a finite number"),
+        ("trainer: {data.shuffle: null}", "is empty, and verl's own is the boolean True"),
+        ("trainer: {reward.reward_kwargsx: 1}", "verl has no such key"),
+        (
+            "set: {trainer.actor_rollout_ref.rollout.gpu_memory_utilization: 0.5}",
+            "write it under trainer, for all runs",
+        ),
+    ],
+)
+def test_what_no_spec_may_say_of_verl(write_spec, fields, words) -> None:
+    if words.endswith("|"):
+        assert checked(write_spec, f"{TINY}{fields}\n")[0].startswith(words[:-1])
+        return
+    with pytest.raises(SpecError, match=words):
+        checked(write_spec, f"{TINY}{fields}\n")
+
+
+def test_verls_keys_can_be_axes_labels_exclusions_and_contrasts(write_spec) -> None:
+    text = """\
+sweep: s
+base: bases/tiny-cpu.yaml
+axes: {trainer.actor_rollout_ref.actor.entropy_coeff: [0.0, 0.001, 0.01]}
+exclude: [{when: {trainer.actor_rollout_ref.actor.entropy_coeff: 0.01}, because: too much}]
+labels: {none: {trainer.actor_rollout_ref.actor.entropy_coeff: 0.0}}
+contrasts: {c: {vary: trainer.actor_rollout_ref.actor.entropy_coeff, from: 0.0, to: 0.001}}
+"""
+    plan = make_plan(load_sweep(write_spec(text)))
+    assert [c.label for c in plan.conditions] == ["none", "trainer.actor_rollout_ref.actor.entropy_coeff=0.001"]
 
 
 def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
@@ -49,7 +105,7 @@ def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
         ("algorithm.gamma", 0.9, "not discounted"),
         ("algorithm.filter_groups.max_num_gen_batches", 5, "without a limit"),
         ("data.gen_batch_size", 256, "one by one"),
-        ("actor_rollout_ref.rollout.gpu_memory_utilization", 0.5, "option of vLLM"),
+        ("actor_rollout_ref.rollout.gpu_memory_utilization", 0.5, "no option of rollouts by transformers"),
         ("critic.optim.lr", 1e-5, "no critic"),
     ],
 )

@@ -65,6 +65,7 @@ def test_the_same_source_gives_the_same_bytes_and_its_fingerprint(tmp_path) -> N
     assert {n: p.sha256 for n, p in first.items()} == {n: p.sha256 for n, p in again.items()}
     told = json.loads((tmp_path / "one" / "fingerprints.json").read_text())
     assert told["files"]["train.parquet"] == {"rows": 3, "sha256": first["train"].sha256}
+    assert (told["questions_in_both"], first["test"].shared) == (3, 3)  # the same rows in both
     plain = pq.read_table(tmp_path / "one" / "train.parquet").to_pylist()[0]["prompt"][0]["content"]
     assert plain == GSM8K[0]["question"]
 
@@ -106,6 +107,11 @@ def test_json_lines_are_read_and_what_is_neither_is_told(tmp_path) -> None:
     for name in ("train", "test"):
         (raw / f"{name}.jsonl").write_text("\n".join(map(json.dumps, GSM8K)))
     assert prepare("gsm8k", raw, tmp_path / "out")["train"].rows == 3
+    with pytest.raises(DataError, match="would be written over"):
+        prepare("gsm8k", raw, raw)
+    odd = [{"question": "one\u2028line", "answer": "#### 1"}]
+    (raw / "train.jsonl").write_text(json.dumps(odd[0], ensure_ascii=False))
+    assert prepare("gsm8k", raw, tmp_path / "odd")["train"].rows == 1
     (raw / "train.jsonl").write_text("{no json")
     with pytest.raises(DataError, match="cannot be read"):
         prepare("gsm8k", raw, tmp_path / "out")

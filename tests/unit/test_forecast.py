@@ -34,8 +34,10 @@ def warnings_of(write_spec, text: str) -> str:
          "24 steps an epoch cannot hold 24 noise stages"),
         (TINY + "set: {eval: {every: 5}}\n", "the last eval, at step 24, is off the rhythm of every 5 steps: on the rhythm alone the last one would be at 20"),
         (TINY + "set: {optimiser.warmup_steps: 24}\n", "still warming up at the end: 24 steps of 24"),
+        (TINY + "set: {algorithm.name: grpo}\n", "is called grpo and has dynamic sampling"),
+        (TINY + "set: {eval.samples: 4}\n", "4 answers a question at temperature 0 are the same answer"),
         (QWEN, "sigma is 0.00056 or less in 9 of 29 steps (first at 21)"),
-        (QWEN, "29 steps are called an epoch, and 58 are one: training keeps prompts for 0.5 passes over the data"),
+        (QWEN, "steps_per_epoch is 29, and rows and batch give 58: training keeps 0.5 of the data's prompts"),
         (TINY + "include: [{because: x, hw_noise: matmul-5pct}]\n".replace("because: x, ", "because: x, aqn: none, dtype: bf16, "),
          "evaluated under hardware errors, unlike the other conditions, whose scores do not compare"),
     ],
@@ -82,6 +84,21 @@ def test_the_promised_power_is_what_simulated_seeds_show(pairs, alpha) -> None:
     assert 0.79 <= found <= 0.81
 
 
+def test_more_seeds_than_anybody_has_are_not_counted() -> None:
+    assert power(3, 2, 0.001, Scatter(1.0, 0)).seeds is None
+    assert power(3, 1, 0.5, Scatter(1.0, 0)).seeds == 65
+
+
+def test_every_pair_is_a_comparison_where_none_was_declared(write_spec) -> None:
+    plan = make_plan(load_sweep(write_spec(TINY + "seeds: [1, 2, 3]\n")))
+    assert forecast(plan, [], []).questions[0].power.comparisons == 6
+
+
+def test_what_follows_from_a_batch_is_told_with_the_contrast(write_spec) -> None:
+    text = TINY + "  batch.prompts: [16, 32]\ncontrasts: {c: {vary: batch.prompts, from: 16, to: 32}}\n"
+    assert "differ in optimiser updates (24, 48), answers a step (128, 256) too" in warnings_of(write_spec, text)
+
+
 def test_runs_that_never_scatter_need_two_seeds() -> None:
     for sd in (0.0, 1e-15):
         assert power(3, 2, 2.0, Scatter(sd, 6)).seeds == 2
@@ -90,14 +107,22 @@ def test_runs_that_never_scatter_need_two_seeds() -> None:
 def test_scatter_is_pooled_over_runs_that_differ_in_their_seed() -> None:
     found = scatter_of([[70.0, 72.0], [60.0, 61.0, 62.0], [99.0]])
     assert found.runs == 5
-    assert found.sd == pytest.approx(math.sqrt((2.0 + 2.0) / 3))
+    pooled = math.sqrt((2.0 + 2.0) / 3)
+    assert found.sd == pytest.approx(pooled * math.sqrt(3 / stats.chi2.ppf(0.2, 3)))
     assert scatter_of([[1.0], [2.0]]).runs == 0
+    assert scatter_of([[50.0, 50.0]]).sd == ASSUMED_SD  # two equal scores tell nothing
+
+
+def test_the_bound_on_the_scatter_holds_in_four_of_five() -> None:
+    draws = np.random.default_rng(1).normal(0.0, 1.0, (4000, 6))
+    above = np.mean([scatter_of([list(scores)]).sd >= 1.0 for scores in draws])
+    assert 0.78 <= above <= 0.82
 
 
 def test_a_price_follows_from_runs_like_these_and_is_unknown_without(write_spec) -> None:
     c = make_plan(load_sweep(write_spec(TINY))).conditions[0]
     work = answers_of(c.condition, c.steps)
-    assert work == 24 * 16 * 8 + 5 * 500
+    assert work == 24 * 16 * 8 + 4 * 500  # the first eval is part of the start
     assert price(c.condition, c.steps, 3, 1, []) is None
     kind = kind_of(c.condition, 1)
     one = Past(kind, startup=60.0, seconds=100.0, answers=work)

@@ -58,7 +58,7 @@ def test_a_plan_counts_what_is_quantised_noised_adapted_and_erring(write_spec) -
     words = in_words(full.condition, full.touched)
     assert words == (
         "196 of 196 block linears in mxfp4, noise on 57 RMSNorms, adapters on 196 (2.3 % of all parameters), "
-        "errors in 197 linears"
+        "errors in 197 linears and attention's products"
     )
     linear = planned(write_spec, QWEN.replace("standard", "{preset: standard, layer_types: linear}"))[-1]
     assert linear.touched.noised == 196

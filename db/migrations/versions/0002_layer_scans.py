@@ -36,17 +36,27 @@ def _rename_conditions() -> None:
     connection = op.get_bind()
     for old, body in connection.execute(sa.select(conditions.c.id, conditions.c.body)).all():
         translated = in_schema_2(body)
-        canonical = json.dumps({"schema": 2, **translated}, sort_keys=True, separators=(",", ":"))
+        hashed = {"schema": 2, "scan": translated} if _is_scan(body) else {"schema": 2, **translated}
+        canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         new = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-        connection.execute(sa.insert(conditions).values(id=new, schema_version=2, body=translated))
+        if connection.execute(sa.select(conditions.c.id).where(conditions.c.id == new)).first() is None:
+            connection.execute(sa.insert(conditions).values(id=new, schema_version=2, body=translated))
         connection.execute(sa.update(runs).where(runs.c.condition_id == old).values(condition_id=new))
-        connection.execute(sa.delete(conditions).where(conditions.c.id == old))
+        if new != old:
+            connection.execute(sa.delete(conditions).where(conditions.c.id == old))
+
+
+def _is_scan(body: dict[str, Any]) -> bool:
+    """The first layer scans were recorded before this revision had a number."""
+    return "questions" in body
 
 
 def in_schema_2(body: dict[str, Any]) -> dict[str, Any]:
     """The same experiment with the fields that schema 2 added spelled out: what they mean where they were not there."""
     new = dict(body)
     new["dtype"] = {"include": [], "exclude": [], **body["dtype"]}
+    if _is_scan(body):
+        return new
     if body["aqn"] is not None:
         new["aqn"] = {"multipliers": None, **body["aqn"]}
     if (srdd := body["srdd"]) is not None:
