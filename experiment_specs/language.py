@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -256,7 +256,9 @@ class Condition(Value):
         if self.srdd is not None and self.aqn is not None and self.aqn.multipliers is not None:
             raise ValueError("aqn.multipliers and srdd both say how much noise a layer gets: keep one")
         if self.srdd is not None and (self.srdd.dtype or self.dtype).format == "bf16":
-            raise ValueError("bf16 has next to no quantisation error to scan: exclude the pair, or name srdd.dtype")
+            raise ValueError(
+                "srdd: bf16 has next to no quantisation error to scan; exclude the pair, or name srdd.dtype"
+            )
         return self
 
     @cached_property
@@ -292,6 +294,23 @@ def unknown_part(key: str) -> tuple[str, list[str]] | None:
         options = [annotation, *getattr(annotation, "__args__", ())]
         kind = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
     return None
+
+
+@cache
+def parts_by_name() -> dict[str, list[str]]:
+    """Last word → the dotted keys of a condition that end in it: ``lr`` → ``optimiser.lr``."""
+    found: dict[str, list[str]] = {}
+
+    def walk(kind: type[Value], at: str) -> None:
+        for word, field in kind.model_fields.items():
+            found.setdefault(word, []).append(f"{at}{word}")
+            options = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            inner = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
+            if inner is not None:
+                walk(inner, f"{at}{word}.")
+
+    walk(Condition, "")
+    return found
 
 
 class Scan(Value):

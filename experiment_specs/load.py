@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from experiment_specs.errors import SpecError
+from experiment_specs.errors import SpecError, nearest
 from experiment_specs.language import (
     NAMED_FIELDS,
     RESULT_NEUTRAL_OVERRIDES,
@@ -28,6 +28,7 @@ from experiment_specs.language import (
     Resources,
     ScoreRule,
     Value,
+    parts_by_name,
 )
 from experiment_specs.presets import PACKAGE, resolve_name
 from experiment_specs.reader import Reader, dotted, problem_with_verl_key, translated
@@ -96,10 +97,11 @@ class Sweep:
 
     def _mark(self, path: KeyPath) -> Mark | None:
         """Of the path, or, where that is a base's, of the part of it that this sweep itself says otherwise."""
-        mark, own = mark_of(self.marks, path), str(self.source)
-        if mark is None or mark.file == own:
-            return mark
-        return next((m for p, m in self.marks.items() if m.file == own and p[: len(path)] == path), mark)
+        own = str(self.source)
+        if (exact := self.marks.get(path)) is not None and exact.file == own:
+            return exact
+        below = (m for p, m in self.marks.items() if m.file == own and p[: len(path)] == path)
+        return next(below, None) or mark_of(self.marks, path)
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -179,7 +181,9 @@ def build_condition(
     resolved: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in Condition.model_fields:
-            raise sweep.error("unknown field of a condition", where((key,)), key, Condition.model_fields)
+            known = parts_by_name().get(key) or parts_by_name().get(nearest(key, parts_by_name()) or "", [])
+            problem = "unknown field of a condition" + (f"; did you mean {known[0]!r}?" if known else "")
+            raise sweep.error(problem, where((key,)), None, Condition.model_fields)
         resolved[key] = resolve_name(key, value, partial(_fail_at, sweep, where((key,))))
     resolved = nones(Condition, resolved)
     _check_trainer(sweep, resolved.get("trainer", {}), where)

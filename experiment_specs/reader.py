@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import Contrast, Value, decided_by, unknown_part
+from experiment_specs.language import Condition, Contrast, Value, decided_by, unknown_part
 from experiment_specs.presets import resolve_name
 from experiment_specs.yaml_source import KeyPath, Mark, mark_of
 
@@ -193,7 +193,8 @@ def translated(error: ValidationError, kind: type[Value], fail: Fail, where: Cal
         parent = _fields_at(kind, loc[:-1])
         return fail("unknown key", where(loc), str(loc[-1]), parent)
     if first["type"] == "missing":
-        return fail(f"{loc[-1]} is missing", where(loc[:-1]), None, [])
+        base = "; a base says it (`aqn spec bases`)" if len(loc) == 1 and kind is Condition else ""
+        return fail(f"{loc[-1]} is missing{base}", where(loc[:-1]), None, [])
     if first["type"] == "literal_error":
         accepted = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
         if isinstance(value, bool):
@@ -205,6 +206,9 @@ def translated(error: ValidationError, kind: type[Value], fail: Fail, where: Cal
     if problem:
         return fail(problem, where(loc), value, accepted)
     message = str(context.get("error", first["msg"]))
+    head = message.split(":", maxsplit=1)[0].split(" ", maxsplit=1)[0].split(".", maxsplit=1)[0]
+    if not loc and head in kind.model_fields:  # two fields that do not go together: the message begins with one
+        loc = (head,)
     shown = f"{value!r}: " if not isinstance(value, dict | BaseModel) else ""
     return fail(f"{shown}{message[0].lower()}{message[1:]}", where(loc))
 

@@ -196,6 +196,13 @@ def _apart(conditions: Sequence[Condition]) -> str:
     return ", ".join(key for key in dumped[0] if any(d[key] != dumped[0][key] for d in dumped))
 
 
+def _spelled(key: str, value: Any) -> list[str]:
+    """``batch.prompts=32 batch.mini_batch=16``."""
+    if isinstance(value, Mapping):
+        return [part for inner, child in value.items() for part in _spelled(f"{key}.{inner}", child)]
+    return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"]
+
+
 def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str:
     written = [*sweep.axes, *(key for entry in sweep.include for key in entry)]
     dumped = condition.model_dump(mode="json")
@@ -205,6 +212,6 @@ def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str
         if keys and field in NAMED_FIELDS:
             parts.append(f"{field}={preset_name(field, getattr(condition, field))}")
         else:
-            parts += [f"{key}={_lookup(dumped, key)}" for key in keys]
+            parts += [part for key in keys for part in _spelled(key, _lookup(dumped, key))]
     label = " ".join(parts) or sweep.name
     return label if label not in taken else f"{label} {condition.id[:6]}"

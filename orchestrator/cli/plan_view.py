@@ -175,7 +175,9 @@ def _left_out(plan: Plan) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_plain(inner)}" for key, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.reads import EvalPoint, Run
-from experiment_specs.language import NAMED_FIELDS, Condition, Value
+from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value
 from experiment_specs.presets import preset_name
 from orchestrator.stats import wilson
 
@@ -42,7 +42,7 @@ def sparkline(points: Sequence[EvalPoint]) -> str:
 
 
 MOST_VARIED = 3
-"""With more varied fields than these, a row shows only where it differs from the first row."""
+"""With more varied fields than these, a row leaves out the treatments that it does not have."""
 
 
 def condition_words(conditions: Sequence[Condition]) -> list[str]:
@@ -52,8 +52,7 @@ def condition_words(conditions: Sequence[Condition]) -> list[str]:
     if len(keys) <= MOST_VARIED:
         parts = _varied_parts(dumped)
         return [_words(c, keys, parts) for c in conditions]
-    first = dumped[0]
-    own = [[k for k in keys if d[k] != first[k]] for d in dumped]
+    own = [[k for k in keys if k not in OPTIONAL_FIELDS or d[k] is not None] for d in dumped]
     parts = _varied_parts(dumped)
     return [
         _words(c, some, parts) or _words(c, ["dtype", "aqn"], parts) for c, some in zip(conditions, own, strict=True)
