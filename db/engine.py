@@ -54,7 +54,7 @@ def open_registry(url: str, *, create: bool = True, migrate: bool = True) -> Eng
     except ModuleNotFoundError as error:
         raise RegistryError(f"{parsed.drivername} needs the package {error.name}") from error
     if file is not None:
-        _tune_sqlite(engine)
+        _tune_sqlite(engine, writes=migrate)
     try:
         if not migrate:
             if _revision(engine) != HEAD:
@@ -68,12 +68,13 @@ def open_registry(url: str, *, create: bool = True, migrate: bool = True) -> Eng
     return engine
 
 
-def _tune_sqlite(engine: Engine) -> None:
+def _tune_sqlite(engine: Engine, *, writes: bool) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        if writes:
+            cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")

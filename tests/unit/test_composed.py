@@ -10,8 +10,8 @@ from orchestrator.composed import check_with_verl, show
 from orchestrator.plan import make_plan
 from orchestrator.prepare import prepare
 from tests.conftest import TINY
+from workers.checkpoints import superseded
 from workers.launch import Order
-from workers.verl.trainer import superseded
 from workers.verl_config import known_keys, problem_with
 
 

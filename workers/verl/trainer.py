@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from omegaconf import open_dict
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from workers.checkpoints import superseded
 from workers.events import Spool
 from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.verl.sampler import OrderedReplayBuffer
@@ -144,13 +144,6 @@ class ProvenTrainer(PPOTrainerSync):
             shutil.rmtree(self._checkpoint_folder(step))
             self._saved.remove(step)
             self._spool.append("checkpoint_removed", {"step": step, "why": "another eval was better"}, durable=True)
-
-
-def superseded(saved: Iterable[int], right: Mapping[int, int]) -> list[int]:
-    """Steps whose checkpoint is not the best eval's, of those that were evaluated; the earliest of equals is best."""
-    known = [step for step in saved if step in right]
-    best = max(known, key=lambda step: (right[step], -step), default=None)
-    return sorted(step for step in known if step != best)
 
 
 def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:
