@@ -44,7 +44,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about ten minutes
+test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about fifteen minutes
 
 test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5

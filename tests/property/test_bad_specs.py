@@ -39,7 +39,7 @@ TOKENS = [
     "\ud7ff", "\x07", "=", "!", "0o17", "1_000", "12:30:45",
 ]  # fmt: skip
 
-MANY = 4000 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 250
+MANY = 4000 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 120
 
 values = st.one_of(
     st.sampled_from(JUNK).map(copy.deepcopy),
