@@ -35,7 +35,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 	$(INSTALL) -e '.[cpu,dev]'
 	@touch $@ $(VENV)/.cpu
 
-demo: $(VENV)/.cpu  ## four real runs on this machine, in under ten minutes (ARGS=--again: anew)
+demo: $(VENV)/.cpu  ## four real runs on this machine, in seven to twelve minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
 lint: $(VENV)/.dev  ## ruff, mypy, import floors
@@ -44,7 +44,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: test-fast test-verl  ## all tests but the long ones, real verl runs included; about fifteen minutes
+test: test-fast test-verl  ## all tests but the long ones, real verl runs included; a quarter of an hour
 
 test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5

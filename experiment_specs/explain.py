@@ -12,7 +12,6 @@ from pydantic_core import PydanticUndefined
 
 from experiment_specs.errors import SpecError
 from experiment_specs.language import (
-    DECIDED_BY,
     NAMED_FIELDS,
     OPTIONAL_FIELDS,
     Budget,
@@ -22,16 +21,17 @@ from experiment_specs.language import (
     Exclusion,
     Resources,
     ScoreRule,
+    record_in,
 )
 from experiment_specs.load import SWEEP_KEYS
 from experiment_specs.presets import presets
 from experiment_specs.schema import sweep_schema
+from experiment_specs.verl_keys import DECIDED_BY
 
 _RECORDS: Mapping[str, type[BaseModel]] = {
     "score": ScoreRule, "contrasts": Contrast, "resources": Resources, "checkpoints": Checkpoints, "budget": Budget,
     "exclude": Exclusion,
 }  # fmt: skip
-_NO_DEFAULT = object()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def explain(key: str) -> Explanation:
             wanted, inspect.getdoc(record) or "", _words(_node(record, rest)), _default(field.default), {}, (), ()
         )
     kind, field, parents = _resolve(wanted)
-    inner = _record_in(field.annotation)
+    inner = record_in(field.annotation)
     return Explanation(
         key=wanted,
         about=inspect.getdoc(inner or kind) or "",
@@ -108,15 +108,10 @@ def _resolve(key: str) -> tuple[type[BaseModel], Any, tuple[str, ...]]:
     kind: type[BaseModel] = Condition
     words = key.split(".")
     for word in words[:-1]:
-        inner = _record_in(kind.model_fields[word].annotation)
+        inner = record_in(kind.model_fields[word].annotation)
         assert inner is not None  # noqa: S101 - the schema listed the key
         kind = inner
     return kind, kind.model_fields[words[-1]], tuple(".".join(words[:end]) for end in range(1, len(words)))
-
-
-def _record_in(annotation: Any) -> type[BaseModel] | None:
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def _default(value: Any) -> str:

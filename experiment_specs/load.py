@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from experiment_specs.errors import SpecError, nearest
 from experiment_specs.language import (
     NAMED_FIELDS,
-    RESULT_NEUTRAL_OVERRIDES,
     Budget,
     Checkpoints,
     Condition,
@@ -29,9 +28,11 @@ from experiment_specs.language import (
     ScoreRule,
     Value,
     parts_by_name,
+    record_in,
 )
 from experiment_specs.presets import PACKAGE, resolve_name
 from experiment_specs.reader import Reader, dotted, problem_with_verl_key, translated
+from experiment_specs.verl_keys import RESULT_NEUTRAL_OVERRIDES
 from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_yaml
 
 SWEEP_KEYS = {
@@ -212,9 +213,8 @@ def nones(kind: type[Value], raw: Any) -> Any:
     found = {}
     for key, value in raw.items():
         annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
-        options = (annotation, *getattr(annotation, "__args__", ()))
-        inner = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
-        absent = value == "none" and type(None) in options
+        inner = record_in(annotation)
+        absent = value == "none" and type(None) in getattr(annotation, "__args__", ())
         found[key] = None if absent else nones(inner, value) if inner is not None else value
     return found
 
@@ -235,16 +235,19 @@ def as_path(key: str) -> tuple[str, ...]:
 
 
 def assign(target: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A copy of ``target`` with the (possibly dotted) ``key`` replaced."""
+    """A copy of ``target`` with the (possibly dotted) ``key`` replaced; what has no parts stays, for validation."""
     head, _, rest = key.partition(".")
     if not rest:
         return {**target, head: value}
     inner = target.get(head)
-    if head == "trainer":  # verl's keys have dots of their own
-        return {**target, head: {**inner, rest: value} if isinstance(inner, Mapping) else {rest: value}}
-    if isinstance(inner, str):
+    if isinstance(inner, str) and head in NAMED_FIELDS:
         inner = {"preset": inner}
-    return {**target, head: assign(inner if isinstance(inner, Mapping) else {}, rest, value)}
+    if not isinstance(inner, Mapping | None):
+        return dict(target)
+    inner = inner or {}
+    if head == "trainer":  # verl's keys have dots of their own
+        return {**target, head: {**inner, rest: value}}
+    return {**target, head: assign(inner, rest, value)}
 
 
 def _with_bases(path: Path) -> list[Source]:

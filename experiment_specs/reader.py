@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import Condition, Contrast, Value, decided_by, unknown_part
+from experiment_specs.language import Condition, Contrast, Value, record_in, unknown_part
 from experiment_specs.presets import resolve_name
+from experiment_specs.verl_keys import decided_by
 from experiment_specs.yaml_source import KeyPath, Mark, mark_of
 
 V = TypeVar("V", bound=Value)
@@ -246,9 +247,7 @@ def _keys_of(kind: type[Value]) -> list[str]:
 def _fields_at(kind: type[Value], loc: KeyPath) -> list[str]:
     current: Any = kind
     for part in loc:
-        annotation = current.model_fields[part].annotation if part in getattr(current, "model_fields", {}) else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, Value)), None)
+        current = record_in(current.model_fields[part].annotation) if part in current.model_fields else None
         if current is None:
             return []
-    return [f.alias or n for n, f in current.model_fields.items()]
+    return _keys_of(current)

@@ -8,8 +8,9 @@ from typing import Any
 
 from experiment_specs.explain import Explanation
 from experiment_specs.explain import keys as sweep_keys
-from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES, Condition
+from experiment_specs.language import Condition
 from experiment_specs.load import Sweep
+from experiment_specs.verl_keys import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
 from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import Order, plugins, process_environment, trainer_command
 from workers.overrides import overrides

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from db.reads import Run
 from orchestrator.arms import pairs
@@ -103,7 +102,3 @@ def _scaled(one: Price, factor: float) -> Price:
     low = None if one.low is None else factor * one.low
     high = None if one.high is None else factor * one.high
     return Price(factor * one.hours, low, high, one.runs)
-
-
-def forecast_as_json(found: Forecast) -> dict[str, Any]:
-    return asdict(found)

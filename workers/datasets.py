@@ -110,7 +110,7 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     """Write ``train.parquet``, ``test.parquet`` and ``fingerprints.json`` under ``out``; the same source gives the
     same bytes. ``source``: a folder of parquet or JSON-lines files; the hub where None.
 
-    Raises :class:`DataError`; before the source is read to its end, nothing is written.
+    Raises :class:`DataError`. Nothing is written before all of it is ready.
     """
     what = KINDS[kind]
     told = what.instruction if instruction is None else instruction
@@ -122,16 +122,25 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     if source is not None and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} is in {source}: what is read would be written over")
     try:
-        written = {name: _write(out / f"{name}.parquet", *table, shared) for name, table in tables.items()}
+        files = {name: _parquet(rows) for name, (rows, *_) in tables.items()}
+        written = {
+            name: Prepared(
+                out / f"{name}.parquet", len(rows), repeated, published, shared, hashlib.sha256(files[name]).hexdigest()
+            )
+            for name, (rows, repeated, published) in tables.items()
+        }
+        prints = {
+            "data": kind,
+            "instruction": told,
+            "questions_in_both": shared,
+            "files": {p.path.name: {"rows": p.rows, "sha256": p.sha256} for p in written.values()},
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            _replace(out / f"{name}.parquet", data)
+        _replace(out / "fingerprints.json", (json.dumps(prints, indent=1, ensure_ascii=False) + "\n").encode())
     except (OSError, ValueError) as error:
         raise DataError(f"{out} cannot be written: {str(error).splitlines()[0]}") from error
-    prints = {
-        "data": kind,
-        "instruction": told,
-        "questions_in_both": shared,
-        "files": {p.path.name: {"rows": p.rows, "sha256": p.sha256} for p in written.values()},
-    }
-    (out / "fingerprints.json").write_text(json.dumps(prints, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return written
 
 
@@ -201,15 +210,20 @@ def _from_hub(split: Split) -> tuple[Iterable[Row], str]:
         raise DataError(f"{origin} cannot be loaded ({cause}); give a folder that holds its files") from error
 
 
-def _write(path: Path, rows: list[Row], repeated: int, published: int, shared: int) -> Prepared:
+def _parquet(rows: list[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(pa.Table.from_pylist(rows), scratch)
+        scratch.write_bytes(data)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-    return Prepared(path, len(rows), repeated, published, shared, hashlib.sha256(path.read_bytes()).hexdigest())

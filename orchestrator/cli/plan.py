@@ -34,8 +34,10 @@ def plan(
     if show_command:
         _show_command(planned, show_command, on, as_json=as_json)
         return
+    from dataclasses import asdict
+
     from orchestrator.aims import aims_of
-    from orchestrator.forecast import forecast, forecast_as_json
+    from orchestrator.forecast import forecast
     from orchestrator.history import history, pasts
     from orchestrator.plan import plan_as_json
 
@@ -49,7 +51,7 @@ def plan(
             aim = aims.get(condition["condition_id"])
             condition["scan"] = aim.scan_id if aim else None
             condition["layer_multipliers"] = list(aim.multipliers) if aim and aim.multipliers else None
-        print_json(told | {"forecast": forecast_as_json(outlook)})
+        print_json(told | {"forecast": asdict(outlook)})
         return
     from orchestrator.cli.plan_view import plan_view
     from orchestrator.cli.render import console

@@ -83,7 +83,7 @@ def _conditions(plan: Plan) -> RenderableType:
 def _model(c: PlannedCondition) -> str:
     path, t = c.condition.model.path, c.touched
     if t is None:
-        return f"{path}: not here to look at"
+        return f"{path}: its modules are not known here, see the warnings"
     return (
         f"{path}: {t.layers} decoder layers, {t.norms} RMSNorms, {t.block_linears} block linears; "
         f"{_large(t.trained)} of {_large(t.parameters)} parameters are trained"
@@ -91,7 +91,7 @@ def _model(c: PlannedCondition) -> str:
 
 
 def _touched(c: PlannedCondition) -> str:
-    return touched.in_words(c.condition, c.touched) if c.touched is not None else "not known: the model is not here"
+    return touched.in_words(c.condition, c.touched) if c.touched is not None else "not known"
 
 
 def _grouped(plan: Plan, texts: Iterable[tuple[PlannedCondition, str]]) -> Iterator[str]:

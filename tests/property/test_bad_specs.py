@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from experiment_specs.errors import SpecError
 from orchestrator.aims import aims_of
 from orchestrator.cli.plan_view import command_text, plan_view
 from orchestrator.composed import show
-from orchestrator.forecast import forecast, forecast_as_json
+from orchestrator.forecast import forecast
 from orchestrator.plan import Plan, plan_as_json
 from orchestrator.prepare import prepare
 
@@ -105,7 +106,7 @@ def _show(plan: Plan) -> None:
     screen = Console(file=io.StringIO(), width=80)
     for part in plan_view(plan, outlook, aims_of(plan, None)):
         screen.print(part)
-    json.dumps(plan_as_json(plan) | {"forecast": forecast_as_json(outlook)}, allow_nan=False).encode()
+    json.dumps(plan_as_json(plan) | {"forecast": asdict(outlook)}, allow_nan=False).encode()
     first = plan.conditions[0]
     command_text(plan, first, show(plan, first, cpu=False), "gpu").encode()
     assert plan.conditions

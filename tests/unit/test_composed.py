@@ -62,7 +62,7 @@ def test_what_a_field_decides_cannot_be_set_a_second_time_anywhere(write_spec, f
         ("set: {trainer: {algorithm: {gamma: 0.5}}}", "write verl's keys dotted"),
         ("set: {trainer: 5}\ntrainer: {algorithm.lam: 0.9}", "must be a mapping"),
         ("set: {trainer: 5}", "must be a mapping"),
-        ("set: {trainer: [1], trainer.algorithm.lam: 0.4}", "verl ignores|"),
+        ("set: {trainer: [1], trainer.algorithm.lam: 0.4}", "must be a mapping"),
         ("trainer: {actor_rollout_ref.actor.entropy_coeff: .nan}", "not a finite number"),
         ("trainer: {data.shuffle: null}", "is empty, and verl's own is the boolean True"),
         ("trainer: {reward.reward_kwargsx: 1}", "verl has no such key"),
@@ -73,9 +73,6 @@ def test_what_a_field_decides_cannot_be_set_a_second_time_anywhere(write_spec, f
     ],
 )
 def test_what_no_spec_may_say_of_verl(write_spec, fields, words) -> None:
-    if words.endswith("|"):
-        assert checked(write_spec, f"{TINY}{fields}\n")[0].startswith(words[:-1])
-        return
     with pytest.raises(SpecError, match=words):
         checked(write_spec, f"{TINY}{fields}\n")
 

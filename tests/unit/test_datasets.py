@@ -112,6 +112,10 @@ def test_json_lines_are_read_and_what_is_neither_is_told(tmp_path) -> None:
     odd = [{"question": "one\u2028line", "answer": "#### 1"}]
     (raw / "train.jsonl").write_text(json.dumps(odd[0], ensure_ascii=False))
     assert prepare("gsm8k", raw, tmp_path / "odd")["train"].rows == 1
+    (raw / "train.jsonl").write_text('{"question": "half \\ud800", "answer": "#### 1"}')
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare("gsm8k", raw, tmp_path / "half")
+    assert not (tmp_path / "half").exists()
     (raw / "train.jsonl").write_text("{no json")
     with pytest.raises(DataError, match="cannot be read"):
         prepare("gsm8k", raw, tmp_path / "out")

@@ -65,6 +65,7 @@ def problem_of(write_spec, text: str) -> SpecError:
         (TINY + "about: \\${set.epochs}\n", 6, "about", "nothing else is computed"),
         (TINY + "about: [1]\n", 6, "about", "is not a text"),
         (TINY + "set:\n  # learning\n  optimizer.lr: 1e-5\n", 8, "set.optimizer", "did you mean 'optimiser'?"),
+        (TINY + "set: {optimiser: 5, optimiser.lr: 1e-3}\n", 6, "set.optimiser", "5 stands where a mapping belongs"),
         (TINY + "set: {lr: 1e-5}\n", 6, "set.lr", "did you mean 'optimiser.lr'?"),
         (TINY + "set: {optimiser.lr: [1e-5, 1e-4]}\n", 6, "set.optimiser.lr", "several values of a field are an axis"),
         (TINY + "set:\n  epochs: 1\n  srdd: variable\n", 8, "set.srdd", "nothing to aim"),

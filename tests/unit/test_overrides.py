@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
 from experiment_specs.load import build_condition, load_sweep
+from experiment_specs.verl_keys import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
 from tests.conftest import TINY
 from workers.launch import Order
 from workers.overrides import CPU, micro_batch, overrides
