@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
+from db import postgresql
 from experiment_specs.errors import AqnError
 
 BUSY_MILLISECONDS = 60_000
@@ -34,8 +35,9 @@ def open_registry(url: str, *, create: bool = True, migrate: bool = True) -> Eng
     """An engine on the registry at ``url``, at the newest schema; an older one is migrated, where ``migrate`` is true.
 
     SQLite runs in WAL mode, and every transaction that writes begins with BEGIN IMMEDIATE, so that two writers wait for
-    each other instead of failing half-way. Raises :class:`RegistryError` for a bad URL, or a missing registry where
-    ``create`` is false, and :class:`OldRegistryError` for one that would have to be migrated and may not be.
+    each other instead of failing half-way; on PostgreSQL an advisory lock does the same (:mod:`db.postgresql`). Raises
+    :class:`RegistryError` for a bad URL, or a missing registry where ``create`` is false, and
+    :class:`OldRegistryError` for one that would have to be migrated and may not be.
     """
     try:
         parsed = make_url(url)
@@ -49,13 +51,19 @@ def open_registry(url: str, *, create: bool = True, migrate: bool = True) -> Eng
             raise NoRegistryError(f"there is no registry at {file}; nothing was submitted yet, or AQN_HOME is another")
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
+    on_postgresql = parsed.get_backend_name() == "postgresql"
+    options = {"connect_args": {"timeout": BUSY_MILLISECONDS / 1000}} if file is not None else {}
     try:
-        engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000} if file else {})
+        engine = create_engine(url, **(postgresql.engine_options() if on_postgresql else options))
     except ModuleNotFoundError as error:
         raise RegistryError(f"{parsed.drivername} needs the package {error.name}") from error
     if file is not None:
         _tune_sqlite(engine, writes=migrate)
+    if on_postgresql:
+        postgresql.tune(engine, BUSY_MILLISECONDS)
     try:
+        if file is None and not create and _revision(engine) is None:
+            raise NoRegistryError(f"there is no registry in {parsed}; nothing was submitted yet")
         if not migrate:
             if _revision(engine) != HEAD:
                 raise OldRegistryError(f"the registry at {parsed} is of another revision; `aqn status` migrates it")
@@ -88,7 +96,7 @@ def _tune_sqlite(engine: Engine, *, writes: bool) -> None:
 
 @contextmanager
 def _locked(file: Path | None) -> Iterator[None]:
-    """One process migrates at a time. PostgreSQL has transactional DDL and its own locks."""
+    """One process migrates at a time. On PostgreSQL a migration is a writer as others are, and waits for them."""
     if file is None:
         yield
         return
@@ -97,7 +105,7 @@ def _locked(file: Path | None) -> Iterator[None]:
         yield
 
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision. Checked against the migration scripts by a test, so that opening does not import Alembic."""
 
 

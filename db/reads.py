@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, String, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
+from db.bug_reads import Link, Mark, chunks, links_of, marks_of, replacement_of, validity
 from db.schema import (
     AttemptRow,
     ConditionRow,
@@ -84,9 +85,31 @@ class Run:
     mlflow_run: str | None
     projected_seq: int
     projected_state: str | None
+    mark_changes: int = 0
     sweeps: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     curve: tuple[EvalPoint, ...] = field(default=())
+    marks: tuple[Mark, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    @property
+    def validity(self) -> str:
+        """valid, affected, superseded, or unverified: see :func:`db.bug_reads.validity`."""
+        return validity(self.verdict, self.marks, replaced=self.superseded_by is not None)
+
+    @property
+    def valid(self) -> bool:
+        """May its score be used? PROVEN, and no bug is known to touch it."""
+        return self.validity == "valid"
+
+    @property
+    def supersedes(self) -> str | None:
+        """The run or claim in whose place it stands."""
+        return next((li.target for li in self.links if li.kind == "supersedes" and li.source == self.id), None)
+
+    @property
+    def superseded_by(self) -> str | None:
+        return replacement_of(self.id, self.links)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -153,6 +176,7 @@ def runs(
         sweeps = _sweeps_of(session, found)
         attempts = _attempts_of(session, found)
         curves = _curves_of(session, [a[-1].id for a in attempts.values()])
+        marked, linked = marks_of(session, found), links_of(session, found)
         result = [
             Run(
                 id=row.id, kind=row.kind, waits_for=row.waits_for,
@@ -160,7 +184,8 @@ def runs(
                 code_version=row.code_version, state=row.state, verdict=row.verdict, reasons=tuple(row.reasons),
                 priority=row.priority, gpus=row.gpus, plan=row.plan, overrides=row.overrides,
                 score_rule=row.score_rule, created_at=row.created_at, mlflow_run=row.mlflow_run,
-                projected_seq=row.projected_seq, projected_state=row.projected_state,
+                projected_seq=row.projected_seq, projected_state=row.projected_state, mark_changes=row.mark_changes,
+                marks=tuple(marked.get(row.id, ())), links=tuple(linked.get(row.id, ())),
                 sweeps=tuple(sweeps.get(row.id, ())), attempts=tuple(attempts.get(row.id, ())),
                 curve=tuple(curves.get(attempts[row.id][-1].id, ())) if row.id in attempts else (),
             )
@@ -172,17 +197,9 @@ def runs(
     return result
 
 
-_CHUNK = 500
-"""Ids in one IN (…): SQLite's limit of variables is far above, PostgreSQL plans short lists better."""
-
-
-def _chunks(ids: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK))
-
-
 def _sweeps_of(session: Session, ids: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         query = (
             select(SweepRunRow.run_id, SweepRow.name)
             .join(SweepRow, SweepRow.id == SweepRunRow.sweep_id)
@@ -196,7 +213,7 @@ def _sweeps_of(session: Session, ids: Sequence[str]) -> dict[str, list[str]]:
 
 def _attempts_of(session: Session, ids: Sequence[str]) -> dict[str, list[Attempt]]:
     found: dict[str, list[Attempt]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         query = select(AttemptRow).where(AttemptRow.run_id.in_(chunk)).order_by(AttemptRow.number)
         for row in session.scalars(query):
             found.setdefault(row.run_id, []).append(
@@ -207,7 +224,7 @@ def _attempts_of(session: Session, ids: Sequence[str]) -> dict[str, list[Attempt
 
 def _curves_of(session: Session, attempt_ids: Sequence[int]) -> dict[int, list[EvalPoint]]:
     found: dict[int, list[EvalPoint]] = {}
-    for chunk in _chunks(attempt_ids):
+    for chunk in chunks(attempt_ids):
         query = (
             select(
                 EvalRow.attempt_id, EvalRow.seq, EvalRow.step, EvalRow.k, EvalRow.n, EvalRow.samples,
@@ -236,6 +253,16 @@ def known_names(engine: Engine) -> list[str]:
     with Session(engine.execution_options(read_only=True)) as session:
         query = select(RunRow.label, RunRow.id).order_by(RunRow.created_at.desc()).limit(1000)
         return [name for pair in session.execute(query) for name in pair]
+
+
+def conditions(engine: Engine, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Condition id → its body."""
+    found: dict[str, dict[str, Any]] = {}
+    with Session(engine.execution_options(read_only=True)) as session:
+        for chunk in chunks(list(dict.fromkeys(ids))):
+            query = select(ConditionRow.id, ConditionRow.body).where(ConditionRow.id.in_(chunk))
+            found |= dict(session.execute(query).all())
+    return found
 
 
 def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None) -> list[Fact]:
@@ -303,7 +330,7 @@ def first_steps(engine: Engine, attempt_ids: Sequence[int]) -> dict[int, float]:
     """Attempt → time of its first training step's metrics."""
     found: dict[int, float] = {}
     with Session(engine.execution_options(read_only=True)) as session:
-        for chunk in _chunks(attempt_ids):
+        for chunk in chunks(attempt_ids):
             query = select(StepRow.attempt_id, func.min(StepRow.at)).where(StepRow.attempt_id.in_(chunk))
             found |= {attempt: at for attempt, at in session.execute(query.group_by(StepRow.attempt_id))}  # noqa: C416
     return found
@@ -313,7 +340,7 @@ def last_steps(engine: Engine, attempt_ids: Sequence[int]) -> dict[int, tuple[in
     """Attempt → (last training step, its metrics)."""
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     with Session(engine.execution_options(read_only=True)) as session:
-        for chunk in _chunks(attempt_ids):
+        for chunk in chunks(attempt_ids):
             other = aliased(StepRow)
             last = select(func.max(other.step)).where(other.attempt_id == StepRow.attempt_id).scalar_subquery()
             query = select(StepRow).where(StepRow.attempt_id.in_(chunk), StepRow.step == last)
@@ -330,14 +357,18 @@ def transitions(engine: Engine, run_id: str) -> list[tuple[float, str | None, st
 
 def projection_state(run: Run) -> str:
     """What MLflow is told of a run's state, in one word; compared in :func:`needing_projection`."""
-    return f"{run.state}/{run.verdict or '-'}/{run.attempts[-1].number if run.attempts else 0}"
+    attempts = run.attempts[-1].number if run.attempts else 0
+    return f"{run.state}/{run.verdict or '-'}/{attempts}/{run.mark_changes}"
 
 
 def needing_projection(engine: Engine) -> list[str]:
     """Ids of started runs that have events or a state that MLflow does not have yet, oldest first."""
     other = aliased(AttemptRow)
     last = select(func.max(other.number)).where(other.run_id == RunRow.id).scalar_subquery()
-    told = RunRow.state + "/" + func.coalesce(RunRow.verdict, "-") + "/" + cast(AttemptRow.number, String)
+    told = (
+        RunRow.state + "/" + func.coalesce(RunRow.verdict, "-") + "/" + cast(AttemptRow.number, String)
+        + "/" + cast(RunRow.mark_changes, String)
+    )  # fmt: skip
     query = (
         select(RunRow.id)
         .join(AttemptRow, (AttemptRow.run_id == RunRow.id) & (AttemptRow.number == last))

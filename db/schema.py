@@ -67,7 +67,7 @@ class RunRow(Base):
     """train, or scan: a layer scan that training runs wait for."""
     waits_for: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     """The run whose result this one needs before it can start."""
-    label: Mapped[str] = mapped_column(String(200))
+    label: Mapped[str] = mapped_column(String(200), index=True)
     state: Mapped[str] = mapped_column(String(12))
     created_at: Mapped[float] = mapped_column(Float)
     priority: Mapped[int] = mapped_column(Integer, default=0)
@@ -82,6 +82,8 @@ class RunRow(Base):
     projected_seq: Mapped[int] = mapped_column(Integer, default=-1)
     """Last event of the current attempt that MLflow has."""
     projected_state: Mapped[str | None] = mapped_column(String(40))
+    mark_changes: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How often a mark of this run changed: MLflow is told of each."""
     __table_args__ = (
         Index("ix_runs_state_priority", "state", "priority", "created_at"),
         Index("ix_runs_condition_seed", "condition_id", "seed"),
@@ -184,3 +186,127 @@ class VerdictRow(Base):
     verdict: Mapped[str] = mapped_column(String(12))
     reasons: Mapped[list[Any]]
     at: Mapped[float] = mapped_column(Float)
+
+
+CLAIM_STATUS = "imported"
+MARK_STATES = ("affected", "unknown", "waived", "resolved", "withdrawn")
+"""affected: the rule matches. unknown: a fact that it asks for was never recorded. waived: somebody said why it does
+not count here. resolved: a PROVEN run replaces this one. withdrawn: a later version of the rule, or none, matches."""
+EFFECTS = ("invalid", "unverified", "none")
+"""What an open mark does to the validity of what it marks; follows from the rule's status and disposition."""
+LINK_KINDS = (
+    "supersedes", "attempt-of", "replicate-of", "extends", "re-evaluation-of", "alias-of", "depends-on",
+)  # fmt: skip
+
+
+class HistoryRow(Base):
+    """What a file of claims says beside its runs: groups, bests, questions. A changed one is a new version."""
+
+    __tablename__ = "histories"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    body: Mapped[dict[str, Any]]
+    imported_at: Mapped[float] = mapped_column(Float)
+
+
+class ClaimRow(Base):
+    """What people wrote of a run that this registry did not see, as its newest version says it."""
+
+    __tablename__ = "claims"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    history: Mapped[str] = mapped_column(String(200))
+    label: Mapped[str] = mapped_column(String(200))
+    version: Mapped[int] = mapped_column(Integer)
+    condition_id: Mapped[str | None] = mapped_column(ForeignKey("conditions.id"))
+    recorded_at: Mapped[float] = mapped_column(Float)
+    body: Mapped[dict[str, Any]]
+    __table_args__ = (Index("ix_claims_history_label", "history", "label"), Index("ix_claims_label", "label"))
+
+
+class ClaimVersionRow(Base):
+    """Every version of a claim."""
+
+    __tablename__ = "claim_versions"
+    claim_id: Mapped[str] = mapped_column(ForeignKey("claims.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    body: Mapped[dict[str, Any]]
+    imported_at: Mapped[float] = mapped_column(Float)
+
+
+class FactsRow(Base):
+    """What bug rules ask of a run that ended, or of a claim, in one row. Derived: it can be made anew from evidence.
+
+    ``subject`` is the id of a run or of a claim, as everywhere in the tables of bugs.
+    """
+
+    __tablename__ = "facts"
+    subject: Mapped[str] = mapped_column(String(32), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    body: Mapped[dict[str, Any]]
+    answers: Mapped[str | None] = mapped_column(String(16))
+    """Hash of the outcomes of the score's eval; None where all or none of them are right."""
+    checkpoint: Mapped[str | None] = mapped_column(String(16))
+    """Hash of the last checkpoint's weights."""
+    __table_args__ = (Index("ix_facts_answers", "answers"), Index("ix_facts_checkpoint", "checkpoint"))
+
+
+class BugRow(Base):
+    """A bug rule as it was applied; every version stays."""
+
+    __tablename__ = "bugs"
+    bug: Mapped[str] = mapped_column(String(100), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    status: Mapped[str] = mapped_column(String(12))
+    disposition: Mapped[str] = mapped_column(String(20))
+    title: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(200))
+    why: Mapped[str] = mapped_column(Text)
+
+
+class MarkRow(Base):
+    """What a bug is to a run or a claim, now. Laid over it: the run itself is never edited."""
+
+    __tablename__ = "marks"
+    bug: Mapped[str] = mapped_column(String(100), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(12))
+    effect: Mapped[str] = mapped_column(String(12))
+    rule_version: Mapped[int] = mapped_column(Integer)
+    facts: Mapped[list[Any]]
+    """The facts that decided, as sentences."""
+    at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(200))
+    why: Mapped[str] = mapped_column(Text)
+    replacement: Mapped[str | None] = mapped_column(String(32))
+    __table_args__ = (Index("ix_marks_subject", "subject"),)
+
+
+class MarkChangeRow(Base):
+    """Append-only history of marks."""
+
+    __tablename__ = "mark_changes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    bug: Mapped[str] = mapped_column(String(100))
+    subject: Mapped[str] = mapped_column(String(32))
+    before: Mapped[str | None] = mapped_column(String(12))
+    after: Mapped[str] = mapped_column(String(12))
+    effect: Mapped[str] = mapped_column(String(12))
+    rule_version: Mapped[int] = mapped_column(Integer)
+    at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(200))
+    why: Mapped[str] = mapped_column(Text)
+    __table_args__ = (Index("ix_mark_changes_subject", "subject"),)
+
+
+class LinkRow(Base):
+    """``source`` supersedes, extends, … ``target``."""
+
+    __tablename__ = "links"
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    source: Mapped[str] = mapped_column(String(32), primary_key=True)
+    target: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[float] = mapped_column(Float)
+    why: Mapped[str] = mapped_column(Text)
+    __table_args__ = (Index("ix_links_target", "target"), Index("ix_links_source", "source"))

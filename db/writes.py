@@ -17,11 +17,14 @@ from typing import Any
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.bug_reads import NewFacts, marks_of
+from db.bug_writes import Judged, Rules, link, lock_overlay, record_facts, replaced, resolve_replaced
 from db.schema import (
     AttemptRow,
     ConditionRow,
     EvalRow,
     EvidenceRow,
+    LinkRow,
     RunRow,
     StepRow,
     SweepRow,
@@ -150,6 +153,9 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
     else:
         rows = [row for row in rows if row.score_rule == submission.score_rule]
         same_code = [row for row in same_code if row.score_rule == submission.score_rule]
+    fallen = _fallen(session, [row.id for row in rows])
+    rows = [row for row in rows if row.id not in fallen]
+    same_code = [row for row in same_code if row.id not in fallen]
     proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
     running = [row for row in same_code if row.state == "running"]
     queued = [row for row in rows if row.state == "queued"]
@@ -162,6 +168,12 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
                 row.plan = new.plan
         return row.id
     return None
+
+
+def _fallen(session: Session, ids: Sequence[str]) -> set[str]:
+    """Runs that a bug touches or may touch, and those that another stands in the place of."""
+    marked = {run for run, marks in marks_of(session, ids).items() for m in marks if m.open and m.effect != "none"}
+    return marked | set(replaced(session, ids))
 
 
 def _attempted(session: Session, run_id: str) -> bool:
@@ -280,10 +292,18 @@ class Ending:
     retry: dict[str, Any] | None = None
     verdict: str | None = None
     reasons: Sequence[str] = ()
+    facts: NewFacts | None = None
+    """What bug rules ask of the run that ends; None where it goes on, or no rule is for its kind."""
+    judged: Sequence[Judged] = ()
+    rules: Rules = ()
+    """The rules that it was judged by."""
 
 
 def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending: Ending) -> bool:
-    """End an attempt, move its run and record the verdict, all at once; False for a ghost."""
+    """End an attempt, move its run, record the verdict and the marks of bug rules, all at once; False for a ghost.
+
+    Raises :class:`db.bug_writes.MovedOnError` where a rule came in since ``ending.rules`` were read.
+    """
     now = time.time()
     with Session(engine) as session, session.begin():
         changed = session.execute(
@@ -302,6 +322,10 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
                 )
             )
         session.execute(update(RunRow).where(RunRow.id == run_id, RunRow.state == "running").values(**values))
+        if ending.facts is not None:
+            record_facts(session, ending.facts, ending.judged, ending.rules, "aqn")
+        if ending.verdict == "PROVEN":
+            resolve_replaced(session, run_id)
         session.add(
             TransitionRow(
                 run_id=run_id, attempt_id=attempt_id, before="running", after=ending.run_state, why=ending.why, at=now
@@ -331,3 +355,57 @@ def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, st
             .where(RunRow.id == run_id)
             .values(mlflow_run=mlflow_run, projected_seq=seq, projected_state=state)
         )
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A run to be made in the place of another, or of a claim."""
+
+    subject: str
+    new: NewRun
+    score_rule: dict[str, Any]
+    sweeps: Sequence[str] = ()
+
+
+def rerun(  # noqa: PLR0917 - one call site
+    engine: Engine, orders: Sequence[Rerun], bug: str, code: str, condition_schema: int, priority: int
+) -> dict[str, str]:
+    """Make replacements, queued and linked to what they replace, all or none. Subject → run, of those made now.
+
+    One that is under way or PROVEN is not made a second time, whoever asked for it.
+    """
+    now = time.time()
+    made: dict[str, str] = {}
+    with Session(engine) as session, session.begin():
+        lock_overlay(session)
+        for position, order in enumerate(orders):
+            if _replaced_or_about_to_be(session, order.subject):
+                continue
+            at = now + position * 1e-6
+            alone = Submission("", "", "", {}, priority, order.score_rule, code, condition_schema, (order.new,))
+            _note_condition(session, order.new, alone)
+            needs = order.new.needs
+            if needs is not None:
+                _note_condition(session, needs, alone)
+            first = _wanted(session, needs, alone, at - 5e-7) if needs is not None else None
+            run_id = _create_run(session, order.new, alone, at)
+            if first is not None:
+                session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
+            link(session, "supersedes", run_id, order.subject, bug)
+            rows = session.execute(
+                select(SweepRunRow.sweep_id, SweepRunRow.position).where(SweepRunRow.run_id == order.subject)
+            ).all()
+            for sweep_id, place in rows:
+                session.add(SweepRunRow(sweep_id=sweep_id, run_id=run_id, position=place))
+            made[order.subject] = run_id
+    return made
+
+
+def _replaced_or_about_to_be(session: Session, subject: str) -> bool:
+    query = (
+        select(RunRow.id)
+        .join(LinkRow, LinkRow.source == RunRow.id)
+        .where(LinkRow.kind == "supersedes", LinkRow.target == subject)
+        .where(RunRow.state.in_(("queued", "running")) | (RunRow.verdict == "PROVEN"))
+    )
+    return session.scalar(query.limit(1)) is not None

@@ -42,12 +42,12 @@ def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
 
 
 def scatter(runs: Sequence[reads.Run], model: str, questions: str) -> Scatter:
-    """Of the final scores of PROVEN runs of that model on those questions; of one seed, the newest counts."""
+    """Of the final scores of valid runs of that model on those questions; of one seed, the newest counts."""
     groups: dict[str, dict[int, float]] = {}
     for run in runs:  # newest first
         same = run.condition["model"]["path"] == model and run.condition["data"]["test"] == questions
         final = run.score_rule.get("rule", "final") == "final"
-        if run.verdict == "PROVEN" and same and final and run.score is not None:
+        if run.valid and same and final and run.score is not None:
             groups.setdefault(run.condition_id, {}).setdefault(run.seed, run.score.percent)
     return scatter_of([list(group.values()) for group in groups.values()])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from db.bug_reads import Link, Mark
 from db.reads import EvalPoint, Run
 
 
@@ -20,12 +22,12 @@ def run_as_json(run: Run, *, curves: bool = False) -> dict[str, Any]:
         "status": run.state,
         "verdict": run.verdict,
         "reasons": list(run.reasons),
-        "validity": "valid" if run.verdict == "PROVEN" else "unverified",
+        "validity": run.validity,
         "score": _score(run, run.score),
         "peak": _score(run, run.peak, "best"),
-        "bugs": [],
-        "supersedes": None,
-        "superseded_by": None,
+        "bugs": marks_as_json(run.marks),
+        "supersedes": run.supersedes,
+        "superseded_by": run.superseded_by,
         "epochs": run.condition["epochs"],
         "code_version": run.code_version,
         "run_dir": run.attempt.run_dir if run.attempt else None,
@@ -33,6 +35,33 @@ def run_as_json(run: Run, *, curves: bool = False) -> dict[str, Any]:
     if curves:
         result["curve"] = [{"step": p.step, "percent": p.percent, "k": p.k, "n": p.n} for p in run.curve]
     return result
+
+
+def standing(run: Run) -> str:
+    """In a word what keeps a score from being used: the verdict where it is not PROVEN, else what bugs make of it."""
+    if run.verdict != "PROVEN" or run.validity == "valid":
+        return run.verdict or run.state
+    bugs = ", ".join(mark.bug for mark in run.marks if mark.open and mark.effect != "none")
+    return f"{run.validity}: {bugs}" if bugs else run.validity
+
+
+def marks_as_json(marks: Iterable[Mark]) -> list[dict[str, Any]]:
+    """What bugs are to a run; withdrawn ones are history alone (`aqn show`)."""
+    return [
+        {
+            "bug": mark.bug, "state": mark.state, "effect": mark.effect, "version": mark.rule_version,
+            "facts": list(mark.facts), "by": mark.by, "at": mark.at, "why": mark.why, "replacement": mark.replacement,
+        }
+        for mark in marks
+        if mark.state != "withdrawn"
+    ]  # fmt: skip
+
+
+def links_as_json(own: str, links: Iterable[Link]) -> list[dict[str, Any]]:
+    return [
+        {"kind": li.kind, "from": li.source, "to": li.target, "why": li.why, "outward": li.source == own}
+        for li in links
+    ]
 
 
 def _score(run: Run, point: EvalPoint | None, rule: str | None = None) -> dict[str, Any] | None:

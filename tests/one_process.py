@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 from experiment_specs.language import Condition
-from orchestrator.scheduler.loop import step_facts
+from orchestrator.measured import step_facts
 from orchestrator.steps import plan_steps
 from orchestrator.verdict import Measured, PlannedSteps, Verdict, judge
 from workers.events import Spool, read_events

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from db.bug_reads import Claim
     from db.reads import Run
 
 NOTHING_MATCHED = 3
@@ -25,13 +26,24 @@ def registry(*, create: bool = False) -> Engine:
 
 
 def find_run(engine: Engine, name: str) -> Run:
-    """The run of that id or label; exits with 3 and the nearest name where there is none."""
-    from db import reads
+    """The run of that id or label; exits with 3 where there is none, or only a claim, of which nothing is here."""
+    from db.bug_reads import Claim
+
+    found = find_subject(engine, name)
+    if isinstance(found, Claim):
+        typer.echo(f"{found.label} is a claim of {found.history}: this registry never ran it", err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    return found
+
+
+def find_subject(engine: Engine, name: str) -> Run | Claim:
+    """The run or claim of that id, label or alias; exits with 3 and the nearest name where there is none."""
+    from db import bug_reads, reads
     from experiment_specs.errors import nearest
 
-    found = reads.run(engine, name)
+    found = reads.run(engine, name) or bug_reads.claim(engine, name)
     if found is None:
-        close = nearest(name, reads.known_names(engine))
+        close = nearest(name, [*reads.known_names(engine), *bug_reads.claim_names(engine)])
         typer.echo(f"no run is called {name!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
         raise typer.Exit(NOTHING_MATCHED)
     return found

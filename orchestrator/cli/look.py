@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import NOTHING_MATCHED, find_run, print_json, registry
+from orchestrator.cli.common import NOTHING_MATCHED, find_run, find_subject, print_json, registry
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def runs(
     curves: Annotated[bool, typer.Option("--curves", help="With --json: the eval curves too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List runs, newest first."""
-    from db import reads
+    """List runs, newest first, and, apart from them, imported claims."""
+    from db import bug_reads, reads
     from experiment_specs.errors import nearest
 
     engine = registry()
@@ -79,23 +79,41 @@ def runs(
         close = nearest(sweep, names)
         typer.echo(f"no sweep is called {sweep!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
         raise typer.Exit(NOTHING_MATCHED)
-    found = reads.runs(engine, sweep=sweep, limit=None if everything else limit)
+    most = None if everything else limit
+    found = reads.runs(engine, sweep=sweep, limit=most)
+    left = None if most is None else most - len(found)
+    claims = bug_reads.claims(engine, limit=left) if sweep is None and left != 0 else []
+    from orchestrator.claims import claims_as_json
+
     if as_json:
         from orchestrator.runs_json import run_as_json
 
-        print_json([run_as_json(run, curves=curves) for run in found])
+        listed = [run_as_json(run, curves=curves) for run in found]
+        print_json(listed + claims_as_json(engine, claims, curves=curves))
         return
-    from orchestrator.cli.render import console, runs_table
+    from orchestrator.cli.render import bug_notes, claims_table, console, runs_table
 
-    console().print(runs_table(found) if found else "no runs yet")
+    screen = console()
+    if found or not claims:
+        screen.print(runs_table(found) if found else "no runs yet")
+        for note in bug_notes(found):
+            screen.print(note)
+    if claims:
+        screen.print("claims: what people wrote; nothing of it was measured here")
+        screen.print(claims_table(claims, claims_as_json(engine, claims)))
 
 
 def show(run: RunName, as_json: Json = False) -> None:
-    """One run: its condition, its curve, its attempts, and the evidence behind its verdict."""
+    """One run: condition, curve, attempts, and the evidence behind its verdict; or a claim, and what was said."""
     from db import reads
+    from db.bug_reads import Claim
+    from orchestrator.cli.overlay_view import show_claim
 
     engine = registry()
-    found = find_run(engine, run)
+    found = find_subject(engine, run)
+    if isinstance(found, Claim):
+        show_claim(engine, found, as_json=as_json)
+        return
     if found.kind == "scan":
         _show_scan(engine, found, as_json=as_json)
         return
@@ -123,7 +141,8 @@ def _show_scan(engine: Engine, run: Run, *, as_json: bool) -> None:
 
 def _as_json(engine: Engine, run: Run) -> dict[str, Any]:
     from db import reads
-    from orchestrator.runs_json import run_as_json
+    from orchestrator.cli.overlay_view import changes_as_json
+    from orchestrator.runs_json import links_as_json, run_as_json
 
     facts = reads.evidence(engine, run.attempt.id) if run.attempt else []
     return run_as_json(run, curves=True) | {
@@ -140,8 +159,8 @@ def _as_json(engine: Engine, run: Run) -> dict[str, Any]:
             {"at": at, "from": before, "to": after, "why": why}
             for at, before, after, why in reads.transitions(engine, run.id)
         ],
-        "marks": [],
-        "links": [],
+        "marks": changes_as_json(engine, run.id),
+        "links": links_as_json(run.id, run.links),
     }  # fmt: skip
 
 
@@ -150,6 +169,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
 
     from db import reads
     from orchestrator.cli.evidence_view import condition_table, evidence_table
+    from orchestrator.cli.overlay_view import print_overlay
     from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
     from orchestrator.counts import counts_of
 
@@ -164,6 +184,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     screen.print(line)
     for reason in run.reasons:
         screen.print(Text(f"  because {reason}", style="magenta"))
+    print_overlay(screen, engine, run)
     screen.print(condition_table(run))
     if run.curve:
         screen.print(curve_lines([run]))

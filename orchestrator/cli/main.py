@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import data, fleet, look, plan, scan, services, spec, submit
+from orchestrator.cli import bugs, claims, data, fleet, look, plan, rerun, scan, services, spec, submit
 
 app = typer.Typer(
     name="aqn",
@@ -31,12 +31,16 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("runs", look.runs),
     ("show", look.show),
     ("logs", look.logs),
+    ("audit", claims.audit),
+    ("rerun-tagged", rerun.rerun_tagged),
     ("ui", services.ui),
     ("doctor", services.doctor),
 )
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(bugs.app, name="bugs")
+app.add_typer(claims.app, name="import")
 app.add_typer(data.app, name="data")
 app.add_typer(spec.app, name="spec")
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from db.bug_reads import Claim
 from db.reads import EvalPoint, Run
 from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value
 from experiment_specs.presets import preset_name
@@ -20,7 +21,10 @@ from orchestrator.stats import wilson
 BARS = "▁▂▃▄▅▆▇█"
 
 STATE_STYLES = {"queued": "dim", "running": "cyan", "succeeded": "", "failed": "magenta", "cancelled": "dim"}
-VERDICT_STYLES = {"PROVEN": "bold blue", "REFUTED": "bold magenta", "UNPROVEN": "yellow"}
+VERDICT_STYLES = {
+    "PROVEN": "bold blue", "REFUTED": "bold magenta", "UNPROVEN": "yellow", "affected": "magenta",
+    "superseded": "dim", "unverified": "yellow",
+}  # fmt: skip
 """Blue and magenta: told apart by every common kind of colour vision; the word says it too."""
 
 
@@ -57,6 +61,11 @@ def condition_words(conditions: Sequence[Condition]) -> list[str]:
     return [
         _words(c, some, parts) or _words(c, ["dtype", "aqn"], parts) for c, some in zip(conditions, own, strict=True)
     ]
+
+
+def typed_condition(body: Mapping[str, Any]) -> Condition:
+    """A condition as the registry has it."""
+    return Condition.model_validate(body, strict=False)
 
 
 def _varied_parts(dumped: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -97,9 +106,11 @@ def duration(seconds: float | None) -> str:
 
 
 def verdict_text(run: Run) -> Text:
+    """The verdict; what a bug makes of a PROVEN run stands in its place."""
     if run.verdict is None:
         return Text("")
-    return Text(run.verdict, style=VERDICT_STYLES.get(run.verdict, ""))
+    word = run.validity if run.verdict == "PROVEN" and not run.valid else run.verdict
+    return Text(word, style=VERDICT_STYLES.get(word, ""))
 
 
 def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: str) -> RenderableType:
@@ -125,7 +136,7 @@ def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: 
 
 def results_table(runs: Sequence[Run]) -> RenderableType:
     """The end of a sweep: condition, score with its interval, verdict, and the reasons where it is not PROVEN."""
-    words = condition_words([Condition.model_validate(run.condition, strict=False) for run in runs])
+    words = condition_words([typed_condition(run.condition) for run in runs])
     seeds = len({run.seed for run in runs}) > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
@@ -137,8 +148,7 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
     table.add_column("verdict", no_wrap=True)
     for run, condition in zip(runs, words, strict=True):
         score = run.score
-        valid = run.verdict == "PROVEN"
-        style = "" if valid else "strike dim"
+        style = "" if run.valid else "strike dim"
         table.add_row(
             escape(run.label),
             *([str(run.seed)] if seeds else []),
@@ -148,11 +158,44 @@ def results_table(runs: Sequence[Run]) -> RenderableType:
             verdict_text(run),
         )
     notes = [Text.assemble((f"{run.label}: ", "bold"), "; ".join(run.reasons)) for run in runs if run.reasons]
+    notes += bug_notes(runs)
     if any(run.score_rule.get("rule") == "best" for run in runs):
         notes.append(Text("score rule: best of all evals, which luck alone raises", style="dim"))
     if len(runs) > 1 and not seeds:
         notes.append(Text("one seed an arm: differences between these rows may be luck", style="dim"))
     return Group(table, *notes)
+
+
+def bug_notes(runs: Sequence[Run | Claim]) -> list[Text]:
+    """Which bugs touch which of them, a line a bug."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        for mark in run.marks:
+            if mark.open and mark.effect != "none":
+                groups.setdefault(f"{mark.bug} ({mark.state})", []).append(run.label)
+            elif mark.state == "resolved":
+                groups.setdefault(f"{mark.bug} (replaced by {mark.replacement})", []).append(run.label)
+    return [Text.assemble((f"{bug}: ", "bold"), ", ".join(dict.fromkeys(who))) for bug, who in groups.items()]
+
+
+def claims_table(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Claims apart from runs: the percentage as written, and nothing of an interval, which needs k of n."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("id", no_wrap=True)
+    table.add_column("claim", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("history", no_wrap=True, overflow="ellipsis")
+    table.add_column("as written", justify="right", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for claim, row in zip(claims, rows, strict=True):
+        score, style = row["score"], "dim" if claim.validity == "unverified" else "strike dim"
+        table.add_row(
+            claim.id, escape(claim.label), escape(claim.history),
+            Text(f"{score['percent']:.2f} %" if score else "–", style=style),
+            str(score["step"]) if score and score["step"] is not None else "",
+            Text(claim.validity, style=VERDICT_STYLES.get(claim.validity, "")),
+        )  # fmt: skip
+    return Group(table, *bug_notes(claims))
 
 
 def curve_lines(runs: Sequence[Run]) -> RenderableType:
@@ -187,7 +230,7 @@ def runs_table(runs: Sequence[Run]) -> RenderableType:
     table.add_column("verdict", no_wrap=True)
     for run in runs:
         shown = run.score or (run.curve[-1] if run.curve else None)
-        style = "" if run.verdict == "PROVEN" else "dim" if run.verdict is None else "strike dim"
+        style = "" if run.valid else "dim" if run.verdict is None else "strike dim"
         table.add_row(
             run.id,
             escape(run.label),

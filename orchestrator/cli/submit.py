@@ -113,7 +113,7 @@ def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress
         fleet.close()
 
 
-def _project_the_rest(settings: Settings, engine: Engine) -> None:
+def project_the_rest(settings: Settings, engine: Engine) -> None:
     """What an earlier command, killed at its end, did not tell MLflow any more."""
     from orchestrator.mlflow_projector import catch_up
 
@@ -137,7 +137,7 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
     from db import reads
     from orchestrator.runs_json import run_as_json
 
-    _project_the_rest(settings, engine)
+    project_the_rest(settings, engine)
     runs = reads.runs(engine, ids=ids)
     if as_json:
         print_json([run_as_json(run, curves=True) for run in runs])
@@ -156,5 +156,5 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
             screen.print(curve_lines(runs))
             screen.print(Text(f"curves with intervals: {picture}"), soft_wrap=True)
         screen.print(outlook(runs))
-    if any(run.state != "succeeded" or run.verdict != "PROVEN" for run in runs):
+    if any(run.state != "succeeded" or not run.valid for run in runs):
         raise typer.Exit(FAILED)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from db.reads import Run
+from orchestrator.runs_json import standing
 from orchestrator.stats import wilson
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -17,7 +18,7 @@ MOST_BANDS = 6
 
 
 def draw_curves(runs: Sequence[Run], path: Path, title: str) -> Path:
-    """Write a PNG and return its path. A run that is not PROVEN is drawn thin, dotted and named as such."""
+    """Write a PNG and return its path. A run that is not valid is drawn thin, dotted and named as such."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,8 +34,8 @@ def draw_curves(runs: Sequence[Run], path: Path, title: str) -> Path:
             steps = [p.step for p in run.curve]
             percent = [p.percent for p in run.curve]
             bounds = [wilson(p.k, p.n * p.samples) for p in run.curve]
-            proven = run.verdict == "PROVEN"
-            name = f"{run.label} (seed {run.seed})" + ("" if proven else f", {run.verdict or run.state}")
+            proven = run.valid
+            name = f"{run.label} (seed {run.seed})" + ("" if proven else f", {standing(run)}")
             again = "--" if index >= len(PALETTE) else "-"  # the second round of colours
             axes.plot(
                 steps, percent, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=name,

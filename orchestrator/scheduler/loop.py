@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from db import reads, writes
+from db.bug_writes import MovedOnError
 from experiment_specs.language import Condition, Scan
+from orchestrator.bugs.engine import TRIES, judged_at_the_end
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
+from orchestrator.measured import measured
 from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Launch, Needs, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
@@ -124,7 +127,7 @@ class Scheduler:
         facts = measured(self._engine, attempt.id)
         verdict = self._judge(run, facts) if last_word is not None and last_word["ok"] else None
         ending = conclude(run, verdict, last_word, action.exit_code)
-        writes.end_attempt(self._engine, attempt.id, attempt.token, run.id, ending)
+        end_judged(self._engine, reads.runs(self._engine, ids=[run.id])[0], ending, facts)
 
     def _judge(self, run: reads.Run, facts: list[Measured]) -> Verdict:
         """Evidence that cannot be understood, of other code perhaps, leaves its own run unproven and stops no other."""
@@ -132,6 +135,24 @@ class Scheduler:
             return judge_run(self._engine, run, facts)
         except SPOOL_ERRORS as error:
             return Verdict(UNPROVEN, (f"its evidence cannot be read: {type(error).__name__}: {error}",))
+
+
+def end_judged(engine: Engine, run: reads.Run, ending: writes.Ending, facts: list[Measured]) -> bool:
+    """End an attempt; a run that is over with it is judged by the bug rules that stand, in the same transaction."""
+    attempt = run.attempts[-1]
+    for _ in range(TRIES):
+        judged = ending
+        if ending.run_state in ("succeeded", "failed", "cancelled") and run.kind != "scan":
+            try:
+                new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, facts)
+            except SPOOL_ERRORS:  # evidence that cannot be understood: the run is over all the same, and unproven
+                new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, [])
+            judged = replace(ending, facts=new, judged=by_rule, rules=rules)
+        try:
+            return writes.end_attempt(engine, attempt.id, attempt.token, run.id, judged)
+        except MovedOnError:
+            continue
+    raise RuntimeError("bug rules change faster than a run can be judged")  # pragma: no cover - twenty in a row
 
 
 def conclude(
@@ -195,17 +216,6 @@ def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:
         for run_id, label, data in reads.scans(engine)
         if run_id != run.id and data["layers"] == own["layers"] and data["weights"] != own["weights"]
     ]
-
-
-def measured(engine: Engine, attempt_id: int) -> list[Measured]:
-    """Everything recorded of an attempt, as the verdict reads it."""
-    facts = [Measured(fact.kind, fact.data) for fact in reads.evidence(engine, attempt_id)]
-    return facts + [Measured("step", step_facts(step, m)) for _, step, _, m in reads.steps(engine, attempt_id)]
-
-
-def step_facts(step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    """A training step as the verdict reads it: what it learnt from."""
-    return {"step": step, "prompts": metrics.get("aqn/prompts"), "trajectories": metrics.get("aqn/trajectories")}
 
 
 def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active:

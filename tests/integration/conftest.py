@@ -1,10 +1,13 @@
-"""A registry with a submitted sweep, and one real Ray head for all tests of this layer."""
+"""A registry with a submitted sweep, new databases, and one real Ray head and PostgreSQL server for all tests here."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from orchestrator.plan import make_plan
 from orchestrator.settings import Settings, load_settings
 from orchestrator.submit import record
 from tests.conftest import RAY_TOKEN
+from tests.postgresql import Server, server
 
 SWEEP = """\
 sweep: light
@@ -46,6 +50,44 @@ def submit(engine: Engine, write_spec) -> Callable[..., Submitted]:
         return record(engine, make_plan(load_sweep(write_spec(text))), again=again)
 
     return submitted
+
+
+NewDatabase = Callable[..., str]
+"""Makes a new, empty database and returns its URL; given a URL, a copy of that one, to which nobody is connected."""
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewDatabase]:
+    """A test that asks for it is run on both kinds of database."""
+    if request.param == "sqlite":
+        numbers = itertools.count(1)
+
+        def new_file(copy_of: str | None = None) -> str:
+            file = tmp_path / f"registry-{next(numbers)}.db"
+            if copy_of is not None:
+                source = sqlite3.connect(copy_of.removeprefix("sqlite:///"))
+                with closing(source), closing(sqlite3.connect(file)) as target:
+                    source.backup(target)
+            return f"sqlite:///{file}"
+
+        yield new_file
+        return
+    running: Server = request.getfixturevalue("postgresql")
+    made: list[str] = []
+
+    def new(copy_of: str | None = None) -> str:
+        made.append(running.new_database(copy_of))
+        return made[-1]
+
+    yield new
+    for url in made:
+        running.drop(url)
 
 
 @pytest.fixture(scope="session")

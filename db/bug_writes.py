@@ -1,0 +1,301 @@
+"""Writes of what lies over the runs: claims, facts, bugs, marks, links. Each call is one transaction.
+
+Runs and scores are never edited: a mark lies beside its run, says who, when, which version of the rule and why, and
+every change of it stays on record. Who records facts says which rules they were judged by; where a rule came in
+between, nothing is written and :class:`MovedOnError` asks to judge again. So no run ends beside a rule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, delete, func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from db.bug_reads import Bug, Mark, NewFacts, count_facts, current_rules, marks_of
+from db.schema import (
+    BugRow,
+    ClaimRow,
+    ClaimVersionRow,
+    ConditionRow,
+    FactsRow,
+    HistoryRow,
+    LinkRow,
+    MarkChangeRow,
+    MarkRow,
+    RunRow,
+)
+
+Rules = Sequence[tuple[str, int]]
+"""(bug, version), sorted by bug."""
+
+
+class MovedOnError(Exception):
+    """Rules or facts changed since they were read; read them again."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a rule says of one run or claim."""
+
+    bug: str
+    rule_version: int
+    effect: str
+    subject: str
+    answer: str
+    """match, clean, unknown"""
+    facts: tuple[str, ...]
+
+
+def next_state(before: str | None, answer: str, *, replaced: bool) -> str | None:
+    """What becomes of a mark when its rule answers (anew). None: there is none."""
+    if answer == "clean":
+        return None if before is None else "withdrawn"
+    if before in ("waived", "resolved"):
+        return before
+    if replaced and answer == "match":
+        return "resolved"
+    return "affected" if answer == "match" else "unknown"
+
+
+def lock_overlay(session: Session) -> None:
+    """One writer of rules, facts and marks at a time. SQLite has one writer anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(7146283)"))
+
+
+def record_facts(session: Session, facts: NewFacts, judged: Sequence[Judged], rules: Rules, by: str) -> None:
+    """Within the transaction that ends a run: its facts and the marks that follow. Raises :class:`MovedOnError`."""
+    lock_overlay(session)
+    if current_rules(session) != tuple(rules):
+        raise MovedOnError
+    _store_facts(session, [facts])
+    _mark(session, judged, by, "judged when the run ended", time.time())
+
+
+def _store_facts(session: Session, facts: Iterable[NewFacts]) -> None:
+    rows = [
+        {"subject": f.subject, "version": f.version, "body": f.body, "answers": f.answers, "checkpoint": f.checkpoint}
+        for f in facts
+    ]
+    for start in range(0, len(rows), 500):
+        some = rows[start : start + 500]
+        session.execute(delete(FactsRow).where(FactsRow.subject.in_([row["subject"] for row in some])))
+        session.execute(insert(FactsRow), some)
+
+
+def apply_rule(
+    engine: Engine, bug: Bug, judged: Sequence[Judged], new_facts: Sequence[NewFacts], known_facts: int
+) -> dict[str, int]:
+    """Record a (version of a) rule and mark whom it affects. Returns how many marks are in which state afterwards.
+
+    ``known_facts``: how many runs and claims were judged, those of ``new_facts`` included. Raises
+    :class:`MovedOnError` where a run has ended since.
+    """
+    with Session(engine) as session, session.begin():
+        lock_overlay(session)
+        _store_facts(session, new_facts)
+        if count_facts(session) != known_facts:
+            raise MovedOnError
+        if session.get(BugRow, (bug.bug, bug.version)) is None:
+            session.add(BugRow(**{name: getattr(bug, name) for name in Bug.__dataclass_fields__}))
+            session.flush()
+        _mark(session, judged, bug.by, bug.why, bug.at)
+        query = select(MarkRow.state, func.count()).where(MarkRow.bug == bug.bug).group_by(MarkRow.state)
+        return {state: count for state, count in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
+
+
+def _mark(session: Session, judged: Sequence[Judged], by: str, why: str, at: float) -> None:
+    subjects = [j.subject for j in judged]
+    have = {(m.bug, m.subject): m for group in marks_of(session, subjects).values() for m in group}
+    stand_ins = replaced(session, [j.subject for j in judged if j.answer == "match"])
+    changes = []
+    for j in judged:
+        before = have.get((j.bug, j.subject))
+        replacement = stand_ins.get(j.subject)
+        after = next_state(before.state if before else None, j.answer, replaced=replacement is not None)
+        if after is None:
+            continue
+        by_whom = (before.replacement if before else None) or replacement if after == "resolved" else None
+        mark = Mark(j.bug, j.subject, after, j.effect, j.rule_version, j.facts, at, by, why, by_whom)
+        changes.append((before, mark))
+    _set(session, changes)
+
+
+def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
+    """Write marks and the record of their changes; nothing where nothing changes."""
+    changes = [(before, mark) for before, mark in changes if before is None or _differ(before, mark)]
+    for start in range(0, len(changes), 500):
+        some = changes[start : start + 500]
+        if new := [_row(mark) for before, mark in some if before is None]:
+            session.execute(insert(MarkRow), new)
+        if old := [_row(mark) for before, mark in some if before is not None]:
+            session.execute(update(MarkRow), old)  # by primary key
+        session.execute(
+            insert(MarkChangeRow),
+            [
+                {
+                    "bug": m.bug, "subject": m.subject, "before": before.state if before else None, "after": m.state,
+                    "effect": m.effect, "rule_version": m.rule_version, "at": m.at, "by": m.by, "why": m.why,
+                }
+                for before, m in some
+            ],
+        )  # fmt: skip
+        subjects = [mark.subject for _, mark in some]
+        session.execute(
+            update(RunRow).where(RunRow.id.in_(subjects)).values(mark_changes=RunRow.mark_changes + 1),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def _differ(before: Mark, after: Mark) -> bool:
+    return any(
+        getattr(before, name) != getattr(after, name)
+        for name in ("state", "effect", "rule_version", "facts", "replacement")
+    )
+
+
+def _row(mark: Mark) -> dict[str, Any]:
+    return {name: getattr(mark, name) for name in Mark.__dataclass_fields__} | {"facts": list(mark.facts)}
+
+
+def replaced(session: Session, subjects: Sequence[str]) -> dict[str, str]:
+    """Subject → the PROVEN run that was made to replace it."""
+    found: dict[str, str] = {}
+    for start in range(0, len(subjects), 500):
+        query = (
+            select(LinkRow.target, RunRow.id)
+            .join(RunRow, RunRow.id == LinkRow.source)
+            .where(LinkRow.kind == "supersedes", RunRow.verdict == "PROVEN")
+            .where(LinkRow.target.in_(subjects[start : start + 500]))
+        )
+        found |= dict(session.execute(query).all())
+    return found
+
+
+def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str) -> list[str]:
+    """Say that a mark does not count, and why. Returns those that had an open mark of the bug."""
+    done = []
+    with Session(engine) as session, session.begin():
+        lock_overlay(session)
+        for subject, found in marks_of(session, subjects).items():
+            for mark in found:
+                if mark.bug == bug and mark.open:
+                    _set(session, [(mark, _changed(mark, "waived", by, why))])
+                    done.append(subject)
+    return done
+
+
+def _changed(mark: Mark, state: str, by: str, why: str, replacement: str | None = None) -> Mark:
+    return Mark(
+        mark.bug, mark.subject, state, mark.effect, mark.rule_version, mark.facts, time.time(), by, why, replacement
+    )
+
+
+def resolve_replaced(session: Session, run_id: str) -> None:
+    """Within the transaction in which a run becomes PROVEN: marks of the run that it replaces are resolved, but for
+    those of bugs that it has itself."""
+    lock_overlay(session)
+    own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
+    query = select(LinkRow).where(LinkRow.kind == "supersedes", LinkRow.source == run_id)
+    for link in session.scalars(query).all():
+        for found in marks_of(session, [link.target]).values():
+            for mark in found:
+                if mark.open and mark.bug not in own:
+                    why = f"run {run_id}, which replaces it, is PROVEN"
+                    _set(session, [(mark, _changed(mark, "resolved", "aqn", why, run_id))])
+        # the old run's place in MLflow says by whom it is superseded, whatever its marks
+        session.execute(update(RunRow).where(RunRow.id == link.target).values(mark_changes=RunRow.mark_changes + 1))
+
+
+def link(session: Session, kind: str, source: str, target: str, why: str = "") -> None:
+    """Make a link, if there is none."""
+    if session.get(LinkRow, (kind, source, target)) is None:
+        session.add(LinkRow(kind=kind, source=source, target=target, at=time.time(), why=why))
+        session.flush()
+
+
+@dataclass(frozen=True)
+class NewClaim:
+    """A claim as it enters. ``body``: as :mod:`experiment_specs.claims` dumps it, and where it stood in its file."""
+
+    id: str
+    label: str
+    body: dict[str, Any]
+    condition_id: str | None
+    condition: dict[str, Any] | None
+    facts: NewFacts
+    links: Sequence[tuple[str, str]] = ()
+    """(kind, id of another claim)."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Labels: new ones, those that changed (a new version each), those that are as they were, and those that the
+    registry has of this history and the file no longer."""
+
+    created: tuple[str, ...]
+    changed: tuple[str, ...]
+    same: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def import_claims(  # noqa: PLR0917 - one call site
+    engine: Engine, name: str, about: dict[str, Any], claims: Sequence[NewClaim], recorded_at: float, schema: int,
+    judge: Callable[[NewFacts], Sequence[Judged]], rules: Rules, *, partial: bool = False,
+) -> Imported:  # fmt: skip
+    """Record a history: new claims, new versions of changed ones. Raises :class:`MovedOnError`.
+
+    ``partial``: these are not all claims of the history.
+    """
+    now = time.time()
+    created: list[str] = []
+    changed: list[str] = []
+    same: list[str] = []
+    with Session(engine) as session, session.begin():
+        lock_overlay(session)
+        if current_rules(session) != tuple(rules):
+            raise MovedOnError
+        _note_history(session, name, about, now)
+        have = {row.id: row for row in session.scalars(select(ClaimRow).where(ClaimRow.history == name))}
+        for claim in claims:
+            row = have.get(claim.id)
+            if row is not None and _alike(row, claim, recorded_at):
+                same.append(claim.label)
+                continue
+            version = 1 if row is None else row.version + 1
+            (created if row is None else changed).append(claim.label)
+            if claim.condition_id is not None and session.get(ConditionRow, claim.condition_id) is None:
+                session.add(ConditionRow(id=claim.condition_id, schema_version=schema, body=claim.condition))
+                session.flush()
+            if row is None:
+                row = ClaimRow(id=claim.id, history=name, label=claim.label)
+                session.add(row)
+            row.version, row.condition_id, row.body = version, claim.condition_id, claim.body
+            row.recorded_at = recorded_at
+            session.flush()
+            session.add(ClaimVersionRow(claim_id=claim.id, version=version, body=claim.body, imported_at=now))
+            _store_facts(session, [claim.facts])
+            _mark(session, judge(claim.facts), "aqn", "judged when it was imported", now)
+            session.execute(delete(LinkRow).where(LinkRow.source == claim.id))  # as this version has them
+            for kind, target in claim.links:
+                link(session, kind, claim.id, target)
+        ids = {claim.id for claim in claims}
+        missing = () if partial else tuple(row.label for id_, row in have.items() if id_ not in ids)
+    return Imported(tuple(created), tuple(changed), tuple(same), missing)
+
+
+def _alike(row: ClaimRow, claim: NewClaim, recorded_at: float) -> bool:
+    return row.body == claim.body and row.condition_id == claim.condition_id and row.recorded_at == recorded_at
+
+
+def _note_history(session: Session, name: str, about: Mapping[str, Any], now: float) -> None:
+    newest = select(HistoryRow).where(HistoryRow.name == name).order_by(HistoryRow.version.desc()).limit(1)
+    last = session.scalar(newest)
+    if last is None or last.body != about:
+        version = 1 if last is None else last.version + 1
+        session.add(HistoryRow(name=name, version=version, body=dict(about), imported_at=now))
+        session.flush()

@@ -1,0 +1,177 @@
+"""Claims: what people wrote of runs that no registry saw, with every place that says it.
+
+A history is a YAML file of such runs. Nothing in it is believed: it is recorded as written, so that
+``aqn audit`` can compare what its places say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from experiment_specs.errors import SpecError
+from experiment_specs.language import Value
+from experiment_specs.presets import PACKAGE
+from experiment_specs.reader import Reader
+from experiment_specs.yaml_source import KeyPath, read_yaml
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Step = Annotated[int, Field(ge=0)]
+Steps = Annotated[tuple[Step, ...], Field(strict=False)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Better(Value):
+    """By how many percentage points a run is said to be better than another (negative: worse)."""
+
+    than: str
+    points: float
+    of: Literal["score", "peak"] = "score"
+
+
+class Statement(Value):
+    """What one place says of one run. Percentages as written; a field that the place does not speak of is absent."""
+
+    place: str
+    score: Percent | None = None
+    score_step: Step | None = None
+    peak: Percent | None = None
+    peak_step: Step | None = None
+    epochs: Step | None = None
+    algorithm: Literal["grpo", "dapo"] | None = None
+    dtype: Literal["bf16", "mxfp4", "nvfp4"] | None = None
+    lora: bool | None = None
+    aqn: bool | None = None
+    epoch_aware: bool | None = None
+    sigma_start: float | None = None
+    sigma_end: float | None = None
+    srdd: Literal["none", "targeted", "variable"] | None = None
+    hw_noise: float | None = None
+    planned_steps: Step | None = None
+    executed_steps: Step | None = None
+    status: str | None = None
+    notes: str | None = None
+    better: Annotated[tuple[Better, ...], Field(strict=False)] = ()
+
+
+COMPARED = tuple(
+    name for name in Statement.model_fields if name not in ("place", "notes", "status", "better")
+)  # fmt: skip
+"""Fields that two places can disagree about."""
+
+
+class Group(Value):
+    """What a place says of all runs of a group."""
+
+    place: str
+    rows: Step | None = None
+    generation_batch: Annotated[int, Field(gt=0)] | None = None
+    steps_per_epoch: Step | None = None
+    planned_steps: Step | None = None
+    eval_steps: Steps = ()
+    executed_steps: Steps = ()
+    """The fewest and the most."""
+
+
+class Point(Value):
+    """One evaluation of an imported curve."""
+
+    step: Step
+    percent: Percent
+
+
+class ClaimedRun(Value):
+    """One run: its names, and what is said of it, the first place first."""
+
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    aliases: Texts = ()
+    tensorboard: str | None = None
+    category: str | None = None
+    group: str | None = None
+    condition: str | None = None
+    """The sweep whose condition of the same label it was."""
+    extends: str | None = None
+    said: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
+    curve: Annotated[tuple[Point, ...], Field(strict=False)] = ()
+    source: str | None = None
+    """The file that a curve was read from."""
+
+    @model_validator(mode="after")
+    def _something_is_said(self) -> ClaimedRun:
+        if not self.said and not self.curve:
+            raise ValueError("said is missing: a claim says something")
+        return self
+
+    def first(self, field: str) -> object | None:
+        """What the first place that speaks of a field says."""
+        return next((v for s in self.said if (v := getattr(s, field)) is not None), None)
+
+
+class Best(Value):
+    """A run said to be the best of some."""
+
+    place: str
+    category: str
+    run: str
+    score: Percent
+    among: Texts
+
+
+class History(Value):
+    """A file of claims."""
+
+    history: Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$")]
+    about: str = ""
+    document: str = ""
+    recorded: Day
+    questions: Annotated[int, Field(gt=0)] | None = None
+    groups: dict[str, Group] = Field(default_factory=dict)
+    runs: Annotated[tuple[ClaimedRun, ...], Field(strict=False)]
+    best: Annotated[tuple[Best, ...], Field(strict=False)] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A history and the file it stands in."""
+
+    history: History
+    reader: Reader
+
+    def error(self, problem: str, *path: str | int) -> SpecError:
+        return self.reader.fail(problem, path)
+
+
+def load_history(path: Path) -> Loaded:
+    """Read and check a history. Raises :class:`SpecError` for what is wrong with it, with its line."""
+    source = read_yaml(path)
+    reader = Reader(source.data, source.marks, path)
+    loaded = Loaded(reader.value_at((), source.data, History), reader)
+    history = loaded.history
+    labels = [run.label for run in history.runs]
+    names: set[str] = set()
+    for index, run in enumerate(history.runs):
+        for name in (run.label, *run.aliases):
+            if name in names:
+                raise loaded.error(f"{name!r} names two runs", "runs", index)
+            names.add(name)
+        if run.group is not None and run.group not in history.groups:
+            raise reader.fail("no such group", ("runs", index, "group"), run.group, history.groups)
+        others: list[tuple[KeyPath, str]] = [(("runs", index, "extends"), run.extends)] if run.extends else []
+        for i, said in enumerate(run.said):
+            others += [(("runs", index, "said", i, "better", j, "than"), b.than) for j, b in enumerate(said.better)]
+        for at, other in others:
+            if other not in labels:
+                raise reader.fail("no run of this history has this label", at, other, labels)
+    for index, best in enumerate(history.best):
+        for label in (best.run, *best.among):
+            if label not in labels:
+                raise reader.fail("no run of this history has this label", ("best", index), label, labels)
+    return loaded
+
+
+def shipped_histories() -> list[str]:
+    return sorted(f"history/{p.name}" for p in (PACKAGE / "history").glob("*.yaml"))

@@ -1,0 +1,264 @@
+"""Rules over the registry: who is affected, before anything is written; then marks, in one transaction.
+
+Everything that ends or enters is judged by the rules that stand: runs when they end (:func:`judged_at_the_end`), claims
+when they are imported, and all of them when a rule is applied or amended.
+"""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from db import bug_reads, bug_writes, reads
+from db.bug_reads import Bug, NewFacts
+from db.bug_writes import Judged, MovedOnError, Rules
+from experiment_specs.bug_rules import Answer, Point, Rule, rule_from_text
+from experiment_specs.errors import SpecError
+from orchestrator.bugs.evaluate import Finding, evaluate, names_used
+from orchestrator.bugs.facts import FACTS_VERSION, facts_of_run
+from orchestrator.measured import measured
+from orchestrator.verdict import Measured
+
+TRIES = 20
+"""How often a transaction is made anew because a run ended, or a rule came, in between."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a rule says of one run or claim."""
+
+    subject: str
+    label: str
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a rule says of everything in the registry."""
+
+    rule: Rule
+    found: tuple[Checked, ...]
+    new_facts: tuple[NewFacts, ...]
+    """Of runs whose facts were not recorded yet, or in an older way."""
+
+    def of(self, answer: Answer) -> list[Checked]:
+        return [one for one in self.found if one.finding.answer == answer]
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, in a container for example
+        return "unknown"
+
+
+# ------------------------------------------------------------------------------------------------------ judging
+
+
+def check(engine: Engine, rule: Rule) -> Check:
+    """Judge every run that ended and every claim. Writes nothing."""
+    fresh = tuple(_facts_anew(engine, run_id) for run_id in bug_reads.without_facts(engine, FACTS_VERSION))
+    renewed = {facts.subject for facts in fresh}
+    labels, other_names = bug_reads.names(engine), _aliases(engine)
+    known = (facts for facts in bug_reads.facts(engine) if facts.subject not in renewed)
+    asked = names_used(rule.affects)
+    twins = {
+        name: bug_reads.twins(engine, name.removesuffix("_twins"))
+        for source, name in asked
+        if source == "artefact" and name.endswith("_twins")
+    }
+    code_before = _placed()
+
+    def judged() -> Iterator[Checked]:
+        for facts in (*fresh, *known):
+            subject = facts.subject
+            body = _with_twins(facts.body, {name: len(found.get(subject, ())) for name, found in twins.items()})
+            names = (subject, labels.get(subject, subject), *other_names.get(subject, ()))
+            yield Checked(subject, names[1], evaluate(rule, body, names, code_before))
+
+    return Check(rule, tuple(judged()), fresh)
+
+
+def _with_twins(body: Mapping[str, Any], counts: Mapping[str, int]) -> Mapping[str, Any]:
+    if not counts or not body.get("artefact"):
+        return body
+    hashes = body["artefact"]
+    known = {name: count for name, count in counts.items() if hashes.get(name.removesuffix("_twins")) is not None}
+    return {**body, "artefact": {**hashes, **known}}
+
+
+def _aliases(engine: Engine) -> dict[str, tuple[str, ...]]:
+    return {claim.id: tuple(claim.body["claim"].get("aliases", ())) for claim in bug_reads.claims(engine)}
+
+
+def _facts_anew(engine: Engine, run_id: str) -> NewFacts:
+    run = reads.runs(engine, ids=[run_id])[0]
+    facts = measured(engine, run.attempt.id) if run.attempt else []
+    return facts_for(engine, run, run.state, run.verdict, facts)
+
+
+def facts_for(engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]) -> NewFacts:
+    steps = {run.curve[0].step, run.score.step} if run.curve and run.score else set()
+    outcomes = {step: packed for step in steps if (packed := _outcomes(engine, run, step)) is not None}
+    return facts_of_run(run, state, verdict, facts, outcomes)
+
+
+def _outcomes(engine: Engine, run: reads.Run, step: int) -> bytes | None:
+    return reads.outcomes(engine, run.attempt.id, step) if run.attempt else None
+
+
+def rules(engine: Engine) -> list[Rule]:
+    """Every applied rule in its newest version."""
+    return [parsed(bug.text) for bug in bug_reads.bugs(engine)]
+
+
+@cache
+def parsed(text: str) -> Rule:
+    """A rule as the registry keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return rule_from_text(text, Path(folder) / "rule.yaml")
+
+
+def judge_one(engine: Engine, facts: NewFacts, label: str, aliases: Sequence[str] = ()) -> tuple[list[Judged], Rules]:
+    """What all applied rules say of one run or claim, and which rules those were."""
+    code_before = _placed()
+    judged = []
+    applied = rules(engine)
+    for rule in applied:
+        counts = {
+            name: _twin_count(engine, facts, name.removesuffix("_twins"))
+            for source, name in names_used(rule.affects)
+            if source == "artefact" and name.endswith("_twins")
+        }
+        body = _with_twins(facts.body, counts)
+        finding = evaluate(rule, body, (facts.subject, label, *aliases), code_before)
+        judged.append(_judged(rule, facts.subject, finding))
+    return judged, tuple((rule.name, rule.header.version) for rule in applied)
+
+
+def _twin_count(engine: Engine, facts: NewFacts, column: str) -> int:
+    """Of a run that is not recorded yet: runs of another condition or seed with the same hash."""
+    value = facts.answers if column == "answers" else facts.checkpoint
+    return bug_reads.count_twins(engine, column, value, facts.subject) if value is not None else 0
+
+
+def _judged(rule: Rule, subject: str, finding: Finding) -> Judged:
+    return Judged(rule.name, rule.header.version, rule.effect, subject, finding.answer, finding.facts)
+
+
+def judged_at_the_end(
+    engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]
+) -> tuple[NewFacts, list[Judged], Rules]:
+    """What the transaction that ends a run records of it for the rules that stand."""
+    new = facts_for(engine, run, state, verdict, facts)
+    judged, seen = judge_one(engine, new, run.label)
+    return new, judged, seen
+
+
+# ------------------------------------------------------------------------------------------------------ applying
+
+
+@dataclass(frozen=True)
+class Change:
+    """What applying a rule would change for one run or claim. None: no mark."""
+
+    subject: str
+    label: str
+    before: str | None
+    after: str | None
+    facts: tuple[str, ...]
+
+
+def changes(engine: Engine, found: Check) -> list[Change]:
+    """What applying the rule would change. Writes nothing."""
+    marks = bug_reads.marks(engine, found.rule.name)
+    stand_ins = bug_reads.reruns(engine)
+    result = []
+    for one in found.found:
+        mark = marks.get(one.subject)
+        replaced = any(verdict == "PROVEN" for _, _, verdict in stand_ins.get(one.subject, ()))
+        before = mark.state if mark else None
+        after = bug_writes.next_state(before, one.finding.answer, replaced=replaced)
+        if after != before or (mark is not None and mark.effect != found.rule.effect):
+            result.append(Change(one.subject, one.label, before, after, one.finding.facts))
+    return result
+
+
+def apply(engine: Engine, rule: Rule, why: str) -> tuple[dict[str, int], Check]:
+    """Record the rule and mark whom it affects. The same version again judges anew.
+
+    Raises :class:`SpecError` where a newer version stands, or the same one with another text.
+    """
+    check_version(engine, rule)
+    for _ in range(TRIES):
+        found = check(engine, rule)
+        judged = [_judged(rule, one.subject, one.finding) for one in found.found]
+        bug = Bug(
+            rule.name, rule.header.version, rule.header.status, rule.header.disposition, rule.header.title, rule.text,
+            time.time(), user(), why,
+        )  # fmt: skip
+        try:
+            return bug_writes.apply_rule(engine, bug, judged, found.new_facts, len(found.found)), found
+        except MovedOnError:
+            continue
+    raise RuntimeError("runs end faster than they can be judged")  # pragma: no cover - twenty times in a row
+
+
+def check_version(engine: Engine, rule: Rule) -> None:
+    """Raises :class:`SpecError` where the registry has a newer version, or another text of this one."""
+    known = {bug.bug: bug for bug in bug_reads.bugs(engine)}.get(rule.name)
+    if known is None:
+        return
+    where = {"file": str(rule.source), "key": "version", "value": rule.header.version}
+    if rule.header.version < known.version:
+        raise SpecError(f"version {known.version} of this rule is applied already", **where)  # type: ignore[arg-type]
+    if rule.header.version == known.version and rule.text != known.text:
+        raise SpecError(
+            f"version {known.version} is applied with another text; raise the version, then `aqn bugs amend`",
+            **where,  # type: ignore[arg-type]
+        )
+
+
+# ------------------------------------------------------------------------------------------------------ code
+
+
+def _placed() -> Callable[[Point, Mapping[str, Any]], bool | None]:
+    """Did a run's code come before a point? By git ancestry; by date where a commit is not recorded or not known."""
+
+    def before(point: Point, code: Mapping[str, Any]) -> bool | None:
+        commit = code.get("commit")
+        if point.commit is not None and commit is not None:
+            there = contains(commit, point.commit)
+            if there is not None:
+                return not there
+        if point.date is not None and code.get("date") is not None:
+            return bool(code["date"] < point.date)
+        return None
+
+    return before
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def contains(newer: str, older: str) -> bool | None:
+    """Does the history of commit ``newer`` contain ``older``? None where git does not know one of them."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "merge-base", "--is-ancestor", older, newer], cwd=ROOT, capture_output=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {0: True, 1: False}.get(done.returncode)

@@ -1,0 +1,107 @@
+"""Registry → claims as they are shown and audited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from db import bug_reads, reads
+from db.bug_reads import Claim
+from experiment_specs.claims import Best, ClaimedRun, Group
+from experiment_specs.language import Condition
+from orchestrator.audit import Audited, Claimed, Contradiction, audit
+from orchestrator.bugs.facts import claimed_percent, whole_number_of
+from orchestrator.runs_json import links_as_json, marks_as_json
+
+
+def contradictions(engine: Engine, history: str | None = None) -> list[Contradiction]:
+    """What the recorded claims contradict, history by history."""
+    conditions = reads.conditions(engine, [c.condition_id for c in bug_reads.claims(engine) if c.condition_id])
+    found: list[Contradiction] = []
+    for name, about in bug_reads.histories(engine).items():
+        if history is not None and name != history:
+            continue
+        claims = [
+            Claimed(c.id, claimed_run(c), _condition(conditions, c), c.body.get("questions"))
+            for c in bug_reads.claims(engine, history=name)
+        ]
+        groups = {key: Group.model_validate(group, strict=False) for key, group in about.get("groups", {}).items()}
+        best = [Best.model_validate(entry, strict=False) for entry in about.get("best", ())]
+        found += audit(Audited(name, claims, groups, best))
+    return found
+
+
+def claimed_run(claim: Claim) -> ClaimedRun:
+    return ClaimedRun.model_validate(claim.body["claim"], strict=False)
+
+
+def _condition(conditions: dict[str, dict[str, Any]], claim: Claim) -> Condition | None:
+    body = conditions.get(claim.condition_id or "")
+    try:
+        return Condition.model_validate(body, strict=False) if body is not None else None
+    except ValidationError:  # written by a version whose rules were looser
+        return None
+
+
+def claims_as_json(engine: Engine, claims: Sequence[Claim], *, curves: bool = False) -> list[dict[str, Any]]:
+    """Claims in the form of `aqn runs --json`: status imported, never valid."""
+    conditions = reads.conditions(engine, [claim.condition_id for claim in claims if claim.condition_id])
+    return [_as_json(claim, conditions.get(claim.condition_id or ""), curves=curves) for claim in claims]
+
+
+def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) -> dict[str, Any]:
+    run, questions = claimed_run(claim), claim.body.get("questions")
+    score = claimed_percent(run)
+    peak = run.first("peak")
+    result: dict[str, Any] = {
+        "run_id": claim.id,
+        "label": claim.label,
+        "aliases": list(run.aliases),
+        "category": run.category,
+        "sweeps": [],
+        "seed": None,
+        "condition": condition,
+        "condition_id": claim.condition_id,
+        "status": "imported",
+        "verdict": "UNPROVEN",
+        "reasons": [f"a claim of {claim.body['document']}, {claim.body['recorded']}: nothing of it was measured here"],
+        "validity": claim.validity,
+        "score": None if score is None else score_as_json(score, questions, _last_step(run, "score_step"), "claimed"),
+        "peak": score_as_json(peak, questions, _last_step(run, "peak_step"), "best")
+        if isinstance(peak, float | int)
+        else None,
+        "bugs": marks_as_json(claim.marks),
+        "supersedes": None,
+        "superseded_by": bug_reads.replacement_of(claim.id, claim.links),
+        "epochs": run.first("epochs"),
+        "code_version": None,
+        "run_dir": None,
+        "history": claim.history,
+        "claim_version": claim.version,
+        "tensorboard": run.tensorboard,
+        "said": [said.model_dump(mode="json", exclude_none=True) for said in run.said],
+        "links": links_as_json(claim.id, claim.links),
+    }
+    if curves:
+        result["curve"] = [
+            {"step": p.step, "percent": p.percent, "n": questions,
+             "k": whole_number_of(p.percent, questions) if questions else None}
+            for p in run.curve
+        ]  # fmt: skip
+    return result
+
+
+def _last_step(run: ClaimedRun, field: str) -> int | None:
+    step = run.first(field)
+    if isinstance(step, int):
+        return step
+    return run.curve[-1].step if run.curve and field == "score_step" else None
+
+
+def score_as_json(percent: float, questions: int | None, step: int | None, rule: str) -> dict[str, Any]:
+    """As written; k only where the percentage is a whole number of the stated questions."""
+    k = whole_number_of(percent, questions) if questions else None
+    return {"k": k, "n": questions, "samples": 1, "percent": percent, "step": step, "rule": rule, "mode": None}

@@ -1,0 +1,478 @@
+"""verl's console log → curves, one per attempt.
+
+Two streams meet in such a file: what the trainer prints (step lines, dicts of metrics) and what it writes to stderr
+(progress bars, tracebacks). Within a stream the order is right; between them it is not, as stdout is buffered: all
+bars of a run may come before its first step line. The end of a process empties both, so they do not cross attempts.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiment_specs.errors import SpecError
+from orchestrator.importers.curves import Ended, ImportedCurve, Point, choose, percent, rank, remarks
+
+NUMBER = r"[-+]?(?:nan|inf|\d+\.?\d*(?:e[-+]?\d+)?)"
+VALUE = rf"(?:np\.\w+\({NUMBER}\)|{NUMBER}|True|False)"
+ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+WRITER = re.compile(r"\((?:[^()]{1,80} )?pid=\d+(?:, ip=[^()\s]+)?\) ?|\(raylet(?:, ip=[^()\s]+)?\) ?")
+INNER_WRITER = re.compile(r"\([^()\s]{1,80} pid=\d+(?:, ip=[^()\s]+)?\) |\(raylet(?:, ip=[^()\s]+)?\) ")
+REPEATED = re.compile(r" \[repeated \d+x across cluster\].*$")
+BAR = re.compile(r"Training Progress:\s*\d+%\|[^|]*\|\s*(\d+)/(\d+) \[[^\]]*\]")
+STEP = re.compile(r"(?<![^\s\])>])step:(\d+) - (?=[^\s:]+/[^:]*(?:$|:(?:$|[-+\dnitTF])))")
+STEP_LINE = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+\s*")
+STEP_TORN_EARLY = re.compile(r"step:(?:\d+(?: (?:- ?[^\s:/]*)?)?)?")
+ITEMS_THEN_TORN = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+ - .*")
+# The number at the end of a piece may be torn, but for one in parentheses.
+EVAL = re.compile(rf" - (val[-/][^:]*):(?:np\.\w+\(({NUMBER})\)|({NUMBER})(?= - |\s*$))")
+ENDS_WITH_EVAL = re.compile(r" - val[-/][^:]*:[^:]*$")
+SPOKEN = re.compile(r"""\(?(["']?)(Initial|Final) validation metrics: \{""")
+SPOKEN_VALUE = re.compile(rf"'(val[-/][^']*)': (?:np\.\w+\()?({NUMBER})(?=[,)}}])")
+FRAGMENT = re.compile(r"""\s*\(?(["'].*["'])\)?\s*""")
+START = re.compile(r"Total training steps: (\d+)")
+RESUME = re.compile(r"[Ss]etting global step to (\d+)")
+TRACEBACK = "Traceback (most recent call last):"
+KILLED = re.compile(r"^(?:Killed|Terminated)\b|slurmstepd: error|oom.kill|due to memory pressure|SIGTERM|SIGKILL")
+# Most lines of a log are looked at no further than this.
+TELLING = re.compile(
+    rb"step:|val-core/|Training Progress|validation metrics: |otal training steps: |etting global step"
+    rb"|Traceback|Exception ignored|Killed|Terminated|slurmstepd|oom.kill|memory pressure|SIGTERM|SIGKILL"
+)
+
+LONGEST_LINE = 1 << 22
+MOST_LINES_BETWEEN = 200
+"""Lines of others within which the rest of a torn line, a dict or a traceback is waited for."""
+MOST_LINES_BEHIND = 20
+"""The same for the rest of a step line that looks whole."""
+MOST_STEPS_LATE = 2
+"""Steps told of after the error that ended them."""
+LONGEST_WHY = 300
+# Names that say nothing of the run; its folder does.
+NAMELESS = {"trainer", "train", "training", "console", "output", "log", "logs", "stdout", "stderr", "nohup", "run"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one process wrote on one line, without its prefix."""
+
+    line: int
+    writer: str
+    text: str
+    complete: bool
+    """Whether the line ended here; else the rest may stand elsewhere."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar of the training."""
+
+    done: int
+    total: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The last line of a traceback or a word of a kill, and where the training stood."""
+
+    text: str
+    bar: int
+    step: int
+
+
+@dataclass
+class Attempt:
+    """What is known so far of one attempt."""
+
+    line: int
+    started: bool = False
+    """Whether its own start line was seen."""
+    step: int = -1
+    bar: int = -1
+    base: int = 0
+    """The step that it was resumed from."""
+    last: int = 0
+    planned: int | None = None
+    evals: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
+    spoken: list[tuple[str, int, dict[str, float], int]] = field(default_factory=list)
+    step_text: str = ""
+    bar_text: str = ""
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+    torn: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def trained(self) -> bool:
+        """Whether more than its start was seen."""
+        return self.step >= 0 or self.bar >= 0 or bool(self.spoken)
+
+
+@dataclass
+class Torn:
+    """A step line whose rest may still come."""
+
+    attempt: Attempt
+    text: str
+    line: int
+    complete: bool
+
+    @property
+    def looks_whole(self) -> bool:
+        """Whether it ends with a number that nothing can be missing of."""
+        return STEP_LINE.fullmatch(self.text) is not None and (self.complete or self.text.rstrip().endswith(")"))
+
+
+@dataclass
+class Spoken:
+    """A printed dict of metrics that is not closed yet."""
+
+    attempt: Attempt
+    kind: str
+    step: int
+    text: str
+    line: int
+
+
+def read(path: Path) -> list[ImportedCurve]:
+    """Every attempt that a log tells of. Raises SpecError where it is no log of verl."""
+    reader = Reader()
+    try:
+        with path.open("rb") as handle:
+            number = 1
+            while raw := handle.readline(LONGEST_LINE):
+                if reader.waiting or TELLING.search(raw):
+                    reader.take(number, raw.decode("utf-8", "replace"))
+                number += raw.endswith(b"\n")
+    except OSError as error:
+        raise SpecError(f"this log cannot be read: {error.strerror}", file=str(path)) from error
+    reader.close()
+    attempts = [attempt for attempt in reader.attempts if attempt.trained]
+    if not any(attempt.step >= 0 or any(rank(tag) for tag in tags_of(attempt)) for attempt in attempts):
+        raise SpecError(f"{path.name} is no verl console log: neither a step line nor val-core in it", file=str(path))
+    if (last := reader.attempts[-1]) is not attempts[-1]:
+        attempts[-1].notes.append(f"line {last.line} starts another attempt, which trained no step")
+    return [curve(path, attempt, n if len(attempts) > 1 else None) for n, attempt in enumerate(attempts, 1)]
+
+
+def pieces(number: int, raw: str) -> Iterator[Piece | Bar]:
+    """A line by writer: Ray puts several into one, a bar ends without a line end, and others write right behind it."""
+    ended = raw.endswith("\n")
+    parts = ANSI.sub("", raw).rstrip("\n").split("\r")
+    last = max((n for n, part in enumerate(parts) if part), default=0)
+    writer = ""
+    for n, part in enumerate(parts):
+        complete = ended and n >= last
+        start = 0
+        for bar in BAR.finditer(part):
+            for piece in by_writer(number, writer, part[start : bar.start()], complete=False):
+                writer = piece.writer
+                yield piece
+            yield Bar(int(bar[1]), int(bar[2]), bar[0])
+            start = bar.end()
+        for piece in by_writer(number, writer, part[start:], complete=complete):
+            writer = piece.writer
+            yield piece
+
+
+def by_writer(number: int, writer: str, text: str, *, complete: bool) -> Iterator[Piece]:
+    """A text cut where Ray's prefixes stand."""
+    if prefix := WRITER.match(text):
+        writer, text = prefix[0].strip(), text[prefix.end() :]
+    while inner := INNER_WRITER.search(text):
+        if before := text[: inner.start()]:
+            yield Piece(number, writer, before, complete=False)
+        writer, text = inner[0].strip(), text[inner.end() :]
+    yield Piece(number, writer, REPEATED.sub("", text), complete=complete)
+
+
+class Reader:
+    """Line by line to attempts."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self._torn: dict[str, Torn] = {}
+        self._head: dict[str, str] = {}
+        """Writer → the first letters of a step line that was torn before its number ended."""
+        self._spoken: dict[str, Spoken] = {}
+        self._tracebacks: dict[str, tuple[str, int]] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a line may matter that says nothing by itself."""
+        return bool(self._torn or self._head or self._spoken or self._tracebacks)
+
+    def take(self, number: int, raw: str) -> None:
+        self._give_up(number)
+        for piece in pieces(number, raw):
+            if isinstance(piece, Bar):
+                self._bar(piece, number)
+            elif piece.text.strip():
+                self._piece(piece)
+            elif piece.complete and (torn := self._torn.get(piece.writer)):
+                torn.complete = True  # another process wrote between a line and its end
+
+    def _give_up(self, number: int) -> None:
+        """What was waited for in vain."""
+        for writer, torn in list(self._torn.items()):
+            behind = number - torn.line
+            if behind > MOST_LINES_BETWEEN or (behind > MOST_LINES_BEHIND and torn.looks_whole):
+                self._store(self._torn.pop(writer))
+        for writer, spoken in list(self._spoken.items()):
+            if number - spoken.line > MOST_LINES_BETWEEN:
+                del self._spoken[writer]
+        for writer, (_, line) in list(self._tracebacks.items()):
+            if number - line > MOST_LINES_BETWEEN:
+                del self._tracebacks[writer]
+
+    def close(self) -> None:
+        """The end of the file."""
+        for torn in self._torn.values():
+            self._store(torn)
+        self._torn = {}
+
+    def _current(self, number: int) -> Attempt:
+        return self.attempts[-1] if self.attempts else self._new(number)
+
+    def _new(self, number: int) -> Attempt:
+        self.attempts.append(Attempt(number))
+        return self.attempts[-1]
+
+    def _piece(self, piece: Piece) -> None:
+        if self._dict_goes_on(piece) or self._step_goes_on(piece):
+            return
+        self._head.pop(piece.writer, None)
+        if found := STEP.search(piece.text):
+            self._step(int(found[1]), Piece(piece.line, piece.writer, piece.text[found.start() :], piece.complete))
+            return
+        if STEP_TORN_EARLY.fullmatch(piece.text):
+            self._head[piece.writer] = piece.text
+        elif found := SPOKEN.search(piece.text):
+            self._speaks(found, piece)
+        elif found := START.search(piece.text):
+            self._start(int(found[1]), piece.line)
+        elif found := RESUME.search(piece.text):
+            self._resume(int(found[1]), piece.line)
+        elif EVAL.search(piece.text):
+            self._current(piece.line).torn.append(piece.line)
+        else:
+            self._may_be_trouble(piece)
+
+    # Progress
+
+    def _bar(self, bar: Bar, number: int) -> None:
+        attempt = self._current(number)
+        if bar.done < attempt.bar:
+            attempt = self._new(number)
+        attempt.bar, attempt.planned, attempt.bar_text = bar.done, bar.total, bar.text
+        attempt.last = max(attempt.last, bar.done)
+
+    def _step(self, step: int, piece: Piece) -> None:
+        attempt = self._current(piece.line)
+        if step < attempt.step:
+            attempt = self._new(piece.line)
+        attempt.step, attempt.step_text = step, piece.text
+        attempt.last = max(attempt.last, step)
+        if torn := self._torn.pop(piece.writer, None):
+            self._store(torn)
+        self._torn[piece.writer] = Torn(attempt, piece.text, piece.line, piece.complete)
+
+    def _start(self, planned: int, number: int) -> None:
+        attempt = self._current(number)
+        # Bars alone may be this attempt's own, written before what the trainer printed.
+        if attempt.step >= 0 or (attempt.started and attempt.bar >= 0):
+            attempt = self._new(number)
+        attempt.started, attempt.planned = True, planned
+
+    def _resume(self, step: int, number: int) -> None:
+        attempt = self._current(number)
+        before = self.attempts[-2] if len(self.attempts) > 1 else None
+        known, last = attempt.step >= 0, attempt.last
+        if not known and before is not None and step <= before.last:
+            # The same run goes on: what was seen of a new attempt is its.
+            self.attempts.pop()
+            before.planned = attempt.planned or before.planned
+            before.bar, before.bar_text = attempt.bar, attempt.bar_text or before.bar_text
+            attempt, known = before, True
+            last, attempt.last = attempt.last, max(attempt.last, last)
+        elif known:
+            attempt.bar = -1
+        behind = f"; steps {step + 1} to {last} were trained again" if known and last > step else ""
+        missing = "" if known else ": what came before is not in this file"
+        attempt.notes.append(f"resumed from step {step} (line {number}){behind}{missing}")
+        attempt.base, attempt.last, attempt.trouble = step, max(attempt.last, step), {}
+        if attempt.step >= 0:
+            attempt.step = step
+
+    # Step lines
+
+    def _step_goes_on(self, piece: Piece) -> bool:
+        if head := self._head.get(piece.writer):
+            if found := STEP.match(head + piece.text):
+                del self._head[piece.writer]
+                self._step(int(found[1]), Piece(piece.line, piece.writer, head + piece.text, piece.complete))
+            return found is not None
+        torn = self._torn.get(piece.writer)
+        if torn is None or STEP.search(piece.text):
+            return False
+        joined = torn.text + piece.text
+        if STEP_LINE.fullmatch(joined) or (
+            not torn.looks_whole and " - " in piece.text and ITEMS_THEN_TORN.fullmatch(joined)
+        ):
+            torn.text, torn.complete = joined, piece.complete
+            return True
+        if torn.looks_whole:
+            self._store(self._torn.pop(piece.writer))
+        return False
+
+    def _store(self, torn: Torn) -> None:
+        step = int(torn.text[len("step:") :].split(" ", 1)[0])
+        text = torn.text if torn.complete else torn.text + "\0"  # so that no number ends where the text does
+        for tag, wrapped, plain in EVAL.findall(text):
+            torn.attempt.evals.setdefault(tag, {}).setdefault(step, []).append((float(wrapped or plain), torn.line))
+        if not STEP_LINE.fullmatch(torn.text) or (not torn.looks_whole and ENDS_WITH_EVAL.search(torn.text)):
+            torn.attempt.torn.append(torn.line)
+
+    # Printed dicts
+
+    def _speaks(self, found: re.Match[str], piece: Piece) -> None:
+        attempt = self._current(piece.line)
+        text = piece.text[found.end() :]
+        if found[1]:
+            text = text.rstrip().removesuffix(")").removesuffix(found[1])
+        step = attempt.base if found[2] == "Initial" else max(attempt.step, 0)
+        self._spoken[piece.writer] = Spoken(attempt, found[2], step, text, piece.line)
+        self._ends_speaking(piece.writer)
+
+    def _dict_goes_on(self, piece: Piece) -> bool:
+        spoken = self._spoken.get(piece.writer)
+        found = FRAGMENT.fullmatch(piece.text)
+        if spoken is None or found is None:
+            return False
+        try:
+            spoken.text += str(ast.literal_eval(found[1]))
+        except (SyntaxError, ValueError):
+            return False
+        self._ends_speaking(piece.writer)
+        return True
+
+    def _ends_speaking(self, writer: str) -> None:
+        spoken = self._spoken[writer]
+        if not spoken.text.rstrip().endswith("}"):
+            return
+        del self._spoken[writer]
+        values = {tag: float(value) for tag, value in SPOKEN_VALUE.findall(spoken.text)}
+        spoken.attempt.spoken.append((spoken.kind, spoken.step, values, spoken.line))
+
+    # How it ended
+
+    def _may_be_trouble(self, piece: Piece) -> None:
+        state = self._tracebacks.pop(piece.writer, ("", 0))[0]
+        text = piece.text.strip()
+        if TRACEBACK in text:
+            self._tracebacks[piece.writer] = ("ignored" if state == "ignored" else "frames", piece.line)
+        elif text.startswith("Exception ignored in"):
+            self._tracebacks[piece.writer] = ("ignored", piece.line)
+        elif state and piece.text[0].isspace():
+            # Ray sets the frames of the cause behind the line of the error: the last line is still to come.
+            self._tracebacks[piece.writer] = ("ignored" if state == "ignored" else "frames", piece.line)
+        elif state == "frames":
+            self._trouble("worker's traceback" if piece.writer else "driver's traceback", piece, text)
+            self._tracebacks[piece.writer] = ("error", piece.line)
+        elif KILLED.search(text):
+            self._trouble("kill", piece, text)
+
+    def _trouble(self, kind: str, piece: Piece, text: str) -> None:
+        attempt = self._current(piece.line)
+        attempt.trouble[kind] = Trouble(text, attempt.bar, attempt.step)
+
+
+def curve(path: Path, attempt: Attempt, number: int | None) -> ImportedCurve:
+    """What an attempt comes to."""
+    notes = list(attempt.notes)
+    metric = choose(tags_of(attempt)) or ""
+    points = points_of(attempt, metric, str(path), notes) if metric else ()
+    notes += remarks(metric, tags_of(attempt))
+    if attempt.torn:
+        notes.append(
+            f"torn step lines: {len(attempt.torn)}, first line {attempt.torn[0]}; evals in them may be missing"
+        )
+    last = last_step(attempt)
+    ended: Ended = "unknown"
+    if attempt.planned is not None:
+        ended = "complete" if last >= attempt.planned else "early"
+    return ImportedCurve(
+        name=name_of(path) if number is None else f"{name_of(path)} (attempt {number})",
+        source=str(path),
+        metric=metric,
+        points=points,
+        last_step=last,
+        planned_steps=attempt.planned,
+        ended=ended,
+        why=why(attempt, last, ended),
+        notes=tuple(notes),
+    )
+
+
+def name_of(path: Path) -> str:
+    """The file's name, or its folder's where the file's says nothing. A dot is part of a name (…_73.77)."""
+    stem = path.stem if path.suffix in {".log", ".txt", ".out", ".err"} else path.name
+    return path.resolve().parent.name or stem if stem.lower() in NAMELESS else stem
+
+
+def tags_of(attempt: Attempt) -> list[str]:
+    spoken = (tag for _, _, values, _ in attempt.spoken for tag in values)
+    return list(dict.fromkeys([*attempt.evals, *spoken]))
+
+
+def last_step(attempt: Attempt) -> int:
+    """A log without step lines may end before its last bar, but the final eval comes after the last step."""
+    final = any(kind == "Final" for kind, *_ in attempt.spoken)
+    return max(attempt.last, attempt.planned or 0) if final and attempt.step < 0 else attempt.last
+
+
+def points_of(attempt: Attempt, metric: str, file: str, notes: list[str]) -> tuple[Point, ...]:
+    """Evals by step: step lines, and printed dicts where the line is missing or was rounded."""
+    found = {}
+    for step, values in sorted(attempt.evals.get(metric, {}).items()):
+        found[step] = values[-1]
+        if len(values) > 1:
+            notes.append(f"step {step} was evaluated {len(values)} times: {values[-1][0]:g} was the last")
+    for kind, spoken_at, said, line in attempt.spoken:
+        if metric not in said:
+            continue
+        value = said[metric]
+        at = last_step(attempt) if kind == "Final" and attempt.step < 0 else spoken_at
+        # verl's first versions printed the final eval before its step line.
+        where = [s for s in sorted(found) if s == at or (s > at and kind == "Final")]
+        same = next((s for s in where if found[s][0] in (value, round(value, 3))), None)
+        if same is not None:
+            found[same] = (value, line)
+        elif at not in found:
+            found[at] = (value, line)
+    for step in [step for step, (value, _) in found.items() if math.isnan(value)]:
+        notes.append(f"the eval of step {step} gave no number")
+        del found[step]
+    return tuple(Point(s, percent(v, tag=metric, file=file, line=line)) for s, (v, line) in sorted(found.items()))
+
+
+def why(attempt: Attempt, last: int, ended: Ended) -> str:
+    """The line that decided."""
+    bars = attempt.bar_text and attempt.bar >= last
+    line = attempt.bar_text if bars else attempt.step_text or attempt.bar_text
+    if ended != "complete":
+        # What went well afterwards was no end. Bars and tracebacks are of one stream, step lines may lag behind; and
+        # Ray tells of an error before it passes on what the workers wrote last.
+        fatal = {
+            kind: trouble.text
+            for kind, trouble in attempt.trouble.items()
+            if (attempt.bar - trouble.bar if attempt.bar >= 0 else attempt.step - trouble.step) <= MOST_STEPS_LATE
+        }
+        kinds = ("driver's traceback", "worker's traceback", "kill")
+        line = next((fatal[kind] for kind in kinds if kind in fatal), line)
+    plain = "".join(c if c.isprintable() else " " for c in line).strip()
+    return plain if len(plain) <= LONGEST_WHY else plain[: LONGEST_WHY - 1] + "…"
