@@ -61,6 +61,7 @@ class Mark:
     subject: str
     state: str
     effect: str
+    disposition: str
     rule_version: int
     facts: tuple[str, ...]
     at: float
@@ -298,7 +299,7 @@ def without_facts(engine: Engine, version: int) -> list[str]:
     query = (
         select(RunRow.id)
         .outerjoin(FactsRow, FactsRow.subject == RunRow.id)
-        .where(RunRow.state.in_(("succeeded", "failed", "cancelled")), RunRow.kind != "scan")
+        .where(RunRow.state.in_(("succeeded", "failed", "cancelled")), RunRow.kind == "train")
         .where(or_(FactsRow.subject.is_(None), FactsRow.version != version))
         .order_by(RunRow.created_at)
     )

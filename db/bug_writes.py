@@ -7,6 +7,7 @@ between, nothing is written and :class:`MovedOnError` asks to judge again. So no
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Judged:
     bug: str
     rule_version: int
     effect: str
+    disposition: str
     subject: str
     answer: str
     """match, clean, unknown"""
@@ -120,7 +122,7 @@ def _mark(session: Session, judged: Sequence[Judged], by: str, why: str, at: flo
         if after is None:
             continue
         by_whom = (before.replacement if before else None) or replacement if after == "resolved" else None
-        mark = Mark(j.bug, j.subject, after, j.effect, j.rule_version, j.facts, at, by, why, by_whom)
+        mark = Mark(j.bug, j.subject, after, j.effect, j.disposition, j.rule_version, j.facts, at, by, why, by_whom)
         changes.append((before, mark))
     _set(session, changes)
 
@@ -154,7 +156,7 @@ def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
 def _differ(before: Mark, after: Mark) -> bool:
     return any(
         getattr(before, name) != getattr(after, name)
-        for name in ("state", "effect", "rule_version", "facts", "replacement")
+        for name in ("state", "effect", "disposition", "rule_version", "facts", "replacement")
     )
 
 
@@ -190,9 +192,7 @@ def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str) 
 
 
 def _changed(mark: Mark, state: str, by: str, why: str, replacement: str | None = None) -> Mark:
-    return Mark(
-        mark.bug, mark.subject, state, mark.effect, mark.rule_version, mark.facts, time.time(), by, why, replacement
-    )
+    return dataclasses.replace(mark, state=state, at=time.time(), by=by, why=why, replacement=replacement)
 
 
 def resolve_replaced(session: Session, run_id: str) -> None:
@@ -200,15 +200,24 @@ def resolve_replaced(session: Session, run_id: str) -> None:
     those of bugs that it has itself."""
     lock_overlay(session)
     own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
-    query = select(LinkRow).where(LinkRow.kind == "supersedes", LinkRow.source == run_id)
+    query = select(LinkRow).where(LinkRow.kind.in_(("supersedes", "re-evaluation-of")), LinkRow.source == run_id)
     for link in session.scalars(query).all():
+        again = link.kind == "re-evaluation-of"
+        if again and not _native(session, run_id):
+            continue
         for found in marks_of(session, [link.target]).values():
             for mark in found:
-                if mark.open and mark.bug not in own:
-                    why = f"run {run_id}, which replaces it, is PROVEN"
+                if mark.open and mark.bug not in own and again == (mark.disposition == "re-evaluate"):
+                    why = f"run {run_id}, which {'re-evaluates' if again else 'replaces'} it, is PROVEN"
                     _set(session, [(mark, _changed(mark, "resolved", "aqn", why, run_id))])
         # the old run's place in MLflow says by whom it is superseded, whatever its marks
         session.execute(update(RunRow).where(RunRow.id == link.target).values(mark_changes=RunRow.mark_changes + 1))
+
+
+def _native(session: Session, run_id: str) -> bool:
+    """Was it evaluated in the mode of the run's own scores?"""
+    rule = session.scalar(select(RunRow.score_rule).where(RunRow.id == run_id))
+    return rule is not None and rule.get("mode") == "native"
 
 
 def link(session: Session, kind: str, source: str, target: str, why: str = "") -> None:

@@ -15,6 +15,7 @@ from db.schema import (
     ConditionRow,
     EvalRow,
     EvidenceRow,
+    LinkRow,
     RunRow,
     StepRow,
     SweepRow,
@@ -91,10 +92,15 @@ class Run:
     curve: tuple[EvalPoint, ...] = field(default=())
     marks: tuple[Mark, ...] = ()
     links: tuple[Link, ...] = ()
+    source_stands: bool = True
+    """Of an evaluation: was the run that trained its checkpoint PROVEN, and is it touched by no bug that a new
+    evaluation does not mend?"""
 
     @property
     def validity(self) -> str:
         """valid, affected, superseded, or unverified: see :func:`db.bug_reads.validity`."""
+        if self.kind == "eval" and not self.source_stands:
+            return "affected"
         return validity(self.verdict, self.marks, replaced=self.superseded_by is not None)
 
     @property
@@ -109,7 +115,9 @@ class Run:
 
     @property
     def superseded_by(self) -> str | None:
-        return replacement_of(self.id, self.links)
+        """The run in whose favour this one no longer counts: a PROVEN rerun, or evaluation of its checkpoint."""
+        again = next((mark.replacement for mark in self.marks if mark.state == "resolved"), None)
+        return replacement_of(self.id, self.links) or again
 
     @property
     def attempt(self) -> Attempt | None:
@@ -123,6 +131,8 @@ class Run:
     @property
     def score(self) -> EvalPoint | None:
         """The eval that the declared rule picks; None until it is there. ``final`` is the planned last step's."""
+        if self.kind == "eval":
+            return self.curve[-1] if self.curve else None
         if self.score_rule.get("rule") == "best":
             return self.peak if self.state == "succeeded" else None
         return next((p for p in self.curve if p.step == self.total_steps), None)
@@ -177,6 +187,7 @@ def runs(
         attempts = _attempts_of(session, found)
         curves = _curves_of(session, [a[-1].id for a in attempts.values()])
         marked, linked = marks_of(session, found), links_of(session, found)
+        fallen = _on_fallen_runs(session, [row.id for row, _ in rows if row.kind == "eval"])
         result = [
             Run(
                 id=row.id, kind=row.kind, waits_for=row.waits_for,
@@ -186,6 +197,7 @@ def runs(
                 score_rule=row.score_rule, created_at=row.created_at, mlflow_run=row.mlflow_run,
                 projected_seq=row.projected_seq, projected_state=row.projected_state, mark_changes=row.mark_changes,
                 marks=tuple(marked.get(row.id, ())), links=tuple(linked.get(row.id, ())),
+                source_stands=row.id not in fallen,
                 sweeps=tuple(sweeps.get(row.id, ())), attempts=tuple(attempts.get(row.id, ())),
                 curve=tuple(curves.get(attempts[row.id][-1].id, ())) if row.id in attempts else (),
             )
@@ -195,6 +207,30 @@ def runs(
         place = {run_id: index for index, run_id in enumerate(ids)}
         result.sort(key=lambda run: place[run.id])
     return result
+
+
+def _on_fallen_runs(session: Session, evaluations: Sequence[str]) -> set[str]:
+    """Evaluations of checkpoints whose training cannot be relied on."""
+    if not evaluations:
+        return set()
+    fallen = set()
+    for chunk in chunks(evaluations):
+        query = (
+            select(LinkRow.source, RunRow.id, RunRow.verdict)
+            .join(RunRow, RunRow.id == LinkRow.target)
+            .where(LinkRow.kind == "re-evaluation-of", LinkRow.source.in_(chunk))
+        )
+        found = session.execute(query).all()
+        marks = marks_of(session, [run for _, run, _ in found])
+        for evaluation, run, verdict in found:
+            bad = any(
+                m.state in ("affected", "resolved") and m.effect == "invalid" and m.disposition != "re-evaluate"
+                for m in marks.get(run, ())
+            )
+            mended = any(m.disposition == "re-evaluate" and m.replacement == evaluation for m in marks.get(run, ()))
+            if bad or (verdict != "PROVEN" and not mended):
+                fallen.add(evaluation)
+    return fallen
 
 
 def _sweeps_of(session: Session, ids: Sequence[str]) -> dict[str, list[str]]:
@@ -372,7 +408,7 @@ def needing_projection(engine: Engine) -> list[str]:
     query = (
         select(RunRow.id)
         .join(AttemptRow, (AttemptRow.run_id == RunRow.id) & (AttemptRow.number == last))
-        .where(RunRow.kind == "train")
+        .where(RunRow.kind != "scan")
         .where(
             RunRow.projected_state.is_(None)
             | (RunRow.projected_state != told)

@@ -273,6 +273,7 @@ class MarkRow(Base):
     subject: Mapped[str] = mapped_column(String(32), primary_key=True)
     state: Mapped[str] = mapped_column(String(12))
     effect: Mapped[str] = mapped_column(String(12))
+    disposition: Mapped[str] = mapped_column(String(20))
     rule_version: Mapped[int] = mapped_column(Integer)
     facts: Mapped[list[Any]]
     """The facts that decided, as sentences."""

@@ -144,7 +144,7 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
     """
     rows = session.scalars(
         select(RunRow)
-        .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed)
+        .where(RunRow.condition_id == new.condition_id, RunRow.seed == new.seed, RunRow.kind == new.kind)
         .order_by(RunRow.created_at.desc())
     ).all()
     same_code = [row for row in rows if row.code_version == submission.code_version]
@@ -409,3 +409,18 @@ def _replaced_or_about_to_be(session: Session, subject: str) -> bool:
         .where(RunRow.state.in_(("queued", "running")) | (RunRow.verdict == "PROVEN"))
     )
     return session.scalar(query.limit(1)) is not None
+
+
+def evaluation(  # noqa: PLR0917 - one call site
+    engine: Engine, new: NewRun, source: str, waits_for: str | None, rule: dict[str, Any], code: str,
+    condition_schema: int, priority: int,
+) -> str:  # fmt: skip
+    """Queue the re-evaluation of a run's checkpoint, linked to it. Returns its id."""
+    alone = Submission("", "", "", {}, priority, rule, code, condition_schema, (new,))
+    with Session(engine) as session, session.begin():
+        lock_overlay(session)
+        _note_condition(session, new, alone)
+        run_id = _create_run(session, new, alone, time.time())
+        session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=waits_for))
+        link(session, "re-evaluation-of", run_id, source)
+    return run_id

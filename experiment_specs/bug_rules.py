@@ -91,7 +91,7 @@ COMBINED = ("all", "any", "not")
 
 
 @dataclass(frozen=True)
-class Test:
+class Comparison:
     """One comparison: a fact, an operator and a value."""
 
     source: str
@@ -109,7 +109,7 @@ class Combined:
     parts: tuple[Predicate, ...]
 
 
-Predicate = Test | Combined
+Predicate = Comparison | Combined
 
 
 class Point(Value):
@@ -204,7 +204,7 @@ def _predicate(reader: Reader, raw: Any, at: KeyPath) -> Predicate:
     return _test(reader, raw, at)
 
 
-def _test(reader: Reader, raw: dict[str, Any], at: KeyPath) -> Test:
+def _test(reader: Reader, raw: dict[str, Any], at: KeyPath) -> Comparison:
     for key in raw:
         if key not in (*FACTS, *OPERATORS, "if_never_recorded"):
             raise reader.fail("unknown key", (*at, key), key, [*FACTS, *OPERATORS, "if_never_recorded", *COMBINED])
@@ -220,7 +220,7 @@ def _test(reader: Reader, raw: dict[str, Any], at: KeyPath) -> Test:
         raise reader.fail("is not accepted", (*at, "if_never_recorded"), never, ["match", "clean", "unknown"])
     _known(reader, source, name, (*at, source))
     _fits(reader, source, str(name), operator, value, (*at, operator))
-    return Test(source, str(name), operator, value, never)
+    return Comparison(source, str(name), operator, value, never)
 
 
 def _known(reader: Reader, source: str, name: Any, at: KeyPath) -> None:

@@ -158,6 +158,7 @@ def load_history(path: Path) -> Loaded:
             if name in names:
                 raise loaded.error(f"{name!r} names two runs", "runs", index)
             names.add(name)
+    for index, run in enumerate(history.runs):
         if run.group is not None and run.group not in history.groups:
             raise reader.fail("no such group", ("runs", index, "group"), run.group, history.groups)
         others: list[tuple[KeyPath, str]] = [(("runs", index, "extends"), run.extends)] if run.extends else []

@@ -247,6 +247,8 @@ def _keys_of(kind: type[Value]) -> list[str]:
 def _fields_at(kind: type[Value], loc: KeyPath) -> list[str]:
     current: Any = kind
     for part in loc:
+        if isinstance(part, int):  # of a list: what its items are
+            continue
         current = record_in(current.model_fields[part].annotation) if part in current.model_fields else None
         if current is None:
             return []

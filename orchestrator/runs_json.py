@@ -49,7 +49,8 @@ def marks_as_json(marks: Iterable[Mark]) -> list[dict[str, Any]]:
     """What bugs are to a run; withdrawn ones are history alone (`aqn show`)."""
     return [
         {
-            "bug": mark.bug, "state": mark.state, "effect": mark.effect, "version": mark.rule_version,
+            "bug": mark.bug, "state": mark.state, "effect": mark.effect, "disposition": mark.disposition,
+            "version": mark.rule_version,
             "facts": list(mark.facts), "by": mark.by, "at": mark.at, "why": mark.why, "replacement": mark.replacement,
         }
         for mark in marks

@@ -36,6 +36,8 @@ Kind = Literal[
     "moved",  # how far the parameters are from where they started
     "checkpoint",  # path, step and hashes
     "checkpoint_removed",  # by the policy of what is kept
+    "source",  # an eval's checkpoint: which files were found as they were saved
+    "loaded",  # fingerprints of the weights that an eval loaded, taken as the training run took them
     "finished",  # the trainer's own last word
 ]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -60,10 +60,14 @@ class Order:
     plugins: list[str] = field(default_factory=list)
     """Modules that every process of the run imports after ours."""
     kind: str = "train"
-    """train, or scan: measure the layers of a model, and end."""
+    """train; scan: measure the layers of a model; eval: load a checkpoint and answer the test questions."""
     scan: dict[str, Any] | None = None
     """The layer scan that aims the noise: ``run`` that made it, ``model`` fingerprint, and ``errors``,
     relative, by decoder layer."""
+
+    source: dict[str, Any] | None = None
+    """What an eval evaluates: ``run``, ``step``, ``checkpoint`` folder, SHA-256 of its ``files``, and the ``dtype`` in
+    which, and whether ``merged``, the run's own fingerprints of these weights were taken."""
 
     @property
     def scan_errors(self) -> list[float] | None:

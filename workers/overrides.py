@@ -34,7 +34,20 @@ def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) 
             "actor_rollout_ref.model.override_config.attn_implementation": kind,
             "actor_rollout_ref.model.use_remove_padding": False,
         }
-    return result | c.trainer | order.overrides
+    return result | c.trainer | order.overrides | _evaluated(order)
+
+
+def _evaluated(order: Order) -> dict[str, Any]:
+    """Of an eval: resume from the checkpoint, ask the test questions, end; nothing is saved."""
+    if order.kind != "eval" or order.source is None:
+        return {}
+    return {
+        "trainer.resume_mode": "resume_path",
+        "trainer.resume_from_path": order.source["checkpoint"],
+        "trainer.val_only": True,
+        "trainer.val_before_train": True,
+        "trainer.save_freq": -1,
+    }
 
 
 def _from_condition(c: Condition, order: Order) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def main(run_dir: Path) -> int:
             _scan(order, spool)
         else:
             _refuse(order, inherited)
+            _find_source(order, spool)
             _train(run_dir, order, spool, scratch)
     except (SystemExit, KeyboardInterrupt):
         return TOLD_TO_GO  # not this run's own error, and no last word
@@ -83,6 +84,25 @@ def _refuse(order: Order, environment: dict[str, str]) -> None:
         raise RuntimeError("; ".join(missing))
     if problem := noisy_ops_contradiction(order.typed_condition.hw_noise, environment):
         raise RuntimeError(problem)
+
+
+def _find_source(order: Order, spool: Spool) -> None:
+    """An eval's checkpoint, file by file as the training run left it. Raises RuntimeError where it is not."""
+    if order.source is None:
+        return
+    folder, files = Path(order.source["checkpoint"]), order.source["files"]
+    missing = [name for name in files if not (folder / name).is_file()]
+    changed = [name for name in files if name not in missing and _digest(folder / name) != files[name]]
+    facts = {"run": order.source["run"], "step": order.source["step"], "checkpoint": str(folder)}
+    spool.append("source", facts | {"files": len(files), "missing": missing, "changed": changed}, durable=True)
+    if missing or changed:
+        what = f"{len(missing)} files are missing" if missing else f"{changed[0]} is not the file that was saved"
+        raise RuntimeError(f"{folder} is not the checkpoint that run {order.source['run']} left: {what}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _scan(order: Order, spool: Spool) -> None:

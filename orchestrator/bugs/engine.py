@@ -152,7 +152,8 @@ def _twin_count(engine: Engine, facts: NewFacts, column: str) -> int:
 
 
 def _judged(rule: Rule, subject: str, finding: Finding) -> Judged:
-    return Judged(rule.name, rule.header.version, rule.effect, subject, finding.answer, finding.facts)
+    header = rule.header
+    return Judged(rule.name, header.version, rule.effect, header.disposition, subject, finding.answer, finding.facts)
 
 
 def judged_at_the_end(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from experiment_specs.bug_rules import Answer, Combined, Point, Predicate, Rule, Test
+from experiment_specs.bug_rules import Answer, Combined, Point, Predicate, Rule, Comparison
 from experiment_specs.language import NAMED_FIELDS, Condition, record_in
 from experiment_specs.presets import preset_name, presets
 
@@ -51,7 +51,7 @@ def evaluate(rule: Rule, facts: Mapping[str, Any], names: Sequence[str], code_be
 def _evaluate(
     predicate: Predicate, facts: Mapping[str, Any], rule: Rule, code_before: CodeBefore
 ) -> tuple[bool | None, list[str]]:
-    if isinstance(predicate, Test):
+    if isinstance(predicate, Comparison):
         return _test(predicate, facts, rule, code_before)
     found = [_evaluate(part, facts, rule, code_before) for part in predicate.parts]
     if predicate.how == "not":
@@ -65,7 +65,9 @@ def _evaluate(
     return not decisive, [fact for _, why in found for fact in why]
 
 
-def _test(test: Test, facts: Mapping[str, Any], rule: Rule, code_before: CodeBefore) -> tuple[bool | None, list[str]]:
+def _test(
+    test: Comparison, facts: Mapping[str, Any], rule: Rule, code_before: CodeBefore
+) -> tuple[bool | None, list[str]]:
     if (test.source, test.name) == ("field", "code"):
         return _code(test, facts, rule, code_before)
     value = _fact(test, facts)
@@ -80,7 +82,7 @@ def _test(test: Test, facts: Mapping[str, Any], rule: Rule, code_before: CodeBef
     return _compare(test, value), [f"{label} is {shown}"]
 
 
-def _fact(test: Test, facts: Mapping[str, Any]) -> Any:
+def _fact(test: Comparison, facts: Mapping[str, Any]) -> Any:
     """The value; ``_ABSENT`` where the run has no such thing, ``_NEVER`` where nobody wrote it down."""
     if test.source != "field":
         section = facts.get(test.source)
@@ -104,7 +106,7 @@ def _part(condition: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _compare(test: Test, value: Any) -> bool:
+def _compare(test: Comparison, value: Any) -> bool:
     if test.operator in ("in", "not_in"):
         found = any(_same(test, value, wanted) for wanted in test.value)
         return found == (test.operator == "in")
@@ -120,7 +122,7 @@ _ORDER: dict[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 
 
-def _same(test: Test, value: Any, wanted: Any) -> bool:
+def _same(test: Comparison, value: Any, wanted: Any) -> bool:
     """Equal in the words of the language: ``none``, presets' names; of a number format, its name alone."""
     if wanted in ("none", "missing"):
         return value is None
@@ -136,7 +138,9 @@ def _same(test: Test, value: Any, wanted: Any) -> bool:
     return bool(value == wanted)
 
 
-def _code(test: Test, facts: Mapping[str, Any], rule: Rule, code_before: CodeBefore) -> tuple[bool | None, list[str]]:
+def _code(
+    test: Comparison, facts: Mapping[str, Any], rule: Rule, code_before: CodeBefore
+) -> tuple[bool | None, list[str]]:
     point = rule.header.fixed_in if test.value == "fixed_in" else rule.header.introduced_in
     code = facts.get("code") or {}
     shown = f"code {(code.get('commit') or code.get('id') or 'not recorded')[:12]}, {code.get('date') or 'no date'}"

@@ -32,7 +32,7 @@ def status(as_json: Json = False) -> None:
     settings = load_settings()
     engine = registry()
     counts = reads.state_counts(engine)
-    active = reads.runs(engine, states=("running", "queued"), kinds=("train", "scan"))
+    active = reads.runs(engine, states=("running", "queued"), kinds=("train", "scan", "eval"))
     head = current(settings)
     with leadership(settings) as free:
         scheduled = not free
@@ -44,7 +44,7 @@ def status(as_json: Json = False) -> None:
                 "counts": counts,
                 "scheduler": "running" if scheduled else "not running",
                 "fleet": None if head is None else asdict(head),
-                "active": [run_as_json(run, curves=True) for run in active if run.kind == "train"],
+                "active": [run_as_json(run, curves=True) for run in active if run.kind != "scan"],
                 "scans": [
                     {"run_id": run.id, "label": run.label, "status": run.state} for run in active if run.kind == "scan"
                 ],
@@ -80,7 +80,7 @@ def runs(
         typer.echo(f"no sweep is called {sweep!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
         raise typer.Exit(NOTHING_MATCHED)
     most = None if everything else limit
-    found = reads.runs(engine, sweep=sweep, limit=most)
+    found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval"))
     left = None if most is None else most - len(found)
     claims = bug_reads.claims(engine, limit=left) if sweep is None and left != 0 else []
     from orchestrator.claims import claims_as_json

@@ -20,6 +20,7 @@ from db import reads, writes
 from db.bug_writes import MovedOnError
 from experiment_specs.language import Condition, Scan
 from orchestrator.bugs.engine import TRIES, judged_at_the_end
+from orchestrator.evaluation import saved
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
 from orchestrator.measured import measured
@@ -27,8 +28,10 @@ from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Laun
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
 from orchestrator.verdict import PROVEN, UNPROVEN, Measured, PlannedSteps, Verdict, judge, judge_scan
+from orchestrator.verdict.evaluation import judge_eval
 from workers.launch import Order, plugins, write_order
 
+KINDS = ("train", "scan", "eval")
 SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError)
 """What reading a malformed event can raise. A locked database or a full disk is not among them: those pass."""
 
@@ -54,7 +57,7 @@ class Scheduler:
 
     def tick(self) -> list[Action]:
         """One round: look, decide, act, read the spools. Returns what was done."""
-        runs = reads.runs(self._engine, states=("queued", "running"), kinds=("train", "scan"))
+        runs = reads.runs(self._engine, states=("queued", "running"), kinds=KINDS)
         running = [run for run in runs if run.state == "running" and run.attempt is not None]
         observations = {run.id: self._fleet.observe(run.attempt) for run in running if run.attempt}
         snapshot = Snapshot(
@@ -142,7 +145,7 @@ def end_judged(engine: Engine, run: reads.Run, ending: writes.Ending, facts: lis
     attempt = run.attempts[-1]
     for _ in range(TRIES):
         judged = ending
-        if ending.run_state in ("succeeded", "failed", "cancelled") and run.kind != "scan":
+        if ending.run_state in ("succeeded", "failed", "cancelled") and run.kind == "train":
             try:
                 new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, facts)
             except SPOOL_ERRORS:  # evidence that cannot be understood: the run is over all the same, and unproven
@@ -186,6 +189,9 @@ def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
         return judge_scan(Scan.model_validate(run.condition, strict=False), facts, _twins(engine, run, facts))
     condition = Condition.model_validate(run.condition, strict=False)
     scan = scan_for(engine, run)
+    if run.kind == "eval":
+        steps = tuple(run.plan["eval_steps"])
+        return judge_eval(condition, PlannedSteps(steps[-1], steps, 1, run.code_version), saved(engine, run), facts)
     plan = PlannedSteps(
         run.total_steps, tuple(run.plan["eval_steps"]), int(run.plan["steps_per_epoch"]), run.code_version,
         scan_errors=tuple(scan["errors"]) if scan else None,
@@ -227,10 +233,12 @@ def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active
 
 
 def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
+    # an evaluation answers as the next step's rollout would: after the last step of a run no noise is planned
+    total_steps = run.total_steps + (run.kind == "eval")
     return Order(
-        kind=run.kind, scan=scan, code=run.code_version,
+        kind=run.kind, scan=scan, code=run.code_version, source=run.plan.get("source"),
         run_id=run.id, attempt=attempt.number, token=attempt.token, label=run.label, condition_id=run.condition_id,
-        condition=run.condition, seed=run.seed, total_steps=run.total_steps,
+        condition=run.condition, seed=run.seed, total_steps=total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
         assets=str(settings.assets), overrides=run.overrides, keep=run.plan.get("keep", "last"),
         plugins=list(plugins()),

@@ -20,7 +20,7 @@ CHECKS: tuple[Callable[[Case], Findings], ...] = (
 def judge(condition: Condition, plan: PlannedSteps, facts: Iterable[Measured]) -> Verdict:
     """The verdict on one finished attempt."""
     case = Case(condition, plan, tuple(facts))
-    return _verdict([check(case) for check in CHECKS])
+    return summed([check(case) for check in CHECKS])
 
 
 def judge_scan(scan: Scan, facts: Iterable[Measured], twins: Sequence[str]) -> Verdict:
@@ -46,10 +46,11 @@ def judge_scan(scan: Scan, facts: Iterable[Measured], twins: Sequence[str]) -> V
         against.append("no layer has any error: nothing was quantised")
     if not data.get("model"):
         missing.append("no fingerprint of the model: it is a remote id, or was not found")
-    return _verdict([Findings(tuple(against), tuple(missing))])
+    return summed([Findings(tuple(against), tuple(missing))])
 
 
-def _verdict(findings: Sequence[Findings]) -> Verdict:
+def summed(findings: Sequence[Findings]) -> Verdict:
+    """REFUTED by any reason against, UNPROVEN by any fact that is missing, else PROVEN."""
     against = tuple(reason for f in findings for reason in f.against)
     missing = tuple(reason for f in findings for reason in f.missing)
     if against:

@@ -22,8 +22,9 @@ from tests.integration.migrating import counted_changes, open_in_processes
 EMPTY = "empty"
 EARLIER = old_registry.revisions()[:-1]
 KILLED_AFTER = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where in the migration the process is killed: after its first statement that changes something (0), after its last
-one and before the commit (1), and between them. With T of them in all these are n = 1 + round(share · (T - 1)): 1, 16, 30, 45 and 60 of 60, for example."""
+"""Where in a migration the process is killed: after its first statement that changes something (0), after its last one
+and before the commit (1), and between them. Of T such statements that is after n = 1 + round(share · (T - 1)): from an
+empty database to revision 0003 1, 11, 21, 32 and 42, from 0001 1, 9, 17, 26 and 34, from 0002 1, 5, 10, 15 and 19."""
 
 Contents = dict[str, list[old_registry.Row]]
 

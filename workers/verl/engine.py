@@ -14,6 +14,7 @@ from torch import Tensor
 from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from experiment_specs.language import Dtype
 from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, plain
 from workers.events import Spool
 from workers.launch import RUN_DIR_VARIABLE, read_order
@@ -98,6 +99,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         report = self._report()
         for name, value in params:
             self._measure_movement(report, name, value)
+            self._note_loaded(report, name, value)
             exported = self._as_used(name, value)
             report.sent(name, exported)
             yield name, exported
@@ -111,6 +113,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         watched = set(quantize.sampled(self._quantised))
         for name, value in state.items():
             self._measure_movement(report, name, value)
+            self._note_loaded(report, name, value)
             exported = self._as_used(name, value)
             adapters = lora.adapters_of(name, state) if config.sync == "merged" else None
             if adapters is not None:
@@ -130,15 +133,19 @@ class TreatedEngine(FSDPEngineWithLMHead):
                 yield name, exported
         self._end_export(report)
 
-    def _as_used(self, name: str, value: Tensor) -> Tensor:
+    def _as_used(self, name: str, value: Tensor, dtype: Dtype | None = None) -> Tensor:
+        """A weight as a forward multiplies with it: in the condition's format, or in another."""
+        dtype = dtype or self._condition.dtype
         used = value.detach().to(self._compute)
-        if (
-            name.endswith(".weight")
-            and used.dim() == 2
-            and is_quantised(self._condition.dtype, name[: -len(".weight")])
-        ):
-            used = quantize.quantise(used, self._condition.dtype)
+        if name.endswith(".weight") and used.dim() == 2 and is_quantised(dtype, name[: -len(".weight")]):
+            used = quantize.quantise(used, dtype)
         return used
+
+    def _note_loaded(self, report: _ExportReport, name: str, value: Tensor) -> None:
+        """Of an eval: what was loaded, fingerprinted in the format of the run that saved it."""
+        source = self._order.source
+        if source is not None and self.rank == 0:
+            report.loaded(name, self._as_used(name, value, Dtype.model_validate(source["dtype"], strict=False)))
 
     def _report(self) -> _ExportReport:
         """``used``: what the forward of the policy is asked for its fingerprints of, the quantised and the adapters."""
@@ -152,6 +159,8 @@ class TreatedEngine(FSDPEngineWithLMHead):
     def _end_export(self, report: _ExportReport) -> None:
         if self.rank == 0:
             self._spool.append("exported", {"export": self._exports} | report.facts())
+            if self._order.source is not None:
+                self._spool.append("loaded", report.loaded_facts(), durable=True)
             counters = {
                 "optimiser_steps": self._steps, "optimiser_updates": self._updates, "not_finite": self._skipped,
             }  # fmt: skip
@@ -229,6 +238,7 @@ class _ExportReport:
         self._sent: dict[str, str] = {}
         self._used: dict[str, str] = {}
         self._merges: dict[str, dict[str, float]] = {}
+        self._loaded: dict[str, str] = {}
         self._moved = {"block_linears": [0.0, 0.0], "adapters": [0.0, 0.0], "other": [0.0, 0.0]}
 
     def moved(self, name: str, value: Tensor, start: dict[str, Tensor]) -> None:
@@ -247,6 +257,16 @@ class _ExportReport:
         self._sent[key] = quantize.fingerprint(exported)
         if name.endswith(".weight") and self._is_used(key):
             self._used[key] = self._sent[key] if base is None else quantize.fingerprint(base)
+
+    def loaded(self, name: str, value: Tensor) -> None:
+        """A weight that an eval loaded, as the training run would have exported it."""
+        if not (self._tied and name.endswith("lm_head.weight")):
+            self._loaded[plain(name.removesuffix(".weight"))] = quantize.fingerprint(value)
+
+    def loaded_facts(self) -> dict[str, Any]:
+        """``weights``: of everything; ``used``: of what a merged export is remembered by, the bases and adapters."""
+        used = {key: print_ for key, print_ in self._loaded.items() if self._is_used(key)}
+        return {"weights": quantize.grouped(self._loaded), "used": quantize.grouped(used)}
 
     def kept(self, name: str, value: Tensor) -> None:
         """An adapter that the policy's forward uses and that is not sent, because it is merged."""

@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=12), nullable=False),
         sa.Column("effect", sa.String(length=12), nullable=False),
+        sa.Column("disposition", sa.String(length=20), nullable=False),
         sa.Column("rule_version", sa.Integer(), nullable=False),
         sa.Column("facts", sa.JSON(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
