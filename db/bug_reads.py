@@ -225,8 +225,7 @@ def claims(
     engine: Engine, *, history: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Claim]:
     """Claims as recorded, newest history first, in the order of their files."""
-    position = ClaimRow.body["position"].as_integer()
-    query = select(ClaimRow).order_by(ClaimRow.recorded_at.desc(), ClaimRow.history, position)
+    query = select(ClaimRow).order_by(ClaimRow.recorded_at.desc(), ClaimRow.history, ClaimRow.position)
     if history is not None:
         query = query.where(ClaimRow.history == history)
     if ids is not None:

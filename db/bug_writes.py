@@ -2,7 +2,8 @@
 
 Runs and scores are never edited: a mark lies beside its run, says who, when, which version of the rule and why, and
 every change of it stays on record. Who records facts says which rules they were judged by; where a rule came in
-between, nothing is written and :class:`MovedOnError` asks to judge again. So no run ends beside a rule.
+between, nothing is written and :class:`MovedOnError` asks to judge again. There is one writer at a time, so no run
+ends beside a rule.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, insert, select, text, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.bug_reads import Bug, Mark, NewFacts, count_facts, current_rules, marks_of
@@ -63,15 +64,8 @@ def next_state(before: str | None, answer: str, *, replaced: bool) -> str | None
     return "affected" if answer == "match" else "unknown"
 
 
-def lock_overlay(session: Session) -> None:
-    """One writer of rules, facts and marks at a time. SQLite has one writer anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(7146283)"))
-
-
 def record_facts(session: Session, facts: NewFacts, judged: Sequence[Judged], rules: Rules, by: str) -> None:
     """Within the transaction that ends a run: its facts and the marks that follow. Raises :class:`MovedOnError`."""
-    lock_overlay(session)
     if current_rules(session) != tuple(rules):
         raise MovedOnError
     _store_facts(session, [facts])
@@ -98,7 +92,6 @@ def apply_rule(
     :class:`MovedOnError` where a run has ended since.
     """
     with Session(engine) as session, session.begin():
-        lock_overlay(session)
         _store_facts(session, new_facts)
         if count_facts(session) != known_facts:
             raise MovedOnError
@@ -182,7 +175,6 @@ def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str) 
     """Say that a mark does not count, and why. Returns those that had an open mark of the bug."""
     done = []
     with Session(engine) as session, session.begin():
-        lock_overlay(session)
         for subject, found in marks_of(session, subjects).items():
             for mark in found:
                 if mark.bug == bug and mark.open:
@@ -198,7 +190,6 @@ def _changed(mark: Mark, state: str, by: str, why: str, replacement: str | None 
 def resolve_replaced(session: Session, run_id: str) -> None:
     """Within the transaction in which a run becomes PROVEN: marks of the run that it replaces are resolved, but for
     those of bugs that it has itself."""
-    lock_overlay(session)
     own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
     query = select(LinkRow).where(LinkRow.kind.in_(("supersedes", "re-evaluation-of")), LinkRow.source == run_id)
     for link in session.scalars(query).all():
@@ -237,6 +228,7 @@ class NewClaim:
     condition_id: str | None
     condition: dict[str, Any] | None
     facts: NewFacts
+    position: int = 0
     links: Sequence[tuple[str, str]] = ()
     """(kind, id of another claim)."""
 
@@ -265,7 +257,6 @@ def import_claims(  # noqa: PLR0917 - one call site
     changed: list[str] = []
     same: list[str] = []
     with Session(engine) as session, session.begin():
-        lock_overlay(session)
         if current_rules(session) != tuple(rules):
             raise MovedOnError
         _note_history(session, name, about, now)
@@ -284,7 +275,7 @@ def import_claims(  # noqa: PLR0917 - one call site
                 row = ClaimRow(id=claim.id, history=name, label=claim.label)
                 session.add(row)
             row.version, row.condition_id, row.body = version, claim.condition_id, claim.body
-            row.recorded_at = recorded_at
+            row.recorded_at, row.position = recorded_at, claim.position
             session.flush()
             session.add(ClaimVersionRow(claim_id=claim.id, version=version, body=claim.body, imported_at=now))
             _store_facts(session, [claim.facts])
@@ -298,7 +289,9 @@ def import_claims(  # noqa: PLR0917 - one call site
 
 
 def _alike(row: ClaimRow, claim: NewClaim, recorded_at: float) -> bool:
-    return row.body == claim.body and row.condition_id == claim.condition_id and row.recorded_at == recorded_at
+    return (row.body, row.position, row.condition_id, row.recorded_at) == (
+        claim.body, claim.position, claim.condition_id, recorded_at,
+    )  # fmt: skip
 
 
 def _note_history(session: Session, name: str, about: Mapping[str, Any], now: float) -> None:

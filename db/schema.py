@@ -219,6 +219,8 @@ class ClaimRow(Base):
     version: Mapped[int] = mapped_column(Integer)
     condition_id: Mapped[str | None] = mapped_column(ForeignKey("conditions.id"))
     recorded_at: Mapped[float] = mapped_column(Float)
+    position: Mapped[int] = mapped_column(Integer)
+    """Its place in its file."""
     body: Mapped[dict[str, Any]]
     __table_args__ = (Index("ix_claims_history_label", "history", "label"), Index("ix_claims_label", "label"))
 

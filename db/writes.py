@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.bug_reads import NewFacts, marks_of
-from db.bug_writes import Judged, Rules, link, lock_overlay, record_facts, replaced, resolve_replaced
+from db.bug_writes import Judged, Rules, link, record_facts, replaced, resolve_replaced
 from db.schema import (
     AttemptRow,
     ConditionRow,
@@ -299,6 +299,11 @@ class Ending:
     """The rules that it was judged by."""
 
 
+def _storable(text: str) -> str:
+    """A trainer's last words may hold what no database takes as text: NUL, halves of characters."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending: Ending) -> bool:
     """End an attempt, move its run, record the verdict and the marks of bug rules, all at once; False for a ghost.
 
@@ -326,9 +331,10 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
             record_facts(session, ending.facts, ending.judged, ending.rules, "aqn")
         if ending.verdict == "PROVEN":
             resolve_replaced(session, run_id)
+        why = _storable(ending.why)
         session.add(
             TransitionRow(
-                run_id=run_id, attempt_id=attempt_id, before="running", after=ending.run_state, why=ending.why, at=now
+                run_id=run_id, attempt_id=attempt_id, before="running", after=ending.run_state, why=why, at=now
             )
         )
     return True
@@ -344,7 +350,7 @@ def give_up(engine: Engine, run_id: str, why: str) -> None:
             )
         )  # fmt: skip
         if changed.rowcount == 1:  # type: ignore[attr-defined]
-            session.add(TransitionRow(run_id=run_id, before="queued", after="failed", why=why, at=now))
+            session.add(TransitionRow(run_id=run_id, before="queued", after="failed", why=_storable(why), at=now))
 
 
 def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:
@@ -377,7 +383,6 @@ def rerun(  # noqa: PLR0917 - one call site
     now = time.time()
     made: dict[str, str] = {}
     with Session(engine) as session, session.begin():
-        lock_overlay(session)
         for position, order in enumerate(orders):
             if _replaced_or_about_to_be(session, order.subject):
                 continue
@@ -418,7 +423,6 @@ def evaluation(  # noqa: PLR0917 - one call site
     """Queue the re-evaluation of a run's checkpoint, linked to it. Returns its id."""
     alone = Submission("", "", "", {}, priority, rule, code, condition_schema, (new,))
     with Session(engine) as session, session.begin():
-        lock_overlay(session)
         _note_condition(session, new, alone)
         run_id = _create_run(session, new, alone, time.time())
         session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=waits_for))

@@ -103,9 +103,7 @@ def _registry() -> Check:
     try:
         counts = state_counts(open_registry(settings.registry_url))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
-        return Check(
-            "registry", "missing", f"{settings.registry_url}: {error}", "check AQN_REGISTRY_URL and its rights"
-        )
+        return Check("registry", "missing", str(error), "check AQN_REGISTRY_URL and its rights")
     return Check("registry", "ok", f"{sum(counts.values())} runs")
 
 

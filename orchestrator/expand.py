@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from experiment_specs.language import NAMED_FIELDS, Condition, Value, unknown_part
 from experiment_specs.load import Sweep, as_path, assign, build_condition, by_depth
 from experiment_specs.presets import preset_name, resolve_name
+from experiment_specs.reader import MOST_LETTERS
 from experiment_specs.yaml_source import KeyPath
 
 
@@ -214,4 +215,6 @@ def _generated_label(sweep: Sweep, condition: Condition, taken: set[str]) -> str
         else:
             parts += [part for key in keys for part in _spelled(key, _lookup(dumped, key))]
     label = " ".join(parts) or sweep.name
-    return label if label not in taken else f"{label} {condition.id[:6]}"
+    if len(label) <= MOST_LETTERS and label not in taken:
+        return label
+    return f"{label[: MOST_LETTERS - 7]} {condition.id[:6]}"

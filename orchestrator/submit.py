@@ -11,6 +11,7 @@ from db import writes
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition, Scan, scan_of
 from experiment_specs.presets import preset_name
+from experiment_specs.reader import MOST_LETTERS
 from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import code_version, noisy_ops_contradiction
 
@@ -62,7 +63,7 @@ def _scan(condition: Condition) -> writes.NewRun | None:
 def scan_run(scan: Scan) -> writes.NewRun:
     return writes.NewRun(
         kind="scan",
-        label=f"scan of {scan.model.path} in {preset_name('dtype', scan.dtype)}",
+        label=f"scan of {scan.model.path} in {preset_name('dtype', scan.dtype)}"[:MOST_LETTERS],
         condition_id=scan.id,
         condition=scan.model_dump(mode="json"),
         seed=0,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from experiment_specs.bug_rules import Answer, Combined, Point, Predicate, Rule, Comparison
+from experiment_specs.bug_rules import Answer, Combined, Comparison, Point, Predicate, Rule
 from experiment_specs.language import NAMED_FIELDS, Condition, record_in
 from experiment_specs.presets import preset_name, presets
 

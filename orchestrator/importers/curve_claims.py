@@ -22,10 +22,12 @@ def record_curves(
         run = _claimed(curve)
         subject = claim_id(history, run.label)
         body = {
-            "claim": run.model_dump(mode="json"), "position": index, "questions": questions, "recorded": recorded,
+            "claim": run.model_dump(mode="json"), "questions": questions, "recorded": recorded,
             "document": curve.source,
         }  # fmt: skip
-        claims.append(new_claim(run.label, body, None, facts_of_claim(subject, run, None, None, recorded, questions)))
+        claims.append(
+            new_claim(run.label, index, body, None, facts_of_claim(subject, run, None, None, recorded, questions))
+        )
     about = {"about": "imported curves", "recorded": recorded, "questions": questions}
     return record(engine, history, about, claims, recorded, partial=True)
 

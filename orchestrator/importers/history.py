@@ -53,21 +53,22 @@ def claims_of(loaded: Loaded) -> list[NewClaim]:
         links = [("extends", ids[run.extends])] if run.extends else []
         links += [("depends-on", ids[better.than]) for said in run.said for better in said.better]
         body = {
-            "claim": run.model_dump(mode="json"), "position": index, "questions": history.questions,
+            "claim": run.model_dump(mode="json"), "questions": history.questions,
             "recorded": history.recorded, "document": history.document or loaded.reader.path.name,
             "resources": sweeps[_file(loaded, run, index)].resources if run.condition is not None else {},
         }  # fmt: skip
         facts = facts_of_claim(ids[run.label], run, condition, group, history.recorded, history.questions)
-        found.append(new_claim(run.label, body, condition, facts, list(dict.fromkeys(links))))
+        found.append(new_claim(run.label, index, body, condition, facts, list(dict.fromkeys(links))))
     return found
 
 
-def new_claim(
-    label: str, body: dict[str, Any], condition: Condition | None, facts: NewFacts,
+def new_claim(  # noqa: PLR0917 - the parts of a claim
+    label: str, position: int, body: dict[str, Any], condition: Condition | None, facts: NewFacts,
     links: Sequence[tuple[str, str]] = (),
 ) -> NewClaim:  # fmt: skip
+    own = condition.id if condition is not None else None
     dumped = condition.model_dump(mode="json") if condition is not None else None
-    return NewClaim(facts.subject, label, body, condition.id if condition is not None else None, dumped, facts, links)
+    return NewClaim(facts.subject, label, body, own, dumped, facts, position, links)
 
 
 @dataclass(frozen=True)

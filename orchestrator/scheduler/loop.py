@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from db import reads, writes
 from db.bug_writes import MovedOnError
@@ -32,7 +32,7 @@ from orchestrator.verdict.evaluation import judge_eval
 from workers.launch import Order, plugins, write_order
 
 KINDS = ("train", "scan", "eval")
-SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError)
+SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError, DataError)
 """What reading a malformed event can raise. A locked database or a full disk is not among them: those pass."""
 
 

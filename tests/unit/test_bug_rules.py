@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from experiment_specs.bug_rules import (
     Combined,
+    Comparison,
     Point,
     Rule,
-    Comparison,
     load_rule,
     rule_from_text,
     shipped_rules,

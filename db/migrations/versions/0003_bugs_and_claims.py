@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("condition_id", sa.String(length=12), nullable=True),
         sa.Column("recorded_at", sa.Float(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["condition_id"], ["conditions.id"], name=op.f("fk_claims_condition_id_conditions")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_claims")),
