@@ -1,5 +1,5 @@
 """The whole path on real verl: four full runs. Killed and adopted; by hand and the same; broken and refuted; a local
-model on questions in GSM8K's own files."""
+model on questions in GSM8K's own files. And a checkpoint that is evaluated anew."""
 
 from __future__ import annotations
 
@@ -193,6 +193,28 @@ def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
     assert started["plugins"] == ["tests.plugins.sigma_zero"]
 
 
+def test_a_checkpoint_is_evaluated_anew_and_another_one_is_refused(home, adopted) -> None:
+    run = adopted[1]
+    again = home.json("eval", "short")
+    assert (again["verdict"], again["validity"], again["reasons"]) == ("PROVEN", "valid", [])
+    assert again["re_evaluates"] == run["run_id"]
+    assert (again["score"]["k"], again["score"]["step"], again["score"]["mode"]) == (run["score"]["k"], 4, "native")
+    kinds = [fact["kind"] for fact in home.json("show", again["run_id"])["evidence"]]
+    assert {"source", "loaded", "eval_mode"} <= set(kinds)
+    assert "step" not in kinds  # nothing was trained
+    weights = next((Path(run["run_dir"]) / "checkpoints" / "global_step_4" / "actor").glob("model_*.pt"))
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        code, output = home.aqn("eval", "short")
+    finally:
+        weights.write_bytes(whole)
+    assert code == 1, output
+    assert "is not the file that was saved" in " ".join(output.split())
+    code, output = home.aqn("eval", "short", "--mode", "merged")
+    assert (code, "needs a run with adapters" in output) == (2, True)
+
+
 GSM8K = """\
 sweep: gsm8k-shaped
 base: bases/qwen2.5-1.5b-gsm8k-grpo.yaml
@@ -265,6 +287,45 @@ def test_a_scan_by_the_command_line_is_made_once(home, adopted) -> None:
     assert (home.folder / "home" / "reports" / f"scan-{scan['run_id']}.png").exists()
     code, output = home.aqn("scan", "tiny/qwen2", "--dtype", "nvpf4")
     assert (code, "did you mean 'nvfp4'?" in output) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_bug_is_found_marked_fixed_and_its_victim_rerun_and_superseded(home, adopted) -> None:
+    """The whole story, on real verl: a sweep recorded with the study's bug, its victims listed, marked and replaced."""
+    spec = home.folder / "bug.yaml"
+    spec.write_text(SPEC.replace("sweep: short", "sweep: bug").replace("aqn: {preset: standard, num_stages: 4}", "aqn: none").replace("labels: {short:", "labels: {victim:"))  # fmt: skip
+    code, output = home.aqn("submit", str(spec), AQN_WORKER_PLUGINS="tests.plugins.restored_in_place")
+    assert code == 1, output
+    assert "it used the unquantised W" in " ".join(output.split())
+    victim = home.json("show", "victim")
+    found = home.json("bugs", "check", "ste-backward")
+    assert [m["run_id"] for m in found["matches"]] == [victim["run_id"]]
+    assert {m["label"] for m in found["clean"]} >= {"short"}
+    assert home.json("bugs", "apply", "ste-backward")["marks"] == {"affected": 1}
+    dry = home.json("rerun-tagged", "ste-backward", "--dry-run")
+    assert [(r["run_id"], r["problem"], r["created"]) for r in dry["replacements"]] == [(victim["run_id"], None, False)]
+
+    done = home.json("rerun-tagged", "ste-backward")
+    (new,) = [r["replacement"] for r in done["replacements"]]
+    after = home.json("show", new)
+    assert (after["verdict"], after["validity"], after["supersedes"]) == ("PROVEN", "valid", victim["run_id"])
+    assert (after["condition_id"], after["seed"]) == (victim["condition_id"], victim["seed"])
+    assert after["code_version"] != victim["code_version"]
+    assert after["run_dir"] != victim["run_dir"]
+    old = home.json("show", victim["run_id"])
+    assert (old["validity"], old["superseded_by"]) == ("superseded", new)
+    assert [m["to"] for m in old["marks"]] == ["affected", "resolved"]
+    assert old["score"] == victim["score"]  # nothing of the old run was edited
+    code, output = home.aqn("rerun-tagged", "ste-backward")
+    assert (code, "nothing is affected" in output) == (3, True)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.folder}/home/mlflow.db")
+    experiment = client.get_experiment_by_name("bug")
+    assert experiment is not None
+    tags = {run.data.tags["aqn.run_id"]: run.data.tags for run in client.search_runs([experiment.experiment_id])}
+    assert (tags[new]["score.valid"], tags[victim["run_id"]]["score.valid"]) == ("true", "false")
+    assert tags[victim["run_id"]]["superseded_by"] == new
 
 
 @pytest.mark.slow

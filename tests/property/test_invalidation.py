@@ -103,9 +103,12 @@ class Invalidation(RuleBasedStateMachine):
     @rule(data=st.data())
     def waive(self, data: st.DataObject) -> None:
         bug = data.draw(st.sampled_from(sorted(self.versions)))
-        run_id = data.draw(st.sampled_from(sorted(self.known)))
+        run_id = data.draw(st.sampled_from(list(self.known)))  # in order of making: ids are random
         done = bug_writes.waive(self.engine, bug, [run_id], "x", "it does not count")
-        assert bool(done) == (self._counts(run_id, bug) and not self._stand_in(run_id))
+        if self._stand_in(run_id):  # its mark may be resolved, or open because the stand-in has the bug too
+            assert not done or self._counts(run_id, bug)
+        else:
+            assert bool(done) == self._counts(run_id, bug)
         if done:
             self.known[run_id].waived.add(bug)
 
