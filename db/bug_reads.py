@@ -119,12 +119,6 @@ def replacement_of(subject: str, links: Iterable[Link]) -> str | None:
     return next((link.source for link in links if link.kind == "supersedes" and link.target == subject), None)
 
 
-def rules_seen(engine: Engine) -> tuple[tuple[str, int], ...]:
-    """(bug, newest version) of all applied rules, sorted."""
-    with Session(engine.execution_options(read_only=True)) as session:
-        return current_rules(session)
-
-
 def current_rules(session: Session) -> tuple[tuple[str, int], ...]:
     query = select(BugRow.bug, func.max(BugRow.version)).group_by(BugRow.bug).order_by(BugRow.bug)
     return tuple((bug, version) for bug, version in session.execute(query))
@@ -311,6 +305,13 @@ def names(engine: Engine) -> dict[str, str]:
     with Session(engine.execution_options(read_only=True)) as session:
         found: dict[str, str] = dict(session.execute(select(RunRow.id, RunRow.label)).all())
         return found | dict(session.execute(select(ClaimRow.id, ClaimRow.label)).all())
+
+
+def aliases(engine: Engine) -> dict[str, tuple[str, ...]]:
+    """Claim → its other names."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        rows = session.execute(select(ClaimRow.id, ClaimRow.body))
+        return {id_: tuple(names) for id_, body in rows if (names := body["claim"].get("aliases"))}
 
 
 def twins(engine: Engine, column: str, values: Sequence[str] | None = None) -> dict[str, list[str]]:

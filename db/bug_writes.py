@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,46 +246,69 @@ class Imported:
 
 def import_claims(  # noqa: PLR0917 - one call site
     engine: Engine, name: str, about: dict[str, Any], claims: Sequence[NewClaim], recorded_at: float, schema: int,
-    judge: Callable[[NewFacts], Sequence[Judged]], rules: Rules, *, partial: bool = False,
+    judged: Sequence[Judged], rules: Rules, *, partial: bool = False,
 ) -> Imported:  # fmt: skip
     """Record a history: new claims, new versions of changed ones. Raises :class:`MovedOnError`.
 
-    ``partial``: these are not all claims of the history.
+    ``judged``: what the applied ``rules`` say of the claims. ``partial``: these are not all claims of the history.
     """
     now = time.time()
-    created: list[str] = []
-    changed: list[str] = []
-    same: list[str] = []
     with Session(engine) as session, session.begin():
         if current_rules(session) != tuple(rules):
             raise MovedOnError
         _note_history(session, name, about, now)
         have = {row.id: row for row in session.scalars(select(ClaimRow).where(ClaimRow.history == name))}
-        for claim in claims:
-            row = have.get(claim.id)
-            if row is not None and _alike(row, claim, recorded_at):
-                same.append(claim.label)
-                continue
-            version = 1 if row is None else row.version + 1
-            (created if row is None else changed).append(claim.label)
-            if claim.condition_id is not None and session.get(ConditionRow, claim.condition_id) is None:
-                session.add(ConditionRow(id=claim.condition_id, schema_version=schema, body=claim.condition))
-                session.flush()
-            if row is None:
-                row = ClaimRow(id=claim.id, history=name, label=claim.label)
-                session.add(row)
-            row.version, row.condition_id, row.body = version, claim.condition_id, claim.body
-            row.recorded_at, row.position = recorded_at, claim.position
-            session.flush()
-            session.add(ClaimVersionRow(claim_id=claim.id, version=version, body=claim.body, imported_at=now))
-            _store_facts(session, [claim.facts])
-            _mark(session, judge(claim.facts), "aqn", "judged when it was imported", now)
-            session.execute(delete(LinkRow).where(LinkRow.source == claim.id))  # as this version has them
-            for kind, target in claim.links:
-                link(session, kind, claim.id, target)
+        fresh = [claim for claim in claims if claim.id not in have]
+        changed = [c for c in claims if c.id in have and not _alike(have[c.id], c, recorded_at)]
+        versions = {c.id: have[c.id].version + 1 if c.id in have else 1 for c in (*fresh, *changed)}
+        _note_conditions(session, (*fresh, *changed), schema)
+        rows = {
+            claim.id: {
+                "id": claim.id, "history": name, "label": claim.label, "version": versions[claim.id],
+                "condition_id": claim.condition_id, "recorded_at": recorded_at, "position": claim.position,
+                "body": claim.body,
+            }
+            for claim in (*fresh, *changed)
+        }  # fmt: skip
+        _in_bulk(session, insert(ClaimRow), [rows[claim.id] for claim in fresh])
+        _in_bulk(session, update(ClaimRow), [rows[claim.id] for claim in changed])  # by primary key
+        _in_bulk(
+            session, insert(ClaimVersionRow),
+            [{"claim_id": id_, "version": row["version"], "body": row["body"], "imported_at": now}
+             for id_, row in rows.items()],
+        )  # fmt: skip
+        _store_facts(session, [claim.facts for claim in (*fresh, *changed)])
+        _mark(session, [j for j in judged if j.subject in rows], "aqn", "judged when it was imported", now)
+        _relink(session, (*fresh, *changed), now)
         ids = {claim.id for claim in claims}
         missing = () if partial else tuple(row.label for id_, row in have.items() if id_ not in ids)
-    return Imported(tuple(created), tuple(changed), tuple(same), missing)
+        same = tuple(claim.label for claim in claims if claim.id not in rows)
+    return Imported(tuple(c.label for c in fresh), tuple(c.label for c in changed), same, missing)
+
+
+def _in_bulk(session: Session, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    for start in range(0, len(rows), 1000):
+        session.execute(statement, list(rows[start : start + 1000]))
+
+
+def _note_conditions(session: Session, claims: Iterable[NewClaim], schema: int) -> None:
+    wanted = {c.condition_id: c.condition for c in claims if c.condition_id is not None}
+    for condition_id, body in wanted.items():
+        if session.get(ConditionRow, condition_id) is None:
+            session.add(ConditionRow(id=condition_id, schema_version=schema, body=body))
+    session.flush()
+
+
+def _relink(session: Session, claims: Sequence[NewClaim], now: float) -> None:
+    """Links as these versions of the claims have them."""
+    for start in range(0, len(claims), 500):
+        some = [claim.id for claim in claims[start : start + 500]]
+        session.execute(delete(LinkRow).where(LinkRow.source.in_(some)))
+    _in_bulk(
+        session, insert(LinkRow),
+        [{"kind": kind, "source": claim.id, "target": target, "at": now, "why": ""}
+         for claim in claims for kind, target in dict.fromkeys(claim.links)],
+    )  # fmt: skip
 
 
 def _alike(row: ClaimRow, claim: NewClaim, recorded_at: float) -> bool:

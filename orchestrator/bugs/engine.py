@@ -68,14 +68,11 @@ def check(engine: Engine, rule: Rule) -> Check:
     """Judge every run that ended and every claim. Writes nothing."""
     fresh = tuple(_facts_anew(engine, run_id) for run_id in bug_reads.without_facts(engine, FACTS_VERSION))
     renewed = {facts.subject for facts in fresh}
-    labels, other_names = bug_reads.names(engine), _aliases(engine)
+    labels = bug_reads.names(engine)
+    named = rule.header.except_ or rule.header.include
+    other_names = bug_reads.aliases(engine) if named else {}
     known = (facts for facts in bug_reads.facts(engine) if facts.subject not in renewed)
-    asked = names_used(rule.affects)
-    twins = {
-        name: bug_reads.twins(engine, name.removesuffix("_twins"))
-        for source, name in asked
-        if source == "artefact" and name.endswith("_twins")
-    }
+    twins = {name: bug_reads.twins(engine, name.removesuffix("_twins")) for name in _twins_asked(rule)}
     code_before = _placed()
 
     def judged() -> Iterator[Checked]:
@@ -94,10 +91,6 @@ def _with_twins(body: Mapping[str, Any], counts: Mapping[str, int]) -> Mapping[s
     hashes = body["artefact"]
     known = {name: count for name, count in counts.items() if hashes.get(name.removesuffix("_twins")) is not None}
     return {**body, "artefact": {**hashes, **known}}
-
-
-def _aliases(engine: Engine) -> dict[str, tuple[str, ...]]:
-    return {claim.id: tuple(claim.body["claim"].get("aliases", ())) for claim in bug_reads.claims(engine)}
 
 
 def _facts_anew(engine: Engine, run_id: str) -> NewFacts:
@@ -128,21 +121,24 @@ def parsed(text: str) -> Rule:
         return rule_from_text(text, Path(folder) / "rule.yaml")
 
 
-def judge_one(engine: Engine, facts: NewFacts, label: str, aliases: Sequence[str] = ()) -> tuple[list[Judged], Rules]:
-    """What all applied rules say of one run or claim, and which rules those were."""
+def versions_of(applied: Sequence[Rule]) -> Rules:
+    return tuple((rule.name, rule.header.version) for rule in applied)
+
+
+def judge_one(engine: Engine, applied: Sequence[Rule], facts: NewFacts, names: Sequence[str]) -> list[Judged]:
+    """What rules say of one run or claim. ``names``: its label and aliases."""
     code_before = _placed()
     judged = []
-    applied = rules(engine)
     for rule in applied:
-        counts = {
-            name: _twin_count(engine, facts, name.removesuffix("_twins"))
-            for source, name in names_used(rule.affects)
-            if source == "artefact" and name.endswith("_twins")
-        }
+        counts = {name: _twin_count(engine, facts, name.removesuffix("_twins")) for name in _twins_asked(rule)}
         body = _with_twins(facts.body, counts)
-        finding = evaluate(rule, body, (facts.subject, label, *aliases), code_before)
-        judged.append(_judged(rule, facts.subject, finding))
-    return judged, tuple((rule.name, rule.header.version) for rule in applied)
+        judged.append(_judged(rule, facts.subject, evaluate(rule, body, (facts.subject, *names), code_before)))
+    return judged
+
+
+def _twins_asked(rule: Rule) -> list[str]:
+    """Facts of a rule that only the registry as a whole can tell."""
+    return [n for source, n in names_used(rule.affects) if source == "artefact" and n.endswith("_twins")]
 
 
 def _twin_count(engine: Engine, facts: NewFacts, column: str) -> int:
@@ -161,8 +157,8 @@ def judged_at_the_end(
 ) -> tuple[NewFacts, list[Judged], Rules]:
     """What the transaction that ends a run records of it for the rules that stand."""
     new = facts_for(engine, run, state, verdict, facts)
-    judged, seen = judge_one(engine, new, run.label)
-    return new, judged, seen
+    applied = rules(engine)
+    return new, judge_one(engine, applied, new, (run.label,)), versions_of(applied)
 
 
 # ------------------------------------------------------------------------------------------------------ applying

@@ -12,15 +12,15 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db import bug_reads, bug_writes
+from db import bug_writes
 from db.bug_reads import NewFacts
-from db.bug_writes import Imported, Judged, MovedOnError, NewClaim
+from db.bug_writes import Imported, MovedOnError, NewClaim
 from experiment_specs.claims import ClaimedRun, Loaded, load_history
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import load_sweep
 from experiment_specs.presets import PACKAGE
-from orchestrator.bugs.engine import TRIES, judge_one
+from orchestrator.bugs.engine import TRIES, judge_one, rules, versions_of
 from orchestrator.bugs.facts import facts_of_claim
 from orchestrator.expand import expand
 
@@ -123,18 +123,15 @@ def record(
     except ValueError as error:
         raise SpecError(f"{recorded!r} is no day, as 2026-01-31", key="recorded") from error
     for _ in range(TRIES):
-        rules = bug_reads.rules_seen(engine)
-        judged = {
-            claim.id: judge_one(engine, claim.facts, claim.label, claim.body["claim"].get("aliases", ()))[0]
+        applied = rules(engine)
+        judged = [
+            one
             for claim in claims
-        }
-
-        def judge(facts: NewFacts, judged: dict[str, list[Judged]] = judged) -> list[Judged]:
-            return judged[facts.subject]
-
+            for one in judge_one(engine, applied, claim.facts, (claim.label, *claim.body["claim"].get("aliases", ())))
+        ]
         try:
             return bug_writes.import_claims(
-                engine, name, about, claims, at, CONDITION_SCHEMA, judge, rules, partial=partial
+                engine, name, about, claims, at, CONDITION_SCHEMA, judged, versions_of(applied), partial=partial
             )
         except MovedOnError:
             continue

@@ -152,7 +152,7 @@ class TestMarks:
         self, engine: Engine, submit, ste: Rule, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run_id = submit().all[1]
-        original, calls = bugs.judge_one, []
+        original, calls = bugs.rules, []
 
         def late(*arguments: Any) -> Any:
             result = original(*arguments)
@@ -161,7 +161,7 @@ class TestMarks:
                 bugs.apply(engine, ste, "")
             return result
 
-        monkeypatch.setattr(bugs, "judge_one", late)
+        monkeypatch.setattr(bugs, "rules", late)
         finish(engine, run_id, facts=WRONG)
         assert calls
         assert validity(engine, run_id) == "affected"
