@@ -1,7 +1,7 @@
 """The registry at size: importing against raw executemany, listing, and judging every run by a rule.
 
-Ratios are of things measured side by side in this process, or of commands started one after the other. The rows are made
-up; their shapes are those of real runs.
+Ratios are of things measured side by side in this process, or of commands started one after the other. The rows are
+made up; their shapes are those of real runs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def rows_of(count: int) -> dict[str, list[tuple[Any, ...]]]:
             (run_id, run.condition_id, i, "code", "train", None, f"{run.label} {i}", "succeeded", 1e9 + i, 0, 1, plan,
              "{}", rule, "PROVEN", "[]", None, -1, None, 0)
         )  # fmt: skip
-        attempts.append((i + 1, run_id, 1, f"token{i}", "succeeded", "/runs", "node", 1, 1e9, 1e9, 0, None, 0, 9, 1e9, 24))
+        attempts.append(
+            (i + 1, run_id, 1, f"token{i}", "succeeded", "/runs", "node", 1, 1e9, 1e9, 0, None, 0, 9, 1e9, 24)
+        )
         evals += [(i + 1, s, run_id, 2 * s, 200 + s, 500, 1, "q", b"\0" * 63, 1e9) for s in range(EVALS)]
         body = {
             "condition": run.condition, "seed": i, "code": {"id": "code", "commit": None, "date": "2026-11-01"},
@@ -124,7 +126,8 @@ def imported(folder: Path, count: int) -> tuple[float, float]:
         bodies = [json.dumps(c.body) for c in claims]
         with connection:
             connection.executemany(
-                "INSERT INTO claims (id, history, label, version, recorded_at, position, body) VALUES (?, 'many', ?, 1, 0, ?, ?)",
+                "INSERT INTO claims (id, history, label, version, recorded_at, position, body)"
+                " VALUES (?, 'many', ?, 1, 0, ?, ?)",
                 [(c.id, c.label, c.position, b) for c, b in zip(claims, bodies, strict=True)],
             )
             connection.executemany(
@@ -184,15 +187,19 @@ def main(count: int = 100_000) -> None:
     small, large = folder / "small.db", folder / "large.db"
     filled(small, count // 10)
     raw = filled(large, count)
-    print(f"{count} runs, {count * EVALS} evals, SQLite: {large.stat().st_size / 1e6:.0f} MB, {raw:.1f} s by raw executemany")
+    size = large.stat().st_size / 1e6
+    print(f"{count} runs, {count * EVALS} evals, SQLite: {size:.0f} MB, {raw:.1f} s by raw executemany")
     ours, plain = imported(folder, count)
-    print(f"import of {count} claims with {EVALS} evals: {ours:.1f} s, {ours / plain:.1f} x raw executemany of the same rows")
+    print(
+        f"import of {count} claims with {EVALS} evals each: {ours:.1f} s, {ours / plain:.1f} x raw executemany of them"
+    )
     help_ = command(f"sqlite:///{small}", "--help")
     for file, runs in ((small, count // 10), (large, count)):
         url = f"sqlite:///{file}"
         for words in (("runs",), ("runs", "--json"), ("runs", "--all", "--json")):
             seconds = command(url, *words, repeats=5 if "--all" not in words else 1)
-            print(f"aqn {' '.join(words):<18} at {runs:>6} runs: {1000 * seconds:7.0f} ms, {seconds / help_:5.1f} x aqn --help")
+            name = " ".join(words)
+            print(f"aqn {name:<18} at {runs:>6} runs: {1000 * seconds:7.0f} ms, {seconds / help_:5.1f} x aqn --help")
     engine = open_registry(f"sqlite:///{large}")
     reading, facts = timed(lambda: list(bug_reads.facts(engine)))
     for name in ("ste-backward", "same-answers-as-another"):

@@ -59,17 +59,24 @@ def tensorboard(
 
 
 @app.command("verl-log")
-def verl_log(
+def verl_log(  # noqa: PLR0917 - typer reads them as options
     file: Annotated[Path, typer.Argument(help="What verl printed on its console.", show_default=False)],
     questions: Questions = None,
+    label: Annotated[str | None, typer.Option(help="What to call the run; the file's name by default.")] = None,
     name: Name = None,
     recorded: Day = None,
     as_json: Json = False,
 ) -> None:
     """Record the eval curves of a verl console log as claims, one an attempt."""
+    from dataclasses import replace
+
     from orchestrator.importers.verl_log import read
 
-    _curves(read(file), file, name, questions, recorded, as_json=as_json)
+    curves = read(file)
+    if label is not None:
+        numbered = len(curves) > 1
+        curves = [replace(c, name=f"{label} (attempt {n})" if numbered else label) for n, c in enumerate(curves, 1)]
+    _curves(curves, file, name, questions, recorded, as_json=as_json)
 
 
 def _curves(

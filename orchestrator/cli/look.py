@@ -83,13 +83,15 @@ def runs(
     found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval"))
     left = None if most is None else most - len(found)
     claims = bug_reads.claims(engine, limit=left) if sweep is None and left != 0 else []
-    from orchestrator.claims import claims_as_json
+    rows: list[dict[str, Any]] = []
+    if claims:
+        from orchestrator.claims import claims_as_json  # the language costs a list of runs time
 
+        rows = claims_as_json(engine, claims, curves=curves)
     if as_json:
         from orchestrator.runs_json import run_as_json
 
-        listed = [run_as_json(run, curves=curves) for run in found]
-        print_json(listed + claims_as_json(engine, claims, curves=curves))
+        print_json([run_as_json(run, curves=curves) for run in found] + rows)
         return
     from orchestrator.cli.render import bug_notes, claims_table, console, runs_table
 
@@ -100,7 +102,7 @@ def runs(
             screen.print(note)
     if claims:
         screen.print("claims: what people wrote; nothing of it was measured here")
-        screen.print(claims_table(claims, claims_as_json(engine, claims)))
+        screen.print(claims_table(claims, rows))
 
 
 def show(run: RunName, as_json: Json = False) -> None:

@@ -19,7 +19,7 @@ from experiment_specs.errors import one_line
 from experiment_specs.language import scan_of
 from orchestrator import checks, touched
 from orchestrator.aims import Aim
-from orchestrator.cli.render import condition_words
+from orchestrator.cli.words import condition_words
 from orchestrator.composed import Shown
 from orchestrator.forecast import Forecast, Question
 from orchestrator.plan import Plan, PlannedCondition

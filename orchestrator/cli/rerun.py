@@ -122,8 +122,9 @@ def _print(bug: str, found: Sequence[Replacement], made: Mapping[str, str], *, d
     from rich.table import Table
     from rich.text import Text
 
-    from orchestrator.cli.render import condition_words, console
-    from orchestrator.cli.render import typed_condition as typed
+    from orchestrator.cli.render import console
+    from orchestrator.cli.words import condition_words
+    from orchestrator.cli.words import typed_condition as typed
 
     screen = console()
     if not found:
