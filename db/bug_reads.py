@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, String, cast, distinct, func, or_, select
+from sqlalchemy import Engine, String, cast, distinct, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from db.schema import (
@@ -198,13 +198,19 @@ def links_of(session: Session, subjects: Sequence[str]) -> dict[str, list[Link]]
     return found
 
 
-def reruns(engine: Engine, targets: Sequence[str] | None = None) -> dict[str, list[tuple[str, str, str | None]]]:
-    """Run or claim → (id, state, verdict) of the runs that were made to replace it, oldest first."""
+def reruns(
+    engine: Engine, targets: Sequence[str] | None = None, kind: str = "supersedes"
+) -> dict[str, list[tuple[str, str, str | None]]]:
+    """Run or claim → (id, state, verdict) of the runs that were made to replace it, oldest first.
+
+    ``kind``: re-evaluation-of for native evaluations of its checkpoints instead.
+    """
     found: dict[str, list[tuple[str, str, str | None]]] = {}
     query = (
         select(LinkRow.target, RunRow.id, RunRow.state, RunRow.verdict)
         .join(RunRow, RunRow.id == LinkRow.source)
-        .where(LinkRow.kind == "supersedes")
+        .where(LinkRow.kind == kind)
+        .where(true() if kind == "supersedes" else RunRow.score_rule["mode"].as_string() == "native")
         .order_by(LinkRow.at, RunRow.created_at)
     )
     with Session(engine.execution_options(read_only=True)) as session:
@@ -273,8 +279,21 @@ def histories(engine: Engine) -> dict[str, dict[str, Any]]:
         return {row.name: row.body for row in rows}
 
 
-def count_facts(session: Session) -> int:
-    return int(session.scalar(select(func.count()).select_from(FactsRow)) or 0)
+def facts_stamp(session: Session) -> tuple[int, int]:
+    """Changes whenever the facts of a run or claim enter or are made anew."""
+    count, revisions = session.execute(select(func.count(), func.sum(FactsRow.revision)).select_from(FactsRow)).one()
+    return int(count), int(revisions or 0)
+
+
+def stamp(engine: Engine) -> tuple[int, int]:
+    with Session(engine.execution_options(read_only=True)) as session:
+        return facts_stamp(session)
+
+
+def stand_ins(engine: Engine) -> set[str]:
+    """Runs that were made in the place of others: they share their labels."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        return set(session.scalars(select(LinkRow.source).where(LinkRow.kind == "supersedes")))
 
 
 def facts(engine: Engine, subjects: Sequence[str] | None = None) -> Iterator[NewFacts]:
@@ -337,17 +356,17 @@ def twins(engine: Engine, column: str, values: Sequence[str] | None = None) -> d
     return found
 
 
-def count_twins(engine: Engine, column: str, value: str, run_id: str) -> int:
+def twins_of(engine: Engine, column: str, value: str, run_id: str) -> list[str]:
     """Runs of another condition or seed than a run's with this hash of ``answers`` or ``checkpoint``."""
     hashed = FactsRow.answers if column == "answers" else FactsRow.checkpoint
     with Session(engine.execution_options(read_only=True)) as session:
         own = session.execute(select(RunRow.condition_id, RunRow.seed).where(RunRow.id == run_id)).one_or_none()
         if own is None:
-            return 0
+            return []
         query = (
-            select(func.count())
-            .select_from(FactsRow)
+            select(FactsRow.subject)
             .join(RunRow, RunRow.id == FactsRow.subject)
-            .where(hashed == value, or_(RunRow.condition_id != own[0], RunRow.seed != own[1]))
+            .where(hashed == value, FactsRow.subject != run_id)
+            .where(or_(RunRow.condition_id != own[0], RunRow.seed != own[1]))
         )
-        return int(session.scalar(query) or 0)
+        return list(session.scalars(query))

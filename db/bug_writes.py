@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.bug_reads import Bug, Mark, NewFacts, count_facts, current_rules, marks_of
+from db.bug_reads import Bug, Mark, NewFacts, chunks, current_rules, facts_stamp, marks_of
 from db.schema import (
     BugRow,
     ClaimRow,
@@ -54,14 +54,52 @@ class Judged:
 
 
 def next_state(before: str | None, answer: str, *, replaced: bool) -> str | None:
-    """What becomes of a mark when its rule answers (anew). None: there is none."""
+    """What becomes of a mark when its rule answers (anew). None: there is none. A waiver outlasts every answer.
+
+    ``replaced``: a run that is PROVEN and does not have this bug stands in its place.
+    """
+    if before == "waived":
+        return before
     if answer == "clean":
         return None if before is None else "withdrawn"
-    if before in ("waived", "resolved"):
-        return before
-    if replaced and answer == "match":
+    if replaced and (answer == "match" or before == "resolved"):
         return "resolved"
     return "affected" if answer == "match" else "unknown"
+
+
+def next_marks(  # noqa: PLR0917 - all that a decision depends on
+    judged: Sequence[Judged], have: Mapping[tuple[str, str], Mark], stand_ins: Mapping[str, Sequence[tuple[str, str]]],
+    by: str, why: str, at: float,
+) -> list[tuple[Mark | None, Mark]]:  # fmt: skip
+    """(mark before, mark after) of everything that rules say. Pure.
+
+    ``have``: marks by (bug, subject), those of stand-ins too. ``stand_ins``: subject → (kind of link, run) of the
+    PROVEN runs that were made to replace it, or to evaluate it anew.
+    """
+    answers = {(j.bug, j.subject): j.answer for j in judged}
+
+    def spoilt(bug: str, run: str) -> bool:
+        answer = answers.get((bug, run))
+        return answer == "match" if answer is not None else (bug, run) in have and have[bug, run].open
+
+    changes = []
+    for j in judged:
+        before = have.get((j.bug, j.subject))
+        wanted = "re-evaluation-of" if j.disposition == "re-evaluate" else "supersedes"
+        stand_in = next(
+            (run for kind, run in stand_ins.get(j.subject, ()) if kind == wanted and not spoilt(j.bug, run)), None
+        )
+        after = next_state(before.state if before else None, j.answer, replaced=stand_in is not None)
+        if after is None:
+            continue
+        same = before is not None and before.state == after
+        who, reason, when = (before.by, before.why, before.at) if same and before else (by, why, at)
+        mark = Mark(
+            j.bug, j.subject, after, j.effect, j.disposition, j.rule_version, j.facts, when, who, reason,
+            stand_in if after == "resolved" else None,
+        )  # fmt: skip
+        changes.append((before, mark))
+    return changes
 
 
 def record_facts(session: Session, facts: NewFacts, judged: Sequence[Judged], rules: Rules, by: str) -> None:
@@ -77,25 +115,30 @@ def _store_facts(session: Session, facts: Iterable[NewFacts]) -> None:
         {"subject": f.subject, "version": f.version, "body": f.body, "answers": f.answers, "checkpoint": f.checkpoint}
         for f in facts
     ]
-    for start in range(0, len(rows), 500):
-        some = rows[start : start + 500]
-        session.execute(delete(FactsRow).where(FactsRow.subject.in_([row["subject"] for row in some])))
-        session.execute(insert(FactsRow), some)
+    for some in chunks(rows):
+        subjects = [row["subject"] for row in some]
+        query = select(FactsRow.subject, FactsRow.revision).where(FactsRow.subject.in_(subjects))
+        before = dict(session.execute(query).all())
+        session.execute(delete(FactsRow).where(FactsRow.subject.in_(subjects)))
+        session.execute(insert(FactsRow), [row | {"revision": before.get(row["subject"], 0) + 1} for row in some])
 
 
 def apply_rule(
-    engine: Engine, bug: Bug, judged: Sequence[Judged], new_facts: Sequence[NewFacts], known_facts: int
+    engine: Engine, bug: Bug, judged: Sequence[Judged], new_facts: Sequence[NewFacts], seen: tuple[int, int]
 ) -> dict[str, int]:
     """Record a (version of a) rule and mark whom it affects. Returns how many marks are in which state afterwards.
 
-    ``known_facts``: how many runs and claims were judged, those of ``new_facts`` included. Raises
-    :class:`MovedOnError` where a run has ended since.
+    ``seen``: :func:`db.bug_reads.stamp` from before the facts were read. Raises :class:`MovedOnError` where facts have
+    changed since, or another version of the rule has come.
     """
     with Session(engine) as session, session.begin():
-        _store_facts(session, new_facts)
-        if count_facts(session) != known_facts:
+        newest = session.scalar(select(BugRow).where(BugRow.bug == bug.bug).order_by(BugRow.version.desc()).limit(1))
+        other = newest is not None and (newest.version > bug.version or
+                                        (newest.version == bug.version and newest.text != bug.text))  # fmt: skip
+        if other or facts_stamp(session) != seen:
             raise MovedOnError
-        if session.get(BugRow, (bug.bug, bug.version)) is None:
+        _store_facts(session, new_facts)
+        if newest is None or newest.version < bug.version:
             session.add(BugRow(**{name: getattr(bug, name) for name in Bug.__dataclass_fields__}))
             session.flush()
         _mark(session, judged, bug.by, bug.why, bug.at)
@@ -104,20 +147,24 @@ def apply_rule(
 
 
 def _mark(session: Session, judged: Sequence[Judged], by: str, why: str, at: float) -> None:
+    _set(session, _decided(session, judged, by, why, at))
+
+
+def _decided(
+    session: Session, judged: Sequence[Judged], by: str, why: str, at: float
+) -> list[tuple[Mark | None, Mark]]:
     subjects = [j.subject for j in judged]
-    have = {(m.bug, m.subject): m for group in marks_of(session, subjects).values() for m in group}
-    stand_ins = replaced(session, [j.subject for j in judged if j.answer == "match"])
-    changes = []
-    for j in judged:
-        before = have.get((j.bug, j.subject))
-        replacement = stand_ins.get(j.subject)
-        after = next_state(before.state if before else None, j.answer, replaced=replacement is not None)
-        if after is None:
-            continue
-        by_whom = (before.replacement if before else None) or replacement if after == "resolved" else None
-        mark = Mark(j.bug, j.subject, after, j.effect, j.disposition, j.rule_version, j.facts, at, by, why, by_whom)
-        changes.append((before, mark))
-    _set(session, changes)
+    stood_in = stand_ins_for(session, subjects)
+    runs = {run for found in stood_in.values() for _, run in found}
+    marked = marks_of(session, list({*subjects, *runs}))
+    have = {(m.bug, m.subject): m for group in marked.values() for m in group}
+    return next_marks(judged, have, stood_in, by, why, at)
+
+
+def foreseen(engine: Engine, judged: Sequence[Judged]) -> list[tuple[Mark | None, Mark]]:
+    """What marking would change, without changing it."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        return _decided(session, judged, "", "", 0.0)
 
 
 def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
@@ -139,11 +186,18 @@ def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
                 for before, m in some
             ],
         )  # fmt: skip
-        subjects = [mark.subject for _, mark in some]
-        session.execute(
-            update(RunRow).where(RunRow.id.in_(subjects)).values(mark_changes=RunRow.mark_changes + 1),
-            execution_options={"synchronize_session": False},
-        )
+        _touch(session, [mark.subject for _, mark in some])
+
+
+def _touch(session: Session, subjects: Sequence[str]) -> None:
+    """MLflow is to be told anew of these runs, and of the evaluations that stand and fall with them."""
+    evaluations = select(LinkRow.source).where(LinkRow.kind == "re-evaluation-of", LinkRow.target.in_(subjects))
+    session.execute(
+        update(RunRow)
+        .where(RunRow.id.in_(subjects) | RunRow.id.in_(evaluations))
+        .values(mark_changes=RunRow.mark_changes + 1),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _differ(before: Mark, after: Mark) -> bool:
@@ -157,28 +211,37 @@ def _row(mark: Mark) -> dict[str, Any]:
     return {name: getattr(mark, name) for name in Mark.__dataclass_fields__} | {"facts": list(mark.facts)}
 
 
-def replaced(session: Session, subjects: Sequence[str]) -> dict[str, str]:
-    """Subject → the PROVEN run that was made to replace it."""
-    found: dict[str, str] = {}
-    for start in range(0, len(subjects), 500):
+def stand_ins_for(session: Session, subjects: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Subject → (kind of link, run) of the PROVEN runs that replace it or evaluate its own score anew."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for chunk in chunks(subjects):
         query = (
-            select(LinkRow.target, RunRow.id)
+            select(LinkRow.target, LinkRow.kind, RunRow)
             .join(RunRow, RunRow.id == LinkRow.source)
-            .where(LinkRow.kind == "supersedes", RunRow.verdict == "PROVEN")
-            .where(LinkRow.target.in_(subjects[start : start + 500]))
+            .where(LinkRow.kind.in_(("supersedes", "re-evaluation-of")), RunRow.verdict == "PROVEN")
+            .where(LinkRow.target.in_(chunk))
+            .order_by(LinkRow.at)
         )
-        found |= dict(session.execute(query).all())
+        for target, kind, run in session.execute(query):
+            if kind == "supersedes" or _of_its_score(session, run, target):
+                found.setdefault(target, []).append((kind, run.id))
     return found
 
 
-def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str) -> list[str]:
-    """Say that a mark does not count, and why. Returns those that had an open mark of the bug."""
+def replaced(session: Session, subjects: Sequence[str]) -> set[str]:
+    """Those of them in whose place a PROVEN run stands."""
+    found = stand_ins_for(session, subjects)
+    return {subject for subject, runs in found.items() if any(kind == "supersedes" for kind, _ in runs)}
+
+
+def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str, *, undo: bool = False) -> list[str]:
+    """Say that a mark does not count, and why; or take that back. Returns those that had an open (waived) mark."""
     done = []
     with Session(engine) as session, session.begin():
         for subject, found in marks_of(session, subjects).items():
             for mark in found:
-                if mark.bug == bug and mark.open:
-                    _set(session, [(mark, _changed(mark, "waived", by, why))])
+                if mark.bug == bug and (mark.state == "waived" if undo else mark.open):
+                    _set(session, [(mark, _changed(mark, "affected" if undo else "waived", by, why))])
                     done.append(subject)
     return done
 
@@ -189,26 +252,30 @@ def _changed(mark: Mark, state: str, by: str, why: str, replacement: str | None 
 
 def resolve_replaced(session: Session, run_id: str) -> None:
     """Within the transaction in which a run becomes PROVEN: marks of the run that it replaces are resolved, but for
-    those of bugs that it has itself."""
+    those of bugs that it has itself. An evaluation resolves those of bugs that a new evaluation mends."""
     own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
     query = select(LinkRow).where(LinkRow.kind.in_(("supersedes", "re-evaluation-of")), LinkRow.source == run_id)
+    run = session.get_one(RunRow, run_id)
     for link in session.scalars(query).all():
         again = link.kind == "re-evaluation-of"
-        if again and not _native(session, run_id):
+        if again and not _of_its_score(session, run, link.target):
             continue
         for found in marks_of(session, [link.target]).values():
             for mark in found:
                 if mark.open and mark.bug not in own and again == (mark.disposition == "re-evaluate"):
                     why = f"run {run_id}, which {'re-evaluates' if again else 'replaces'} it, is PROVEN"
                     _set(session, [(mark, _changed(mark, "resolved", "aqn", why, run_id))])
-        # the old run's place in MLflow says by whom it is superseded, whatever its marks
-        session.execute(update(RunRow).where(RunRow.id == link.target).values(mark_changes=RunRow.mark_changes + 1))
+        _touch(session, [link.target])  # by whom it is superseded, whatever its marks
 
 
-def _native(session: Session, run_id: str) -> bool:
-    """Was it evaluated in the mode of the run's own scores?"""
-    rule = session.scalar(select(RunRow.score_rule).where(RunRow.id == run_id))
-    return rule is not None and rule.get("mode") == "native"
+def _of_its_score(session: Session, evaluation: RunRow, source: str) -> bool:
+    """Was the checkpoint of the run's score evaluated, in the mode of that score?"""
+    run = session.get(RunRow, source)
+    if run is None or evaluation.score_rule.get("mode") != "native":
+        return False
+    condition = session.get_one(ConditionRow, run.condition_id).body
+    noised = bool((condition.get("aqn") or {}).get("during_eval"))  # its own scores are not of the lifted noise
+    return not noised and evaluation.plan.get("source", {}).get("step") == run.plan["total_steps"]
 
 
 def link(session: Session, kind: str, source: str, target: str, why: str = "") -> None:
@@ -256,7 +323,7 @@ def import_claims(  # noqa: PLR0917 - one call site
     with Session(engine) as session, session.begin():
         if current_rules(session) != tuple(rules):
             raise MovedOnError
-        _note_history(session, name, about, now)
+        _note_history(session, name, about, now, partial=partial)
         have = {row.id: row for row in session.scalars(select(ClaimRow).where(ClaimRow.history == name))}
         fresh = [claim for claim in claims if claim.id not in have]
         changed = [c for c in claims if c.id in have and not _alike(have[c.id], c, recorded_at)]
@@ -317,10 +384,11 @@ def _alike(row: ClaimRow, claim: NewClaim, recorded_at: float) -> bool:
     )  # fmt: skip
 
 
-def _note_history(session: Session, name: str, about: Mapping[str, Any], now: float) -> None:
+def _note_history(session: Session, name: str, about: Mapping[str, Any], now: float, *, partial: bool) -> None:
+    """What a file says beside its runs; a few curves more say nothing of what is there."""
     newest = select(HistoryRow).where(HistoryRow.name == name).order_by(HistoryRow.version.desc()).limit(1)
     last = session.scalar(newest)
-    if last is None or last.body != about:
+    if last is None or (last.body != about and not partial):
         version = 1 if last is None else last.version + 1
         session.add(HistoryRow(name=name, version=version, body=dict(about), imported_at=now))
         session.flush()

@@ -93,13 +93,13 @@ class Run:
     marks: tuple[Mark, ...] = ()
     links: tuple[Link, ...] = ()
     source_stands: bool = True
-    """Of an evaluation: was the run that trained its checkpoint PROVEN, and is it touched by no bug that a new
-    evaluation does not mend?"""
+    """Of an evaluation: is the run that trained its checkpoint touched by no bug but those that a new evaluation mends?
+    (That it was trained as planned is part of the evaluation's own verdict.)"""
 
     @property
     def validity(self) -> str:
         """valid, affected, superseded, or unverified: see :func:`db.bug_reads.validity`."""
-        if self.kind == "eval" and not self.source_stands:
+        if not self.source_stands:
             return "affected"
         return validity(self.verdict, self.marks, replaced=self.superseded_by is not None)
 
@@ -215,20 +215,16 @@ def _on_fallen_runs(session: Session, evaluations: Sequence[str]) -> set[str]:
         return set()
     fallen = set()
     for chunk in chunks(evaluations):
-        query = (
-            select(LinkRow.source, RunRow.id, RunRow.verdict)
-            .join(RunRow, RunRow.id == LinkRow.target)
-            .where(LinkRow.kind == "re-evaluation-of", LinkRow.source.in_(chunk))
+        query = select(LinkRow.source, LinkRow.target).where(
+            LinkRow.kind == "re-evaluation-of", LinkRow.source.in_(chunk)
         )
         found = session.execute(query).all()
-        marks = marks_of(session, [run for _, run, _ in found])
-        for evaluation, run, verdict in found:
-            bad = any(
-                m.state in ("affected", "resolved") and m.effect == "invalid" and m.disposition != "re-evaluate"
+        marks = marks_of(session, [run for _, run in found])
+        for evaluation, run in found:
+            if any(
+                (m.open or m.state == "resolved") and m.effect != "none" and m.disposition != "re-evaluate"
                 for m in marks.get(run, ())
-            )
-            mended = any(m.disposition == "re-evaluate" and m.replacement == evaluation for m in marks.get(run, ()))
-            if bad or (verdict != "PROVEN" and not mended):
+            ):
                 fallen.add(evaluation)
     return fallen
 

@@ -194,9 +194,7 @@ MARK_STATES = ("affected", "unknown", "waived", "resolved", "withdrawn")
 not count here. resolved: a PROVEN run replaces this one. withdrawn: a later version of the rule, or none, matches."""
 EFFECTS = ("invalid", "unverified", "none")
 """What an open mark does to the validity of what it marks; follows from the rule's status and disposition."""
-LINK_KINDS = (
-    "supersedes", "attempt-of", "replicate-of", "extends", "re-evaluation-of", "alias-of", "depends-on",
-)  # fmt: skip
+LINK_KINDS = ("supersedes", "re-evaluation-of", "attempt-of", "extends", "depends-on")
 
 
 class HistoryRow(Base):
@@ -244,6 +242,9 @@ class FactsRow(Base):
     __tablename__ = "facts"
     subject: Mapped[str] = mapped_column(String(32), primary_key=True)
     version: Mapped[int] = mapped_column(Integer)
+    """Of the code that made it."""
+    revision: Mapped[int] = mapped_column(Integer, default=1)
+    """How often it was made anew."""
     body: Mapped[dict[str, Any]]
     answers: Mapped[str | None] = mapped_column(String(16))
     """Hash of the outcomes of the score's eval; None where all or none of them are right."""

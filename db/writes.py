@@ -173,7 +173,7 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
 def _fallen(session: Session, ids: Sequence[str]) -> set[str]:
     """Runs that a bug touches or may touch, and those that another stands in the place of."""
     marked = {run for run, marks in marks_of(session, ids).items() for m in marks if m.open and m.effect != "none"}
-    return marked | set(replaced(session, ids))
+    return marked | replaced(session, ids)
 
 
 def _attempted(session: Session, run_id: str) -> bool:
@@ -370,7 +370,12 @@ class Rerun:
     subject: str
     new: NewRun
     score_rule: dict[str, Any]
-    sweeps: Sequence[str] = ()
+    waits_for: str | None = None
+    """Of an evaluation: the layer scan that its training run waited for."""
+
+    @property
+    def link(self) -> str:
+        return "re-evaluation-of" if self.new.kind == "eval" else "supersedes"
 
 
 def rerun(  # noqa: PLR0917 - one call site
@@ -384,7 +389,7 @@ def rerun(  # noqa: PLR0917 - one call site
     made: dict[str, str] = {}
     with Session(engine) as session, session.begin():
         for position, order in enumerate(orders):
-            if _replaced_or_about_to_be(session, order.subject):
+            if _replaced_or_about_to_be(session, order):
                 continue
             at = now + position * 1e-6
             alone = Submission("", "", "", {}, priority, order.score_rule, code, condition_schema, (order.new,))
@@ -392,11 +397,11 @@ def rerun(  # noqa: PLR0917 - one call site
             needs = order.new.needs
             if needs is not None:
                 _note_condition(session, needs, alone)
-            first = _wanted(session, needs, alone, at - 5e-7) if needs is not None else None
+            first = _wanted(session, needs, alone, at - 5e-7) if needs is not None else order.waits_for
             run_id = _create_run(session, order.new, alone, at)
             if first is not None:
                 session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
-            link(session, "supersedes", run_id, order.subject, bug)
+            link(session, order.link, run_id, order.subject, bug)
             rows = session.execute(
                 select(SweepRunRow.sweep_id, SweepRunRow.position).where(SweepRunRow.run_id == order.subject)
             ).all()
@@ -406,21 +411,21 @@ def rerun(  # noqa: PLR0917 - one call site
     return made
 
 
-def _replaced_or_about_to_be(session: Session, subject: str) -> bool:
+def _replaced_or_about_to_be(session: Session, order: Rerun) -> bool:
     query = (
-        select(RunRow.id)
+        select(RunRow.score_rule)
         .join(LinkRow, LinkRow.source == RunRow.id)
-        .where(LinkRow.kind == "supersedes", LinkRow.target == subject)
+        .where(LinkRow.kind == order.link, LinkRow.target == order.subject)
         .where(RunRow.state.in_(("queued", "running")) | (RunRow.verdict == "PROVEN"))
     )
-    return session.scalar(query.limit(1)) is not None
+    return any(rule.get("mode") == order.score_rule.get("mode") for rule in session.scalars(query))
 
 
 def evaluation(  # noqa: PLR0917 - one call site
-    engine: Engine, new: NewRun, source: str, waits_for: str | None, rule: dict[str, Any], code: str,
-    condition_schema: int, priority: int,
-) -> str:  # fmt: skip
+    engine: Engine, new: NewRun, source: str, waits_for: str | None, code: str, condition_schema: int, priority: int
+) -> str:
     """Queue the re-evaluation of a run's checkpoint, linked to it. Returns its id."""
+    rule = {"rule": "final", "mode": new.plan["mode"]}
     alone = Submission("", "", "", {}, priority, rule, code, condition_schema, (new,))
     with Session(engine) as session, session.begin():
         _note_condition(session, new, alone)

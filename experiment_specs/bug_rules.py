@@ -8,14 +8,16 @@ decided.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from experiment_specs.claims import Day
 from experiment_specs.errors import SpecError
-from experiment_specs.language import NAMED_FIELDS, Condition, Value, unknown_part
+from experiment_specs.language import NAMED_FIELDS, Condition, Value, record_in, unknown_part
 from experiment_specs.presets import PACKAGE, resolve_name
 from experiment_specs.reader import Reader
 from experiment_specs.yaml_source import KeyPath, read_yaml
@@ -44,11 +46,13 @@ FACTS: dict[str, dict[str, str]] = {
         "aqn.modules_noised": "most modules that a draw changed",
         "aqn.multipliers": "how many different multipliers of sigma the layers had",
         "hw_noise.largest_relative_error": "largest measured standard deviation of (y' - y)/|y|",
+        "hw_noise.least_of_planned": "the smallest of any planned phase and kind of product, as a share of the scale",
         "quantised.modules": "modules whose weights were quantised",
         "quantised.outside_blocks": "quantised modules that are no block linears: lm_head, embeddings",
         "quantised.adapters": "quantised adapter matrices",
         "eval.count": "evaluations",
         "eval.last_step": "step of the last evaluation",
+        "eval.at_last_step": "was there an evaluation of the last planned step?",
         "eval.noise_left_on": "largest standard deviation of noise on the weights while test questions were answered",
         "eval.off_grid": "most watched linears that were not on the format's grid during an evaluation",
         "steps.executed": "training steps that were done",
@@ -115,8 +119,8 @@ Predicate = Comparison | Combined
 class Point(Value):
     """A place in the code's history: a git commit, and a date for what has no commit recorded."""
 
-    commit: str | None = None
-    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None = None
+    date: Day | None = None
 
 
 class Exception_(Value):  # noqa: N801 - not an error
@@ -130,9 +134,9 @@ class Header(Value):
     """Everything of a rule but its predicate."""
 
     bug: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
-    version: Annotated[int, Field(gt=0)]
-    title: Annotated[str, Field(min_length=1)]
-    found: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    version: Annotated[int, Field(gt=0, lt=10**6)]
+    title: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+    found: Day
     status: Status
     disposition: Disposition
     introduced_in: Point = Point()
@@ -140,6 +144,12 @@ class Header(Value):
     because: str = ""
     except_: Annotated[tuple[Exception_, ...], Field(strict=False, alias="except")] = ()
     include: Annotated[tuple[Exception_, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _decided_once(self) -> Header:
+        if both := {entry.run for entry in self.except_} & {entry.run for entry in self.include}:
+            raise ValueError(f"include and except both name {sorted(both)[0]}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -233,30 +243,91 @@ def _known(reader: Reader, source: str, name: Any, at: KeyPath) -> None:
         raise reader.fail(f"no such {source}", at, name, FACTS[source])
 
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+TRUE_OR_FALSE = {("score", "integral"), ("score", "at_last_step"), ("score", "same_as_at_start"),
+                 ("evidence", "eval.at_last_step")}  # fmt: skip
+WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("record", "kind"): ("run", "claim"),
+    ("record", "state"): ("succeeded", "failed", "cancelled", "imported"),
+    ("record", "verdict"): ("PROVEN", "REFUTED", "UNPROVEN"),
+    ("score", "rule"): ("final", "best", "claimed"),
+    ("artefact", "checkpoint"): ("missing",),
+    ("artefact", "answers"): ("missing",),
+}
+"""Facts that are words, and the words; ``record: label`` is any."""
+TEXTS = {("record", "label"), ("evidence", "plugins")}
 
 
 def _fits(reader: Reader, source: str, name: str, operator: str, value: Any, at: KeyPath) -> None:  # noqa: PLR0917
-    """An operator that cannot compare this fact would never match, silently."""
-    if (source, name) == ("field", "code"):
-        if operator not in ("before", "since"):
-            raise reader.fail("code is compared by before or since", at, operator, ["before", "since"])
-        if value not in ("fixed_in", "introduced_in"):
-            raise reader.fail("names a point of the rule", at, value, ["fixed_in", "introduced_in"])
-    elif operator in ("before", "since"):
-        raise reader.fail("compares field: code alone", at)
-    elif operator in NUMERIC and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise reader.fail(f"{value!r} is not a number", at, value)
-    elif operator in ("in", "not_in") and (not isinstance(value, list) or not value):
+    """A comparison that no run could ever match would be a rule that silently does nothing."""
+    if (source, name) == ("field", "code") or operator in ("before", "since"):
+        _fits_code(reader, (source, name), operator, value, at)
+        return
+    if operator in ("in", "not_in") and (not isinstance(value, list) or not value):
         raise reader.fail("is a list of values", at, value)
-    if source == "field" and name in NAMED_FIELDS:
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and not (name == "dtype" and operator in NUMERIC):
-                resolve_name(name, one, lambda problem, v, accepted: reader.fail(problem, at, v, accepted))
+    numeric = operator in NUMERIC
+    if numeric and not _is_number(value):
+        raise reader.fail(f"{value!r} is not a number", at, value)
+    for one in value if operator in ("in", "not_in") else [value]:
+        if source == "field":
+            _fits_field(reader, name, one, numeric, at)
+        else:
+            _fits_fact(reader, (source, name), one, numeric, at)
 
 
-def fields_of_conditions() -> list[str]:
-    return [*Condition.model_fields, "code", "seed"]
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) < float("inf")
+
+
+def _fits_code(reader: Reader, fact: tuple[str, str], operator: str, value: Any, at: KeyPath) -> None:
+    if fact != ("field", "code"):
+        raise reader.fail("compares field: code alone", at)
+    if operator not in ("before", "since"):
+        raise reader.fail("code is compared by before or since", at, operator, ["before", "since"])
+    if value not in ("fixed_in", "introduced_in"):
+        raise reader.fail("names a point of the rule", at, value, ["fixed_in", "introduced_in"])
+
+
+def _fits_fact(reader: Reader, fact: tuple[str, str], value: Any, numeric: bool, at: KeyPath) -> None:
+    name = " ".join(fact)
+    if fact in TRUE_OR_FALSE:
+        if numeric or not isinstance(value, bool):
+            raise reader.fail(f"{name} is true or false", at, value)
+    elif fact in WORDS:
+        if numeric or value not in WORDS[fact]:
+            raise reader.fail(f"{name} is a word", at, value, WORDS[fact])
+    elif fact in TEXTS:
+        if numeric or not isinstance(value, str):
+            raise reader.fail(f"{name} is a text", at, value)
+    elif not _is_number(value):
+        raise reader.fail(f"{name} is a number", at, value)
+
+
+def _fits_field(reader: Reader, name: str, value: Any, numeric: bool, at: KeyPath) -> None:
+    if name == "seed" or (name.startswith("trainer.") and numeric):
+        return
+    annotation: Any = Condition
+    for word in name.split("."):
+        kind = annotation if annotation is Condition else record_in(annotation)
+        if kind is None or word not in kind.model_fields:
+            return  # verl's own keys
+        annotation = kind.model_fields[word].annotation
+    if name in NAMED_FIELDS:
+        meaning = resolve_name(name, value, lambda problem, v, accepted: reader.fail(problem, at, v, accepted))
+        value = meaning if not isinstance(value, str) else None
+    record = record_in(annotation)
+    if record is not None:
+        unknown = [key for key in value if key not in record.model_fields] if isinstance(value, dict) else []
+        if numeric or unknown or not isinstance(value, dict | None):
+            part = next(iter(record.model_fields))
+            raise reader.fail(f"has parts: compare one, as {name}.{part}", at, None, record.model_fields)
+        return
+    if numeric and not {int, float} & {annotation, *getattr(annotation, "__args__", ())}:
+        raise reader.fail(f"{name} is no number", at, value)
+    if not numeric and value not in ("none", "missing"):
+        try:
+            TypeAdapter(annotation).validate_python(value, strict=False)
+        except ValidationError as error:
+            raise reader.fail(f"{name} can never be {value!r}: {error.errors()[0]['msg']}", at) from error
 
 
 def shipped_rules() -> dict[str, Path]:
@@ -264,14 +335,21 @@ def shipped_rules() -> dict[str, Path]:
     return {path.stem: path for path in sorted((PACKAGE / "bugs").glob("*.yaml"))}
 
 
-def find_rule(name: str) -> Rule:
-    """A rule by its file or by the name of a shipped one. Raises :class:`SpecError` where there is none."""
+def find_rule(name: str, applied: Iterable[str] = ()) -> Rule:
+    """A rule by its file or by the name of a shipped one. Raises :class:`SpecError` where there is none.
+
+    ``applied``: other names that would have been understood.
+    """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name too long for the file system, for one
+        there = False
+    if there or path.suffix in (".yaml", ".yml"):
         return load_rule(path)
     shipped = shipped_rules()
     if name not in shipped:
-        raise SpecError("no such bug rule, nor a file", key="RULE", value=name, accepted=shipped)
+        raise SpecError("no such bug rule, nor a file", key="RULE", value=name, accepted=sorted({*shipped, *applied}))
     return load_rule(shipped[name])
 
 

@@ -6,23 +6,46 @@ A history is a YAML file of such runs. Nothing in it is believed: it is recorded
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from experiment_specs.errors import SpecError
 from experiment_specs.language import Value
-from experiment_specs.presets import PACKAGE
 from experiment_specs.reader import Reader
 from experiment_specs.yaml_source import KeyPath, read_yaml
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Step = Annotated[int, Field(ge=0)]
+Step = Annotated[int, Field(ge=0, le=10**9)]
 Steps = Annotated[tuple[Step, ...], Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+def _day(text: str) -> str:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        raise ValueError("not a day, as 2026-01-31")
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("no such day; days are written as 2026-01-31") from None
+    if text < "1970":
+        raise ValueError("before 1970")
+    return text
+
+
+def _words(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or not text:
+        raise ValueError("printable letters, without blanks around them")
+    return text
+
+
+Day = Annotated[str, AfterValidator(_day)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_words)]
+HISTORY_NAME = re.compile(r"\w[\w.+-]{0,99}")
 
 
 class Better(Value):
@@ -57,6 +80,12 @@ class Statement(Value):
     notes: str | None = None
     better: Annotated[tuple[Better, ...], Field(strict=False)] = ()
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Statement:
+        if len(self.model_fields_set) < 2:
+            raise ValueError("place alone says nothing of the run")
+        return self
+
 
 COMPARED = tuple(
     name for name in Statement.model_fields if name not in ("place", "notes", "status", "better")
@@ -73,8 +102,14 @@ class Group(Value):
     steps_per_epoch: Step | None = None
     planned_steps: Step | None = None
     eval_steps: Steps = ()
-    executed_steps: Steps = ()
+    executed_steps: Annotated[tuple[Step, ...], Field(strict=False, max_length=2)] = ()
     """The fewest and the most."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Group:
+        if list(self.executed_steps) != sorted(self.executed_steps):
+            raise ValueError("executed_steps are the fewest and the most, in this order")
+        return self
 
 
 class Point(Value):
@@ -87,8 +122,8 @@ class Point(Value):
 class ClaimedRun(Value):
     """One run: its names, and what is said of it, the first place first."""
 
-    label: Annotated[str, Field(min_length=1, max_length=200)]
-    aliases: Texts = ()
+    label: Name
+    aliases: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     tensorboard: str | None = None
     category: str | None = None
     group: str | None = None
@@ -104,6 +139,10 @@ class ClaimedRun(Value):
     def _something_is_said(self) -> ClaimedRun:
         if not self.said and not self.curve:
             raise ValueError("said is missing: a claim says something")
+        if self.extends == self.label:
+            raise ValueError("extends itself")
+        if len({point.step for point in self.curve}) != len(self.curve):
+            raise ValueError("curve has two points at one step")
         return self
 
     def first(self, field: str) -> object | None:
@@ -124,13 +163,13 @@ class Best(Value):
 class History(Value):
     """A file of claims."""
 
-    history: Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$")]
+    history: Annotated[str, Field(pattern=f"^{HISTORY_NAME.pattern}$")]
     about: str = ""
     document: str = ""
     recorded: Day
-    questions: Annotated[int, Field(gt=0)] | None = None
+    questions: Annotated[int, Field(gt=0, le=10**9)] | None = None
     groups: dict[str, Group] = Field(default_factory=dict)
-    runs: Annotated[tuple[ClaimedRun, ...], Field(strict=False)]
+    runs: Annotated[tuple[ClaimedRun, ...], Field(strict=False, min_length=1)]
     best: Annotated[tuple[Best, ...], Field(strict=False)] = ()
 
 
@@ -172,7 +211,3 @@ def load_history(path: Path) -> Loaded:
             if label not in labels:
                 raise reader.fail("no run of this history has this label", ("best", index), label, labels)
     return loaded
-
-
-def shipped_histories() -> list[str]:
-    return sorted(f"history/{p.name}" for p in (PACKAGE / "history").glob("*.yaml"))

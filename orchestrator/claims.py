@@ -46,6 +46,22 @@ def _condition(conditions: dict[str, dict[str, Any]], claim: Claim) -> Condition
         return None
 
 
+def comparisons(engine: Engine, claim: Claim) -> list[dict[str, Any]]:
+    """Every difference that is said of a claim, and what it no longer stands for: a comparison falls with its sides."""
+    labels = {b.than for said in claimed_run(claim).said for b in said.better}
+    others = {c.label: c for c in bug_reads.claims(engine, history=claim.history) if c.label in labels}
+    found = []
+    for said in claimed_run(claim).said:
+        for better in said.better:
+            sides = [claim, *([others[better.than]] if better.than in others else [])]
+            fallen = [f"{c.label} is {c.validity}" for c in sides if c.validity in ("affected", "superseded")]
+            found.append(
+                {"than": better.than, "points": better.points, "of": better.of, "place": said.place,
+                 "stands": not fallen, "because": fallen}
+            )  # fmt: skip
+    return found
+
+
 def claims_as_json(engine: Engine, claims: Sequence[Claim], *, curves: bool = False) -> list[dict[str, Any]]:
     """Claims in the form of `aqn runs --json`: status imported, never valid."""
     conditions = reads.conditions(engine, [claim.condition_id for claim in claims if claim.condition_id])
@@ -58,6 +74,7 @@ def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) ->
     peak = run.first("peak")
     result: dict[str, Any] = {
         "run_id": claim.id,
+        "kind": "claim",
         "label": claim.label,
         "aliases": list(run.aliases),
         "category": run.category,

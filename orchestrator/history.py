@@ -27,7 +27,9 @@ def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
     found = []
     for run in runs:
         attempt, condition = run.attempt, _condition(run)
-        if attempt is None or attempt.ended_at is None or condition is None or attempt.id not in first_steps:
+        if attempt is None or attempt.ended_at is None or condition is None or attempt.last_step < run.total_steps:
+            continue
+        if attempt.id not in first_steps:
             continue
         first = min([first_steps[attempt.id], *(point.at for point in run.curve)])
         found.append(

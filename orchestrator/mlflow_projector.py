@@ -188,6 +188,8 @@ def _tags(run: reads.Run) -> dict[str, str]:
     score = run.score
     return {
         "label": run.label,
+        "kind": run.kind,
+        "re_evaluates": run.plan["source"]["run"] if run.kind == "eval" else "",
         "condition": run.condition_id,
         "seed": str(run.seed),
         "epochs": str(condition.epochs),

@@ -12,6 +12,7 @@ from db.reads import EvalPoint, Run
 def run_as_json(run: Run, *, curves: bool = False) -> dict[str, Any]:
     result = {
         "run_id": run.id,
+        "kind": run.kind,
         "label": run.label,
         "aliases": [],
         "category": category(run.condition),
@@ -32,6 +33,9 @@ def run_as_json(run: Run, *, curves: bool = False) -> dict[str, Any]:
         "code_version": run.code_version,
         "run_dir": run.attempt.run_dir if run.attempt else None,
     }
+    if run.kind == "eval":  # its condition is the evaluated one: the run that trained the checkpoint has its own
+        source = run.plan["source"]
+        result |= {"re_evaluates": source["run"], "checkpoint_step": source["step"], "mode": run.plan["mode"]}
     if curves:
         result["curve"] = [{"step": p.step, "percent": p.percent, "k": p.k, "n": p.n} for p in run.curve]
     return result
@@ -49,7 +53,8 @@ def marks_as_json(marks: Iterable[Mark]) -> list[dict[str, Any]]:
     """What bugs are to a run; withdrawn ones are history alone (`aqn show`)."""
     return [
         {
-            "bug": mark.bug, "state": mark.state, "effect": mark.effect, "disposition": mark.disposition,
+            "bug": mark.bug, "state": mark.state, "effect": "none" if mark.state == "waived" else mark.effect,
+            "disposition": mark.disposition,
             "version": mark.rule_version,
             "facts": list(mark.facts), "by": mark.by, "at": mark.at, "why": mark.why, "replacement": mark.replacement,
         }

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,17 @@ from sqlalchemy import Engine
 from db import bug_reads, bug_writes, reads
 from db.bug_reads import Bug, NewFacts
 from db.bug_writes import Judged, MovedOnError, Rules
-from experiment_specs.bug_rules import Answer, Point, Rule, rule_from_text
+from experiment_specs.bug_rules import (
+    Answer,
+    Comparison,
+    Header,
+    Point,
+    Rule,
+    find_rule,
+    load_rule,
+    rule_from_text,
+    shipped_rules,
+)
 from experiment_specs.errors import SpecError
 from orchestrator.bugs.evaluate import Finding, evaluate, names_used
 from orchestrator.bugs.facts import FACTS_VERSION, facts_of_run
@@ -49,6 +59,10 @@ class Check:
     found: tuple[Checked, ...]
     new_facts: tuple[NewFacts, ...]
     """Of runs whose facts were not recorded yet, or in an older way."""
+    seen: tuple[int, int]
+    """What the registry's facts were when they were read."""
+    idle: tuple[str, ...] = ()
+    """Names in the rule's lists that no run or claim has."""
 
     def of(self, answer: Answer) -> list[Checked]:
         return [one for one in self.found if one.finding.answer == answer]
@@ -66,11 +80,11 @@ def user() -> str:
 
 def check(engine: Engine, rule: Rule) -> Check:
     """Judge every run that ended and every claim. Writes nothing."""
+    seen = bug_reads.stamp(engine)
     fresh = tuple(_facts_anew(engine, run_id) for run_id in bug_reads.without_facts(engine, FACTS_VERSION))
     renewed = {facts.subject for facts in fresh}
+    names = _names(engine, rule)
     labels = bug_reads.names(engine)
-    named = rule.header.except_ or rule.header.include
-    other_names = bug_reads.aliases(engine) if named else {}
     known = (facts for facts in bug_reads.facts(engine) if facts.subject not in renewed)
     twins = {name: bug_reads.twins(engine, name.removesuffix("_twins")) for name in _twins_asked(rule)}
     code_before = _placed()
@@ -79,10 +93,28 @@ def check(engine: Engine, rule: Rule) -> Check:
         for facts in (*fresh, *known):
             subject = facts.subject
             body = _with_twins(facts.body, {name: len(found.get(subject, ())) for name, found in twins.items()})
-            names = (subject, labels.get(subject, subject), *other_names.get(subject, ()))
-            yield Checked(subject, names[1], evaluate(rule, body, names, code_before))
+            finding = evaluate(rule, body, names(subject), code_before)
+            yield Checked(subject, labels.get(subject, subject), finding)
 
-    return Check(rule, tuple(judged()), fresh)
+    found = tuple(judged())
+    listed = {entry.run for entry in (*rule.header.except_, *rule.header.include)}
+    idle = listed - {name for one in found for name in names(one.subject)} if listed else set()
+    return Check(rule, found, fresh, seen, tuple(sorted(idle)))
+
+
+def _names(engine: Engine, rule: Rule) -> Callable[[str], tuple[str, ...]]:
+    """The names by which a rule's lists may mean a run: its id, its label, aliases. Of a run that was made in the place
+    of another, which has the same label, the id alone."""
+    if not (rule.header.except_ or rule.header.include):
+        return lambda subject: (subject,)
+    labels, aliases, stand_ins = bug_reads.names(engine), bug_reads.aliases(engine), bug_reads.stand_ins(engine)
+
+    def names(subject: str) -> tuple[str, ...]:
+        if subject in stand_ins:
+            return (subject,)
+        return (subject, labels.get(subject, subject), *aliases.get(subject, ()))
+
+    return names
 
 
 def _with_twins(body: Mapping[str, Any], counts: Mapping[str, int]) -> Mapping[str, Any]:
@@ -100,9 +132,11 @@ def _facts_anew(engine: Engine, run_id: str) -> NewFacts:
 
 
 def facts_for(engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]) -> NewFacts:
+    """``state`` and ``verdict``: as the run ends; the score of some rules is that of a run that has ended."""
+    run = replace(run, state=state, verdict=verdict)
     steps = {run.curve[0].step, run.score.step} if run.curve and run.score else set()
     outcomes = {step: packed for step in steps if (packed := _outcomes(engine, run, step)) is not None}
-    return facts_of_run(run, state, verdict, facts, outcomes)
+    return facts_of_run(run, facts, outcomes)
 
 
 def _outcomes(engine: Engine, run: reads.Run, step: int) -> bytes | None:
@@ -111,7 +145,20 @@ def _outcomes(engine: Engine, run: reads.Run, step: int) -> bytes | None:
 
 def rules(engine: Engine) -> list[Rule]:
     """Every applied rule in its newest version."""
-    return [parsed(bug.text) for bug in bug_reads.bugs(engine)]
+    return [_readable(bug) for bug in bug_reads.bugs(engine)]
+
+
+def _readable(bug: Bug) -> Rule:
+    """A rule that this version of the code cannot read answers unknown: runs must be able to end, and none is valid
+    beside a rule that nobody could ask."""
+    try:
+        return parsed(bug.text)
+    except SpecError:
+        header = Header.model_validate(
+            {"bug": bug.bug, "version": bug.version, "title": bug.title, "found": "1970-01-01", "status": bug.status,
+             "disposition": bug.disposition}
+        )  # fmt: skip
+        return Rule(header, Comparison("record", "a rule that this version of aqn cannot read", "is", True), bug.text)
 
 
 @cache
@@ -121,18 +168,38 @@ def parsed(text: str) -> Rule:
         return rule_from_text(text, Path(folder) / "rule.yaml")
 
 
+def named_rule(engine: Engine, name: str) -> Rule:
+    """A rule by its file, by the name of an applied one, or of a shipped one; of the last two, the later version."""
+    applied = {bug.bug: bug for bug in bug_reads.bugs(engine)}
+    if Path(name).suffix in (".yaml", ".yml") or name not in applied:
+        return find_rule(name, applied)
+    shipped = shipped_rules().get(name)
+    own = parsed(applied[name].text)
+    if shipped is not None and (other := load_rule(shipped)).header.version > own.header.version:
+        return other
+    return own
+
+
 def versions_of(applied: Sequence[Rule]) -> Rules:
     return tuple((rule.name, rule.header.version) for rule in applied)
 
 
 def judge_one(engine: Engine, applied: Sequence[Rule], facts: NewFacts, names: Sequence[str]) -> list[Judged]:
-    """What rules say of one run or claim. ``names``: its label and aliases."""
+    """What rules say of one run or claim that enters, and of the runs that it turns out to be the twin of.
+
+    ``names``: its id, label and aliases.
+    """
     code_before = _placed()
     judged = []
     for rule in applied:
-        counts = {name: _twin_count(engine, facts, name.removesuffix("_twins")) for name in _twins_asked(rule)}
-        body = _with_twins(facts.body, counts)
-        judged.append(_judged(rule, facts.subject, evaluate(rule, body, (facts.subject, *names), code_before)))
+        twins = {name: _twins_of(engine, facts, name.removesuffix("_twins")) for name in _twins_asked(rule)}
+        body = _with_twins(facts.body, {name: len(found) for name, found in twins.items()})
+        judged.append(_judged(rule, facts.subject, evaluate(rule, body, names, code_before)))
+        others = {other: name for name, found in twins.items() for other in found}
+        for other in bug_reads.facts(engine, list(others)):
+            known = _twins_of(engine, other, others[other.subject].removesuffix("_twins"))
+            body = _with_twins(other.body, {others[other.subject]: len({*known, facts.subject})})
+            judged.append(_judged(rule, other.subject, evaluate(rule, body, (other.subject,), code_before)))
     return judged
 
 
@@ -141,10 +208,10 @@ def _twins_asked(rule: Rule) -> list[str]:
     return [n for source, n in names_used(rule.affects) if source == "artefact" and n.endswith("_twins")]
 
 
-def _twin_count(engine: Engine, facts: NewFacts, column: str) -> int:
-    """Of a run that is not recorded yet: runs of another condition or seed with the same hash."""
+def _twins_of(engine: Engine, facts: NewFacts, column: str) -> list[str]:
+    """Of a run that may not be recorded yet: runs of another condition or seed with the same hash."""
     value = facts.answers if column == "answers" else facts.checkpoint
-    return bug_reads.count_twins(engine, column, value, facts.subject) if value is not None else 0
+    return bug_reads.twins_of(engine, column, value, facts.subject) if value is not None else []
 
 
 def _judged(rule: Rule, subject: str, finding: Finding) -> Judged:
@@ -158,7 +225,8 @@ def judged_at_the_end(
     """What the transaction that ends a run records of it for the rules that stand."""
     new = facts_for(engine, run, state, verdict, facts)
     applied = rules(engine)
-    return new, judge_one(engine, applied, new, (run.label,)), versions_of(applied)
+    names = (run.id,) if run.id in bug_reads.stand_ins(engine) else (run.id, run.label)
+    return new, judge_one(engine, applied, new, names), versions_of(applied)
 
 
 # ------------------------------------------------------------------------------------------------------ applying
@@ -171,23 +239,19 @@ class Change:
     subject: str
     label: str
     before: str | None
-    after: str | None
+    after: str
     facts: tuple[str, ...]
 
 
 def changes(engine: Engine, found: Check) -> list[Change]:
     """What applying the rule would change. Writes nothing."""
-    marks = bug_reads.marks(engine, found.rule.name)
-    stand_ins = bug_reads.reruns(engine)
-    result = []
-    for one in found.found:
-        mark = marks.get(one.subject)
-        replaced = any(verdict == "PROVEN" for _, _, verdict in stand_ins.get(one.subject, ()))
-        before = mark.state if mark else None
-        after = bug_writes.next_state(before, one.finding.answer, replaced=replaced)
-        if after != before or (mark is not None and mark.effect != found.rule.effect):
-            result.append(Change(one.subject, one.label, before, after, one.finding.facts))
-    return result
+    judged = [_judged(found.rule, one.subject, one.finding) for one in found.found]
+    labels = {one.subject: one.label for one in found.found}
+    return [
+        Change(after.subject, labels[after.subject], before.state if before else None, after.state, after.facts)
+        for before, after in bug_writes.foreseen(engine, judged)
+        if before is None or before.state != after.state or before.effect != after.effect
+    ]
 
 
 def apply(engine: Engine, rule: Rule, why: str) -> tuple[dict[str, int], Check]:
@@ -195,8 +259,8 @@ def apply(engine: Engine, rule: Rule, why: str) -> tuple[dict[str, int], Check]:
 
     Raises :class:`SpecError` where a newer version stands, or the same one with another text.
     """
-    check_version(engine, rule)
     for _ in range(TRIES):
+        check_version(engine, rule)
         found = check(engine, rule)
         judged = [_judged(rule, one.subject, one.finding) for one in found.found]
         bug = Bug(
@@ -204,7 +268,7 @@ def apply(engine: Engine, rule: Rule, why: str) -> tuple[dict[str, int], Check]:
             time.time(), user(), why,
         )  # fmt: skip
         try:
-            return bug_writes.apply_rule(engine, bug, judged, found.new_facts, len(found.found)), found
+            return bug_writes.apply_rule(engine, bug, judged, found.new_facts, found.seen), found
         except MovedOnError:
             continue
     raise RuntimeError("runs end faster than they can be judged")  # pragma: no cover - twenty times in a row

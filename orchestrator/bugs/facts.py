@@ -27,11 +27,8 @@ FACTS_VERSION = 1
 """Raised when a fact is added or means something else: older records are made anew from evidence."""
 
 
-def facts_of_run(
-    run: Run, state: str, verdict: str | None, facts: Iterable[Measured], outcomes: Mapping[int, bytes]
-) -> NewFacts:
-    """``state`` and ``verdict``: as the run ends. ``outcomes``: step → packed answers, of the first eval and the
-    score's."""
+def facts_of_run(run: Run, facts: Iterable[Measured], outcomes: Mapping[int, bytes]) -> NewFacts:
+    """Of a run that has ended. ``outcomes``: step → packed answers, of the first eval and the score's."""
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for fact in facts:
         by_kind.setdefault(fact.kind, []).append(fact.data)
@@ -49,7 +46,8 @@ def facts_of_run(
         "artefact": {"checkpoint": checkpoint, "answers": answers},
         "score": _score_of_run(run, score, outcomes),
         "record": {
-            "kind": "run", "state": state, "verdict": verdict, "label": run.label, "attempts": len(run.attempts),
+            "kind": "run", "state": run.state, "verdict": run.verdict, "label": run.label,
+            "attempts": len(run.attempts),
         },
     }  # fmt: skip
     telling = score is not None and 0 < score.k < score.n * score.samples
@@ -93,11 +91,12 @@ def _evidence(condition: Condition | None, by_kind: Mapping[str, list[Mapping[st
     found: dict[str, Any] = {"eval.count": len(run.curve)}
     if run.curve:
         found["eval.last_step"] = run.curve[-1].step
+        found["eval.at_last_step"] = run.curve[-1].step >= run.total_steps
     if condition is not None:
         found |= _gradients(condition, by_kind.get("gradient_probe", ()))
-    found |= _noise(by_kind)
+    found |= _noise(condition, by_kind)
     found |= _quantised(by_kind.get("quantised", ()))
-    found |= _course(condition, by_kind)
+    found |= _course(condition, by_kind, run.total_steps)
     return found
 
 
@@ -115,7 +114,7 @@ def _gradients(condition: Condition, probes: Sequence[Mapping[str, Any]]) -> dic
     }
 
 
-def _noise(by_kind: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
+def _noise(condition: Condition | None, by_kind: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     syncs, evals = by_kind.get("sync", ()), by_kind.get("eval_mode", ())
     if syncs:
@@ -128,14 +127,24 @@ def _noise(by_kind: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
         if layers:
             found["aqn.multipliers"] = len({round(m, 9) for each in layers for m in each})
     if evals:
-        found |= {
-            "eval.noise_left_on": max(fact["realised"]["std"] for fact in evals),
-            "eval.off_grid": max(fact["watched"] - fact["on_grid"] for fact in evals),
-        }
-    ops = [op for fact in by_kind.get("noisy_ops", ()) for op in fact["ops"].values()]
-    errors = [op["relative_std"] for op in ops]
-    if errors:
-        found["hw_noise.largest_relative_error"] = max(errors)
+        found["eval.noise_left_on"] = max(fact["realised"]["std"] for fact in evals)
+        merged = condition is not None and condition.lora is not None and condition.lora.sync == "merged"
+        if not merged:  # Q(W) + BA is on no grid
+            found["eval.off_grid"] = max(fact["watched"] - fact["on_grid"] for fact in evals)
+    return found | _hardware(condition, by_kind.get("noisy_ops", ()))
+
+
+def _hardware(condition: Condition | None, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    largest: dict[tuple[str, str], float] = {}
+    for fact in facts:
+        for op, seen in fact["ops"].items():
+            key = (fact["phase"], op)
+            largest[key] = max(largest.get(key, 0.0), seen["relative_std"])
+    if not largest:
+        return {}
+    found = {"hw_noise.largest_relative_error": max(largest.values())}
+    if condition is not None and condition.hw_noise is not None:
+        found["hw_noise.least_of_planned"] = min(largest.values()) / condition.hw_noise.scale
     return found
 
 
@@ -152,13 +161,16 @@ def _quantised(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _course(condition: Condition | None, by_kind: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
+def _course(
+    condition: Condition | None, by_kind: Mapping[str, list[Mapping[str, Any]]], promised: int
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     steps = by_kind.get("step", ())
     if planned := by_kind.get("planned"):
-        total = int(planned[-1]["total_steps"])
         done = max((fact["step"] for fact in steps), default=0)
-        found |= {"steps.planned": total, "steps.executed": done, "steps.executed_share": done / total if total else 0}
+        found |= {"steps.planned": int(planned[-1]["total_steps"]), "steps.executed": done}
+        if promised:
+            found["steps.executed_share"] = done / promised
     learnt = [fact["trajectories"] for fact in steps if fact.get("trajectories") is not None]
     if learnt:
         found |= {"answers_a_step.least": min(learnt), "answers_a_step.most": max(learnt)}
@@ -185,8 +197,9 @@ def _score_of_run(run: Run, score: EvalPoint | None, outcomes: Mapping[int, byte
         return None
     first = run.curve[0]
     same = None
-    if first.step < score.step and first.step in outcomes and score.step in outcomes:
-        same = outcomes[first.step] == outcomes[score.step]
+    telling = 0 < score.k < score.n * score.samples  # all wrong twice is no surprise
+    if first.step == 0 < score.step and telling and {0, score.step} <= outcomes.keys():
+        same = outcomes[0] == outcomes[score.step]
     found = {
         "percent": score.percent, "right": score.k, "integral": True, "step": score.step,
         "rule": run.score_rule.get("rule", "final"), "at_last_step": score.step == run.total_steps,
@@ -203,7 +216,7 @@ def facts_of_claim(  # noqa: PLR0917 - what a history says of one run
 ) -> NewFacts:  # fmt: skip
     """Of a claim nothing was measured: what people wrote of its steps and score is all there is."""
     planned = claim.first("planned_steps") or (group.planned_steps if group else None)
-    done = claim.first("executed_steps") or (group.executed_steps[-1] if group and group.executed_steps else None)
+    done = claim.first("executed_steps") or (max(group.executed_steps) if group and group.executed_steps else None)
     evidence: dict[str, Any] = {}
     if isinstance(planned, int):
         evidence["steps.planned"] = planned
@@ -213,6 +226,8 @@ def facts_of_claim(  # noqa: PLR0917 - what a history says of one run
         evidence["steps.executed_share"] = done / planned
     if group is not None and group.eval_steps:
         evidence["eval.last_step"] = max(group.eval_steps)
+        if isinstance(planned, int):
+            evidence["eval.at_last_step"] = max(group.eval_steps) >= planned
     score = None
     if (percent := claimed_percent(claim)) is not None:
         right = whole_number_of(percent, questions) if questions else None

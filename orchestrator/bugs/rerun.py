@@ -16,8 +16,10 @@ from db.bug_reads import Bug, Claim
 from db.reads import Run
 from db.writes import NewRun
 from experiment_specs.bug_rules import Point
+from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition, ScoreRule, scan_of
 from orchestrator.bugs.engine import ROOT, contains, parsed
+from orchestrator.evaluation import order, score_rule
 from orchestrator.history import history, pasts
 from orchestrator.price import Past, price
 from orchestrator.steps import plan_steps
@@ -37,7 +39,7 @@ class Replacement:
     label: str
     new: NewRun | None
     score_rule: dict[str, Any]
-    sweeps: tuple[str, ...] = ()
+    waits_for: str | None = None
     exists: str | None = None
     problem: str | None = None
     note: str | None = None
@@ -51,20 +53,24 @@ class Replacement:
 def replacements(engine: Engine, bug: Bug, *, seed: int = 1, gpu_hours: float | None = None) -> list[Replacement]:
     """What to do about everything that ``bug`` affects, in the order of the runs' labels. Writes nothing.
 
+    A bug of the evaluation (disposition re-evaluate) is mended by evaluating checkpoints anew, others by training.
     ``seed``: for claims, whose seed nobody told. ``gpu_hours``: what may be spent; the rest says so.
     """
     marked = [m.subject for m in bug_reads.marks(engine, bug.bug).values() if m.state == "affected"]
     runs = {run.id: run for run in reads.runs(engine, ids=marked)}
     claims = {claim.id: claim for claim in bug_reads.claims(engine, ids=marked)}
     conditions = reads.conditions(engine, [c.condition_id for c in claims.values() if c.condition_id])
-    made = bug_reads.reruns(engine, marked)
+    again = bug.disposition == "re-evaluate"
+    made = bug_reads.reruns(engine, marked, "re-evaluation-of" if again else "supersedes")
     past = pasts(engine, history(engine))
     code = code_version()
     lacks = _lacks_the_fix(bug, code)
     found = []
     for subject in marked:
         if subject in runs:
-            one = _of_run(runs[subject], code)
+            one = _of_checkpoint(engine, runs[subject]) if again else _of_run(runs[subject], code)
+        elif subject in claims and again:
+            one = Replacement(subject, claims[subject].label, None, {}, problem="a claim has no checkpoint")
         elif subject in claims:
             one = _of_claim(claims[subject], conditions, seed)
         else:
@@ -78,7 +84,7 @@ def replacements(engine: Engine, bug: Bug, *, seed: int = 1, gpu_hours: float | 
 
 
 def _of_run(run: Run, code: CodeVersion) -> Replacement:
-    base = Replacement(run.id, run.label, None, run.score_rule, run.sweeps)
+    base = Replacement(run.id, run.label, None, run.score_rule)
     condition = _valid(run.condition)
     if condition is None:
         return replace(base, problem="its condition is of a language that this version does not read")
@@ -89,6 +95,15 @@ def _of_run(run: Run, code: CodeVersion) -> Replacement:
         same = f"the code is the version that it ran with ({code.id}): nothing would change"
         return replace(base, new=new, problem=same)
     return replace(base, new=new, problem=_cannot(condition))
+
+
+def _of_checkpoint(engine: Engine, run: Run) -> Replacement:
+    """Its last checkpoint in the mode of its own scores."""
+    base = Replacement(run.id, run.label, None, score_rule("native"), run.waits_for)
+    try:
+        return replace(base, new=order(engine, run, "native", run.total_steps))
+    except SpecError as error:
+        return replace(base, problem=error.problem)
 
 
 def _of_claim(claim: Claim, conditions: dict[str, dict[str, Any]], seed: int) -> Replacement:
@@ -159,7 +174,7 @@ def _lacks_the_fix(bug: Bug, code: CodeVersion) -> str | None:
 
 
 def _priced(one: Replacement, past: Sequence[Past]) -> Replacement:
-    if one.new is None:
+    if one.new is None or one.new.kind == "eval":
         return one
     condition = Condition.model_validate_json(json.dumps(one.new.condition))
     cost = price(condition, plan_steps(condition), 1, one.new.gpus, past)
@@ -190,7 +205,7 @@ def _within(found: Sequence[Replacement], budget: float | None) -> list[Replacem
 def make(engine: Engine, bug: Bug, wanted: Sequence[Replacement], priority: int) -> dict[str, str]:
     """Make the runs that are wanted, queued and linked, in one transaction. Subject → run, those of others included."""
     orders = [
-        writes.Rerun(one.subject, one.new, one.score_rule, one.sweeps)
+        writes.Rerun(one.subject, one.new, one.score_rule, one.waits_for)
         for one in wanted
         if one.wanted and one.new is not None
     ]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy import Engine
 
-    from db.bug_reads import Bug
+    from db.bug_reads import Bug, Claim
+    from db.reads import Run
     from experiment_specs.bug_rules import Rule, Status
     from orchestrator.bugs.engine import Change, Check, Checked
 
@@ -24,7 +25,15 @@ app = typer.Typer(no_args_is_help=True, help="Known bugs: whom they affect, and 
 
 RuleName = Annotated[str, typer.Argument(metavar="RULE", help="A rule's file, or the name of a shipped one.")]
 BugName = Annotated[str, typer.Argument(metavar="BUG", help="The name of an applied bug.")]
-Because = Annotated[str, typer.Option("--because", help="Why; it stays on record.", show_default=False)]
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("a reason is needed: it stays on record")
+    return text.strip()
+
+
+Because = Annotated[str, typer.Option("--because", help="Why; it stays on record.", show_default=False, callback=_said)]
 Yes = Annotated[bool, typer.Option("--yes", help="Write what is shown.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, write nothing.")]
 
@@ -79,11 +88,12 @@ def list_bugs(as_json: Json = False) -> None:
 @app.command()
 def check(rule: RuleName, as_json: Json = False) -> None:
     """Whom a rule affects, whom it does not, and where it cannot tell, with the facts that decided. Writes nothing."""
-    from experiment_specs.bug_rules import find_rule
     from orchestrator.bugs.engine import check as check_rule
+    from orchestrator.bugs.engine import named_rule
     from orchestrator.cli.common import registry
 
-    found = check_rule(registry(), find_rule(rule))
+    engine = registry()
+    found = check_rule(engine, named_rule(engine, rule))
     if as_json:
         print_json(_check_as_json(found))
         return
@@ -99,7 +109,7 @@ def _check_as_json(found: Check) -> dict[str, Any]:
     return {
         "rule": found.rule.name, "version": found.rule.header.version, "status": found.rule.header.status,
         "disposition": found.rule.header.disposition, "matches": listed(found.of("match")),
-        "unknown": listed(found.of("unknown")), "clean": listed(found.of("clean")),
+        "unknown": listed(found.of("unknown")), "clean": listed(found.of("clean")), "no_such_run": list(found.idle),
     }  # fmt: skip
 
 
@@ -116,6 +126,8 @@ def _print_check(screen: Console, found: Check) -> None:
     screen.print(f"{len(matches)} affected, {len(unknown)} unknown, {len(clean)} clean")
     for title, ones, style in (("affected", matches, "magenta"), ("unknown", unknown, "yellow")):
         _print_facts(screen, title, [(o.label, o.subject, o.finding.facts) for o in ones], style)
+    if found.idle:
+        screen.print(Text(f"its lists name what nobody is called: {', '.join(found.idle)}", style="yellow"))
     groups: dict[tuple[str, ...], list[str]] = {}
     for one in clean:
         groups.setdefault(one.finding.facts, []).append(one.label)
@@ -153,13 +165,12 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Mark the runs and claims that a rule affects. Again: judges anew what has come since. Nothing is deleted."""
-    from experiment_specs.bug_rules import find_rule
     from orchestrator.bugs.engine import check as check_rule
-    from orchestrator.bugs.engine import check_version
+    from orchestrator.bugs.engine import check_version, named_rule
     from orchestrator.cli.common import registry
 
-    found = find_rule(rule)
     engine = registry()
+    found = named_rule(engine, rule)
     check_version(engine, found)
     known = _applied(engine, found.name)
     if known is not None and known.version < found.header.version:
@@ -216,6 +227,7 @@ def _write(engine: Engine, rule: Rule, why: str, *, as_json: bool) -> None:
 
     before = changes(engine, _checked(engine, rule))
     counts, _ = apply_rule(engine, rule, why)
+    _tell_mlflow(engine)
     if as_json:
         print_json({"bug": rule.name, "version": rule.header.version, "marks": counts, "changes": _listed(before)})
         return
@@ -224,6 +236,14 @@ def _write(engine: Engine, rule: Rule, why: str, *, as_json: bool) -> None:
     typer.echo(f"marks of {rule.name}: {shown}")
     if counts.get("affected") and rule.header.disposition == "rerun":
         typer.echo(f"next:  aqn rerun-tagged {rule.name} --dry-run")
+
+
+def _tell_mlflow(engine: Engine) -> None:
+    """Tags of runs whose marks changed; whoever schedules does it otherwise."""
+    from orchestrator.cli.submit import project_the_rest
+    from orchestrator.settings import load_settings
+
+    project_the_rest(load_settings(), engine)
 
 
 def _checked(engine: Engine, rule: Rule) -> Check:
@@ -279,26 +299,42 @@ def waive(
     bug: BugName,
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or labels.", show_default=False)],
     because: Because,
+    undo: Annotated[bool, typer.Option("--undo", help="Take a waiver back.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say of marked runs that the bug does not count for them, and why."""
+    """Say of marked runs that the bug does not count for them, and why. It outlasts amendments of the rule."""
     from db import bug_writes
     from orchestrator.bugs.engine import user
-    from orchestrator.cli.common import find_subject, registry
+    from orchestrator.cli.common import registry
 
     engine = registry()
     known_bug(engine, bug)
-    subjects = [find_subject(engine, name) for name in runs]
-    done = bug_writes.waive(engine, bug, [s.id for s in subjects], user(), because)
+    subjects = [_marked(engine, bug, name, "waived" if undo else "") for name in runs]
+    done = bug_writes.waive(engine, bug, [s.id for s in subjects], user(), because, undo=undo)
+    _tell_mlflow(engine)
     if as_json:
-        print_json({"bug": bug, "waived": done})
+        print_json({"bug": bug, "waived": [] if undo else done, "unwaived": done if undo else []})
     for subject in subjects:
         if subject.id not in done:
-            typer.echo(f"{subject.label} has no open mark of {bug}", err=True)
+            typer.echo(f"{subject.label} has no {'waived' if undo else 'open'} mark of {bug}", err=True)
         elif not as_json:
-            typer.echo(f"{subject.label} ({subject.id}): waived")
+            typer.echo(f"{subject.label} ({subject.id}): {'affected again' if undo else 'waived'}")
     if not done:
         raise typer.Exit(NOTHING_MATCHED)
+
+
+def _marked(engine: Engine, bug: str, name: str, state: str) -> Run | Claim:
+    """The run or claim that is meant: of several with this label, the one with such a mark."""
+    from db import bug_reads, reads
+    from orchestrator.cli.common import find_subject
+
+    labels = bug_reads.names(engine)
+    marked = [m.subject for m in bug_reads.marks(engine, bug).values() if (m.state == state if state else m.open)]
+    for subject in marked:
+        if labels.get(subject) == name:
+            found = reads.runs(engine, ids=[subject]) or bug_reads.claims(engine, ids=[subject])
+            return found[0]
+    return find_subject(engine, name)
 
 
 @app.command()
@@ -313,13 +349,22 @@ def dispute(bug: BugName, because: Because, yes: Yes = False, as_json: Json = Fa
     _with_status(bug, "disputed", because, yes=yes, as_json=as_json)
 
 
+@app.command()
+def confirm(bug: BugName, because: Because, yes: Yes = False, as_json: Json = False) -> None:
+    """Say that the bug is one: after a dispute, or of one that was proposed or retracted."""
+    _with_status(bug, "confirmed", because, yes=yes, as_json=as_json)
+
+
 def _with_status(bug: str, status: Status, because: str, *, yes: bool, as_json: bool) -> None:
     import tempfile
 
     from experiment_specs.bug_rules import rule_from_text, with_status
+    from experiment_specs.errors import SpecError
     from orchestrator.cli.common import registry
 
     known = known_bug(registry(), bug)
+    if known.status == status or (known.status == "retracted" and status == "disputed"):
+        raise SpecError(f"is {known.status} already; `aqn bugs confirm` says otherwise", key="BUG", value=bug)
     with tempfile.TemporaryDirectory() as folder:
         rule = rule_from_text(with_status(known.text, status, known.version + 1), Path(folder) / f"{bug}.yaml")
     _amend(rule, because, yes=yes, as_json=as_json)

@@ -37,8 +37,8 @@ def history(
     from orchestrator.cli.common import registry
     from orchestrator.importers.history import claims_of, import_history
 
-    shipped = PACKAGE / "history" / f"{file.name.removesuffix('.yaml')}.yaml"
-    path = shipped if not file.is_file() and shipped.is_file() else file
+    shipped = {path.stem: path for path in (PACKAGE / "history").glob("*.yaml")}
+    path = shipped.get(file.name, file) if file.suffix == "" else file
     claims_of(load_history(path))  # what is wrong with it, before a registry is made
     engine = registry(create=True)
     _tell(import_history(engine, path), as_json=as_json, then="aqn audit; aqn runs; aqn bugs list")
@@ -83,11 +83,22 @@ def _curves(
     curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | None, recorded: str | None, *,
     as_json: bool,
 ) -> None:  # fmt: skip
+    from pydantic import TypeAdapter, ValidationError
+
+    from experiment_specs.claims import HISTORY_NAME, Day
+    from experiment_specs.errors import SpecError
     from orchestrator.cli.common import registry
     from orchestrator.importers.curve_claims import record_curves
 
     day = recorded or time.strftime("%Y-%m-%d", time.gmtime(source.stat().st_mtime))
-    history_name = name or source.resolve().name
+    history_name = source.resolve().name if name is None else name
+    if not HISTORY_NAME.fullmatch(history_name) and name is not None:
+        raise SpecError("is no name: up to 100 letters, digits and . _ + -", key="--history", value=name)
+    history_name = "".join(c if HISTORY_NAME.fullmatch(c) or c in ".+-" else "_" for c in history_name)[:100]
+    try:
+        TypeAdapter(Day).validate_python(day)
+    except ValidationError as error:
+        raise SpecError("is no day, as 2026-01-31", key="--recorded", value=day) from error
     engine = registry(create=True)
     imported = record_curves(engine, history_name, curves, day, questions)
     if not as_json:

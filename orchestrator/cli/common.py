@@ -41,7 +41,7 @@ def find_subject(engine: Engine, name: str) -> Run | Claim:
     from db import bug_reads, reads
     from experiment_specs.errors import nearest
 
-    found = reads.run(engine, name) or bug_reads.claim(engine, name)
+    found = (reads.run(engine, name) or bug_reads.claim(engine, name)) if name.strip() else None
     if found is None:
         close = nearest(name, [*reads.known_names(engine), *bug_reads.claim_names(engine)])
         typer.echo(f"no run is called {name!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)

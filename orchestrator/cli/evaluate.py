@@ -54,7 +54,7 @@ def evaluate(
     if as_json:
         from orchestrator.runs_json import run_as_json
 
-        print_json(run_as_json(done) | {"re_evaluates": source.id, "mode": mode})
+        print_json(run_as_json(done))
     elif queue:
         typer.echo(f"queued as {run_id}")
     else:

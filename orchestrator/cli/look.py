@@ -63,11 +63,12 @@ def status(as_json: Json = False) -> None:
         screen.print(progress_table(active, {}, ""))
 
 
-def runs(
+def runs(  # noqa: PLR0917 - typer reads them as options
     sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 100,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="With --json: the eval curves too.")] = False,
+    evaluations: Annotated[bool, typer.Option("--evaluations", help="Also what `aqn eval` evaluated anew.")] = False,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first, and, apart from them, imported claims."""
@@ -80,7 +81,7 @@ def runs(
         typer.echo(f"no sweep is called {sweep!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
         raise typer.Exit(NOTHING_MATCHED)
     most = None if everything else limit
-    found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval"))
+    found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval") if evaluations else ("train",))
     left = None if most is None else most - len(found)
     claims = bug_reads.claims(engine, limit=left) if sweep is None and left != 0 else []
     rows: list[dict[str, Any]] = []

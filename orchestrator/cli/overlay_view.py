@@ -64,8 +64,9 @@ def print_overlay(screen: Console, engine: Engine, of: Run | Claim) -> None:
 
 
 def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
-    from orchestrator.claims import claims_as_json, contradictions
+    from orchestrator.claims import claims_as_json, comparisons, contradictions
 
+    compared = comparisons(engine, claim)
     row = claims_as_json(engine, [claim], curves=True)[0]
     against = [c for c in contradictions(engine, claim.history) if claim.label in c.runs]
     if as_json:
@@ -79,6 +80,7 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
                 "marks": changes_as_json(engine, claim.id),
                 "versions": versions,
                 "contradictions": [{"check": c.check, "text": c.text} for c in against],
+                "comparisons": compared,
                 "attempts": [],
                 "evidence": [],
             }
@@ -98,8 +100,14 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
     for said in row["said"]:
         rest = {k: v for k, v in said.items() if k not in ("place", "better")}
         parts = [f"{key} {_plain(value)}" for key, value in rest.items()]
-        parts += [f"{b['points']:+.2f} over {b['than']}" for b in said.get("better", ())]
         screen.print(Padding(Text.assemble(f"{said['place']}: ", (", ".join(parts), "dim")), (0, 0, 0, 2)))
+    if compared:
+        screen.print(Text("\ncomparisons", style="bold"))
+    for one in compared:
+        line = Text.assemble((f"{one['points']:+.2f} over {one['than']}", "" if one["stands"] else "strike"))
+        line.append(f" ({one['place']})", style="dim")
+        line.append("" if one["stands"] else f": does not stand, {' and '.join(one['because'])}")
+        screen.print(Padding(line, (0, 0, 0, 2)))
     if claim.version > 1:
         screen.print(Text(f"\nversion {claim.version}; --json has the earlier ones", style="dim"))
     if against:

@@ -23,29 +23,31 @@ def rerun_tagged(  # noqa: PLR0917 - typer reads them as options
     only: Annotated[
         list[str] | None, typer.Option(help="Only this run or claim, by id or label; may be given again.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed for claims, whose own nobody told.", min=0)] = 1,
-    priority: Annotated[int, typer.Option(help="Runs of a higher one start first.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for claims, whose own nobody told.", min=0, max=2**31 - 1)] = 1,
+    priority: Annotated[int, typer.Option(help="Runs of a higher one start first.", min=-1000, max=1000)] = 0,
     gpu_hours: Annotated[float | None, typer.Option(help="Spend no more than this.", min=0)] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Queue the runs and leave; `aqn submit` runs them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run again, with today's code, what a bug affects: same condition, same seed, linked to the run it replaces.
 
-    A replacement that comes out PROVEN resolves the mark of the old run. Called again, it makes nothing twice.
+    Of a bug whose disposition is re-evaluate, the checkpoints are evaluated anew instead. A replacement that comes out
+    PROVEN resolves the mark of the old run. Called again, it makes nothing twice.
     """
+    from experiment_specs.errors import SpecError
     from orchestrator.bugs.rerun import make, replacements
     from orchestrator.cli.bugs import known_bug
     from orchestrator.cli.common import find_subject, registry
 
     engine = registry()
     known = known_bug(engine, bug)
-    if known.disposition not in ("rerun", "unverified"):
-        advice = {"re-evaluate": "`aqn eval RUN` evaluates their checkpoints anew"}.get(known.disposition, "")
-        typer.echo(f"{bug}: its disposition is {known.disposition}, not rerun; {advice}".rstrip("; "), err=True)
-        raise typer.Exit(2)
+    if known.disposition not in ("rerun", "re-evaluate", "unverified"):
+        raise SpecError(f"its disposition is {known.disposition}: nothing is to be run again", key="BUG", value=bug)
     found = replacements(engine, known, seed=seed, gpu_hours=gpu_hours)
     if only:
-        wanted = {find_subject(engine, name).id for name in only}
+        meant = {name: [o for o in found if name in (o.subject, o.label)] for name in only}
+        wanted = {o.subject for named in meant.values() for o in named}
+        wanted |= {find_subject(engine, name).id for name, named in meant.items() if not named}
         found = [one for one in found if one.subject in wanted]
     made: dict[str, str] = {}
     if not dry_run and found:
@@ -123,21 +125,13 @@ def _print(bug: str, found: Sequence[Replacement], made: Mapping[str, str], *, d
     from rich.text import Text
 
     from orchestrator.cli.render import console
-    from orchestrator.cli.words import condition_words
-    from orchestrator.cli.words import typed_condition as typed
+    from orchestrator.cli.words import treatments, typed_condition
 
     screen = console()
     if not found:
         screen.print(f"nothing is affected by {bug}")
         return
-    with_new = [one for one in found if one.new is not None]
-    words = dict(
-        zip(
-            [one.subject for one in with_new],
-            condition_words([typed(one.new.condition) for one in with_new if one.new is not None]),
-            strict=True,
-        )
-    )
+    words = {one.subject: treatments(typed_condition(one.new.condition)) for one in found if one.new is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("affected")
     table.add_column("id", no_wrap=True)

@@ -31,6 +31,12 @@ def typed_condition(body: Mapping[str, Any]) -> Condition:
     return Condition.model_validate(body, strict=False)
 
 
+def treatments(condition: Condition) -> str:
+    """What was done to the model, whatever else the condition says: ``mxfp4, lora r32, epochs 2``."""
+    have = [key for key in NAMED_FIELDS if key == "dtype" or (key in OPTIONAL_FIELDS and getattr(condition, key))]
+    return _words(condition, [*have, "epochs"], {})
+
+
 def _varied_parts(dumped: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Field → which of its parts are not the same everywhere, for fields that have no presets."""
     found = {}

@@ -25,9 +25,10 @@ def record_curves(
             "claim": run.model_dump(mode="json"), "questions": questions, "recorded": recorded,
             "document": curve.source,
         }  # fmt: skip
-        claims.append(
-            new_claim(run.label, index, body, None, facts_of_claim(subject, run, None, None, recorded, questions))
-        )
+        facts = facts_of_claim(subject, run, None, None, recorded, questions)
+        first = claim_id(history, _claimed(curves[0]).label) if curve.source == curves[0].source else subject
+        links = [("attempt-of", first)] if first != subject else []
+        claims.append(new_claim(run.label, index, body, None, facts, links))
     about = {"about": "imported curves", "recorded": recorded, "questions": questions}
     return record(engine, history, about, claims, recorded, partial=True)
 
@@ -48,4 +49,5 @@ def _claimed(curve: ImportedCurve) -> ClaimedRun:
         notes="; ".join((curve.metric, *curve.notes)),
     )
     points = tuple(Point(step=p.step, percent=p.percent) for p in curve.points)
-    return ClaimedRun(label=curve.name[:200], tensorboard=curve.name, said=(said,), curve=points, source=curve.source)
+    label = "".join(c if c.isprintable() else "_" for c in curve.name).strip()[:200].strip() or "unnamed"
+    return ClaimedRun(label=label, tensorboard=curve.name, said=(said,), curve=points, source=curve.source)

@@ -16,7 +16,6 @@ from db import bug_writes
 from db.bug_reads import NewFacts
 from db.bug_writes import Imported, MovedOnError, NewClaim
 from experiment_specs.claims import ClaimedRun, Loaded, load_history
-from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import load_sweep
 from experiment_specs.presets import PACKAGE
@@ -98,11 +97,22 @@ def _file(loaded: Loaded, run: ClaimedRun, index: int) -> Path:
     """Beside the history file, or a shipped one."""
     name = str(run.condition)
     places = (loaded.reader.path.parent, PACKAGE)
-    file = next((folder / name for folder in places if (folder / name).is_file()), None)
+    file = next((folder / name for folder in places if _is_file(folder / name)), None)
     if file is None or Path(name).is_absolute():
         problem = "no such sweep beside this file or among the shipped ones"
         raise loaded.reader.fail(problem, ("runs", index, "condition"), name)
     return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, for one
+        return False
+
+
+def _names(claim: NewClaim) -> tuple[str, ...]:
+    return (claim.id, claim.label, *claim.body["claim"].get("aliases", ()))
 
 
 def record(
@@ -116,19 +126,12 @@ def record(
 ) -> Imported:
     """Record claims of a history; what the applied bug rules say of them is recorded with them.
 
-    ``recorded``: a day. ``partial``: these are not all claims of it. Raises :class:`SpecError` for a day that is none.
+    ``recorded``: a day. ``partial``: these are not all claims of it.
     """
-    try:
-        at = float(calendar.timegm(time.strptime(recorded, "%Y-%m-%d")))
-    except ValueError as error:
-        raise SpecError(f"{recorded!r} is no day, as 2026-01-31", key="recorded") from error
+    at = float(calendar.timegm(time.strptime(recorded, "%Y-%m-%d")))
     for _ in range(TRIES):
         applied = rules(engine)
-        judged = [
-            one
-            for claim in claims
-            for one in judge_one(engine, applied, claim.facts, (claim.label, *claim.body["claim"].get("aliases", ())))
-        ]
+        judged = [one for claim in claims for one in judge_one(engine, applied, claim.facts, _names(claim))]
         try:
             return bug_writes.import_claims(
                 engine, name, about, claims, at, CONDITION_SCHEMA, judged, versions_of(applied), partial=partial

@@ -18,16 +18,16 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from db import reads, writes
 from db.bug_writes import MovedOnError
-from experiment_specs.language import Condition, Scan
+from experiment_specs.language import Scan
 from orchestrator.bugs.engine import TRIES, judged_at_the_end
-from orchestrator.evaluation import saved
+from orchestrator.evaluation import planned, saved, scan_for
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
 from orchestrator.measured import measured
 from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Launch, Needs, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
-from orchestrator.verdict import PROVEN, UNPROVEN, Measured, PlannedSteps, Verdict, judge, judge_scan
+from orchestrator.verdict import PROVEN, UNPROVEN, Measured, Verdict, judge, judge_scan
 from orchestrator.verdict.evaluation import judge_eval
 from workers.launch import Order, plugins, write_order
 
@@ -187,29 +187,10 @@ def conclude(
 def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
     if run.kind == "scan":
         return judge_scan(Scan.model_validate(run.condition, strict=False), facts, _twins(engine, run, facts))
-    condition = Condition.model_validate(run.condition, strict=False)
-    scan = scan_for(engine, run)
-    if run.kind == "eval":
-        steps = tuple(run.plan["eval_steps"])
-        return judge_eval(condition, PlannedSteps(steps[-1], steps, 1, run.code_version), saved(engine, run), facts)
-    plan = PlannedSteps(
-        run.total_steps, tuple(run.plan["eval_steps"]), int(run.plan["steps_per_epoch"]), run.code_version,
-        scan_errors=tuple(scan["errors"]) if scan else None,
-        scanned_model=scan["model"] if scan else None,
-    )  # fmt: skip
-    return judge(condition, plan, facts)
-
-
-def scan_for(engine: Engine, run: reads.Run) -> dict[str, Any] | None:
-    """The layer scan that a run waited for: which run made it, of which model, and the errors by layer."""
-    if run.waits_for is None:
-        return None
-    first = reads.runs(engine, ids=[run.waits_for])[0]
-    facts = reads.evidence(engine, first.attempts[-1].id, kinds=("scan",)) if first.attempts else []
-    if not facts:
-        return None
-    data = facts[-1].data
-    return {"run": first.id, "model": data["model"], "errors": data["layers"]["relative_error"]}
+    condition, plan = planned(engine, run)
+    return (
+        judge_eval(condition, plan, saved(engine, run), facts) if run.kind == "eval" else judge(condition, plan, facts)
+    )
 
 
 def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiment_specs.language import Condition
-from orchestrator.verdict import course, weights
+from orchestrator.verdict import course, noise, weights
 from orchestrator.verdict.case import (
+    PROVEN,
     Case,
     Findings,
     Measured,
@@ -20,26 +21,43 @@ from orchestrator.verdict.case import (
     short,
 )
 from orchestrator.verdict.gradients import noise_scale
-from orchestrator.verdict.judge import summed
-from orchestrator.verdict.noise import ROUNDING
+from orchestrator.verdict.judge import judge_without, summed
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What the training run said of the weights that it saved: fingerprints of its export after that step."""
+    """What the training run said of the weights that it saved, and of itself."""
 
     step: int
     merged: bool
     exported: Mapping[str, str]
+    """Fingerprints of its export after that step."""
+    fingerprints: Mapping[str, str | None] = field(default_factory=dict)
+    """Of its model and test questions."""
+    questions: str | None = None
+    training: Verdict = field(default_factory=lambda: Verdict(PROVEN))
+    """What its evidence says of everything but its evaluations."""
 
 
 def judge_eval(condition: Condition, plan: PlannedSteps, saved: Saved | None, facts: Iterable[Measured]) -> Verdict:
     """``condition``: the evaluated one, whose dtype, noise and adapters say the mode."""
     step = saved.step if saved is not None else plan.total_steps
-    own = tuple(_at_step(fact, step) for fact in facts)
-    case = Case(condition, replace(plan, total_steps=step), own)
+    case = Case(condition, replace(plan, total_steps=step), tuple(_at_step(fact, step) for fact in facts))
     checks = [course.identity, course.evals, weights.quantisation, weights.adapters, weights.eval_mode, _noised, _exact]
-    return summed([_loaded(case, saved), *(check(case) for check in checks)])
+    found = [check(case) for check in checks]
+    return summed([_loaded(case, saved), _same_questions(case, saved), _merged(case), *found, _trained(saved)])
+
+
+def judge_training(condition: Condition, plan: PlannedSteps, facts: Iterable[Measured]) -> Verdict:
+    """What a training run's evidence says of its training, its evaluations apart."""
+    return judge_without(condition, plan, facts, (weights.eval_mode, course.evals))
+
+
+def _trained(saved: Saved | None) -> Findings:
+    """A checkpoint of a training that went wrong has a score of something else."""
+    if saved is None or saved.training.status == PROVEN:
+        return Findings()
+    return Findings(missing=tuple(f"the training behind it is not proven: {why}" for why in saved.training.reasons))
 
 
 def _at_step(fact: Measured, step: int) -> Measured:
@@ -56,27 +74,50 @@ def _loaded(case: Case, saved: Saved | None) -> Findings:
         return Findings(missing=("the training run kept no fingerprint of the weights that it saved",))
     if not loaded:
         return Findings(missing=("the weights that were loaded were not fingerprinted",))
-    against = [f"{len(s['missing']) + len(s['changed'])} files are not those that were saved" for s in sources
-               if s["missing"] or s["changed"]]  # fmt: skip
+    against = [
+        f"{len(s['missing']) + len(s['changed'])} files are not those that were saved"
+        for s in sources
+        if s["missing"] or s["changed"]
+    ]
     held: Mapping[str, Any] = loaded[-1]["used" if saved.merged else "weights"]
     if odd := different(saved.exported, held):
         against.append(f"other weights were loaded than the run had after step {saved.step}: {short(odd)}")
     return Findings(tuple(against))
 
 
+def _same_questions(case: Case, saved: Saved | None) -> Findings:
+    """A score in another mode compares with the run's own only on the same questions."""
+    if saved is None or not case.of("started"):
+        return Findings()
+    prints = case.of("started")[-1].get("fingerprints", {})
+    against = [
+        f"its {name} is not that of the training run"
+        for name in ("model", "test")
+        if prints.get(name) and saved.fingerprints.get(name) and prints[name] != saved.fingerprints[name]
+    ]
+    asked = {fact.get("questions") for fact in case.of("eval")}
+    if saved.questions is not None and asked - {saved.questions}:
+        against.append("it asked other questions than the training run")
+    return Findings(tuple(against))
+
+
+def _merged(case: Case) -> Findings:
+    """Merged weights are Q(W) + BA, and keep the adapters' share."""
+    exported = case.of("exported")
+    return Findings(tuple(problem for fact in exported for problem in weights.bad_merges(case, fact)))
+
+
 def _noised(case: Case) -> Findings:
-    """The noise that the mode wants is on the weights that answer; without, :func:`weights.eval_mode` wants none."""
+    """The weights that answered have the noise of the mode, module by module and layer by layer, as training rollouts
+    would; without noise in the mode, :func:`weights.eval_mode` wants none."""
     if case.condition.aqn is None:
         return Findings()
-    against = []
-    for fact in case.of("eval_mode"):
-        realised, wanted, error = fact["realised"], fact["sigma_expected"], fact["sigma_error"]
-        if not abs(realised["std"] - wanted) <= 5 * error or realised["modules"] < fact["modules_due"]:
-            against.append(
-                f"noise of {realised['std']:.3g} in {realised['modules']} modules answered; sigma"
-                f" {fact['sigma_planned']:g} should give {wanted:.3g} in {fact['modules_due']}"
-            )
-    return Findings(tuple(against))
+    as_rollouts = tuple(Measured("sync", fact.data) for fact in case.facts if fact.kind == "eval_mode")
+    step = case.plan.total_steps
+    plan = replace(case.plan, total_steps=step + 1, steps_per_epoch=step + 1)
+    answering = Case(case.condition, plan, as_rollouts)
+    of_all, by_layer = noise.noise(answering), noise.layers(answering)
+    return Findings((*of_all.against, *by_layer.against), (*of_all.missing, *by_layer.missing))
 
 
 def _exact(case: Case) -> Findings:
@@ -88,7 +129,7 @@ def _exact(case: Case) -> Findings:
         missing.append("no product was checked while the questions were answered")
     for output in seen:
         planned = noise_scale(case.condition.hw_noise, "eval", output["module"])
-        rounding = ROUNDING[case.condition.compute] * output["swell"]
+        rounding = noise.ROUNDING[case.condition.compute] * output["swell"]
         if off_plan(output["error"], planned, output["n_eff"], rounding):
             against.append(
                 f"the results of {output['module']} are off by {100 * output['error']:.2g} %, planned are"

@@ -82,7 +82,7 @@ def same_weights(case: Case) -> Findings:
             against.append(f"{at} the rollout holds other weights than the policy exported: {short(odd)}")
         if odd := different(policy, sent["used"]):
             against.append(f"{at} the policy's forward used other weights than it exported: {short(odd)}")
-        against += [f"{at} {problem}" for problem in _bad_merges(case, sent)]
+        against += [f"{at} {problem}" for problem in bad_merges(case, sent)]
     missing = []
     if not syncs:
         missing.append("the rollout's weights were never measured in training")
@@ -91,7 +91,8 @@ def same_weights(case: Case) -> Findings:
     return Findings(some(against), tuple(missing))
 
 
-def _bad_merges(case: Case, sent: Mapping[str, Any]) -> list[str]:
+def bad_merges(case: Case, sent: Mapping[str, Any]) -> list[str]:
+    """What is wrong with merged weights, where there are to be any."""
     merged = case.condition.lora is not None and case.condition.lora.sync == "merged"
     merges = sent.get("merges", {})
     if merged and not merges:

@@ -64,6 +64,8 @@ def test_the_story_of_the_seeds_bug(seed) -> None:
     assert "this score is affected" in shown
     assert "two-scores-at-one-step" in shown
     assert "extends E3b" in shown
+    assert "-4.32 over E3b (2-Epoch Extension Experiments, Results): does not stand" in shown
+    assert "+2.57 over E7a (2-Epoch Extension Experiments, Results) " in flat(ok("show", "E7a-2ep")) + " "
 
 
 def test_json_has_the_shapes_that_others_build_on(seed) -> None:
@@ -104,11 +106,24 @@ def test_amend_shows_first_and_waive_and_retract_are_on_record(seed, tmp_path: P
     assert "probed by hand" in flat(ok("show", "E4a"))
     assert "disputed" in ok("bugs", "dispute", "ste-backward", "--because", "is it?", "--yes")
     assert "nothing is written" in ok("bugs", "retract", "ste-backward", "--because", "no")
-    assert "marks of ste-backward: 6 withdrawn" in ok("bugs", "retract", "ste-backward", "--because", "no", "--yes")
+    assert "marks of ste-backward: 1 waived, 5 withdrawn" in ok(
+        "bugs", "retract", "ste-backward", "--because", "no", "--yes"
+    )
     assert {r["validity"] for r in json.loads(aqn("runs", "--json").stdout)} == {"unverified"}
     history = json.loads(aqn("show", "E4a", "--json").stdout)["marks"]
-    assert [mark["to"] for mark in history] == ["affected", "affected", "waived", "waived", "withdrawn"]
+    assert [mark["to"] for mark in history] == ["affected", "affected", "waived", "waived", "waived"]
     assert aqn("rerun-tagged", "ste-backward").exit_code == 3
+    assert "E4a" in ok("bugs", "waive", "ste-backward", "E4a", "--undo", "--because", "it was not")
+    assert "version 4, retracted" in ok("bugs", "check", "ste-backward")  # the applied one, not the shipped
+    assert aqn("bugs", "dispute", "ste-backward", "--because", "x", "--yes").exit_code == 2
+    assert "confirmed" in ok("bugs", "confirm", "ste-backward", "--because", "seen again", "--yes")
+    assert "no mark changes" in ok("bugs", "apply", "ste-backward")
+
+
+def test_curves_under_a_historys_name_leave_what_it_says_alone(seed) -> None:
+    log = Path(__file__).resolve().parents[1] / "data" / "verl_driver.log"
+    ok("import", "verl-log", log, "--history", "aqn-2026-01", "--label", "another")
+    assert "28 claims, 24 contradictions" in ok("audit")
 
 
 def test_logs_and_event_files_become_claims(tmp_path: Path) -> None:
@@ -142,6 +157,35 @@ WRONG_RULE = "bug: x\nversion: 1\ntitle: t\nfound: 2026-01-12\nstatus: confirmed
         (("import", "history"), "runs: [\n", "not valid YAML"),
         (("import", "history"), "history: h\nrecorded: 2026-01-12\nruns: [{label: a}]\n", "says something"),
         (("import", "verl-log"), "nothing\n", "no verl console log"),
+        (("import", "history"), f"history: h\nrecorded: 2026-01-12\nquestions: {'9' * 400}\nruns: []\n", "questions"),
+        (
+            ("import", "history"),
+            "history: h\nrecorded: 2026-02-31\nruns: [{label: a, said: [{place: p, score: 1.0}]}]\n",
+            "no such day",
+        ),
+        (
+            ("import", "history"),
+            "history: h\nrecorded: 2026-01-12\nruns: [{label: a, said: [{place: p}]}]\n",
+            "says nothing",
+        ),
+        (("import", "history"), "history: h\nrecorded: 2026-01-12\nruns: []\n", "runs"),
+        (
+            ("bugs", "check"),
+            WRONG_RULE.replace("version: 1", f"version: {10**22}") + "affects: {field: lora, is: none}\n",
+            "version",
+        ),
+        (
+            ("bugs", "check"),
+            WRONG_RULE.replace("2026-01-12", "2026-13-45") + "affects: {field: lora, is: none}\n",
+            "no such day",
+        ),
+        (("bugs", "check"), WRONG_RULE + "affects: {record: verdict, is: proven}\n", "is a word; accepted: PROVEN"),
+        (("bugs", "check"), WRONG_RULE + "affects: {field: algorithm.name, is: GRPO}\n", "can never be 'GRPO'"),
+        (("bugs", "check"), WRONG_RULE + "affects: {score: integral, is: 'no'}\n", "true or false"),
+        (("bugs", "check"), WRONG_RULE + "affects: {artefact: checkpoint, at_least: 3}\n", "is a word"),
+        (("bugs", "check"), WRONG_RULE + "affects: {field: model, above: 4}\n", "has parts"),
+        (("bugs", "check"), WRONG_RULE + "affects: {field: dtype, is: 4}\n", "neither a name nor a mapping"),
+        (("bugs", "check"), WRONG_RULE + "affects: {score: step, above: .nan}\n", "not a number"),
         (("bugs", "check"), WRONG_RULE, "affects is missing"),
         (("bugs", "check"), WRONG_RULE + "affects: {field: lorra, is: none}\n", "unknown field"),
         (("bugs", "apply"), WRONG_RULE + "affects: []\n", "must be a mapping"),
@@ -174,6 +218,8 @@ def test_names_that_are_not_there_exit_with_3_and_the_nearest(seed) -> None:
         done = aqn(*words)
         assert done.exit_code == 3, (words, done.output)
         assert near in done.stderr
+    assert aqn("show", "").exit_code == 3
+    assert aqn("bugs", "check", "x" * 5000).exit_code == 2
     done = aqn("bugs", "check", "ste-backwrd")
     assert (done.exit_code, "did you mean 'ste-backward'?" in done.stderr) == (2, True)
     assert aqn("audit", "--history", "x").exit_code == 3

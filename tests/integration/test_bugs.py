@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from db import bug_reads, bug_writes, reads, writes
 from db.engine import open_registry
+from db.schema import EvidenceRow, FactsRow
 from experiment_specs.bug_rules import Rule, load_rule, rule_from_text, shipped_rules, with_status
 from experiment_specs.errors import SpecError
 from experiment_specs.presets import PACKAGE
@@ -245,6 +247,96 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
             "waived"
         ]
 
+    def test_a_waiver_outlasts_retraction_and_revival_with_its_reason_and_can_be_taken_back(
+        self, engine: Engine, submit, ste: Rule, rule
+    ) -> None:
+        run_id = submit().all[1]
+        finish(engine, run_id, facts=WRONG)
+        bugs.apply(engine, ste, "found")
+        bug_writes.waive(engine, "ste-backward", [run_id], "somebody", "measured by hand")
+        bugs.apply(engine, rule(with_status(ste.text, "retracted", 2)), "none")
+        bugs.apply(engine, rule(with_status(ste.text, "confirmed", 3)), "one after all")
+        (mark,) = found(engine, run_id).marks
+        assert (mark.state, mark.by, mark.why, mark.rule_version) == ("waived", "somebody", "measured by hand", 3)
+        assert validity(engine, run_id) == "valid"
+        assert bug_writes.waive(engine, "ste-backward", [run_id], "x", "wrongly", undo=True) == [run_id]
+        assert validity(engine, run_id) == "affected"
+
+    def test_two_versions_applied_at_once_leave_the_later_one_standing(
+        self, engine: Engine, submit, rule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = "bug: u\nversion: 1\ntitle: t\nfound: 2026-01-12\nstatus: confirmed\ndisposition: rerun\n"
+        first = rule(text + "affects: {evidence: gradient_probe.relative_error, above: 0.5}\n")
+        second = rule(
+            text.replace("version: 1", "version: 2")
+            + "affects: {evidence: gradient_probe.relative_error, above: 0.1}\n"
+        )
+        run_id = submit().all[1]
+        finish(engine, run_id, facts=WRONG)
+        original, calls = bugs.check, []
+
+        def late(*arguments: Any) -> Any:
+            result = original(*arguments)
+            if not calls:
+                calls.append(1)
+                bugs.apply(engine, second, "later")
+            return result
+
+        monkeypatch.setattr(bugs, "check", late)
+        with pytest.raises(SpecError, match="version 2 of this rule is applied already"):
+            bugs.apply(engine, first, "earlier")
+        assert validity(engine, run_id) == "affected"
+
+    def test_a_claim_that_changes_while_a_rule_is_applied_is_judged_as_it_is(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rule = load_rule(shipped_rules()["percentage-of-no-count"])
+        import_history(engine, SEED)
+        changed = tmp_path / "aqn.yaml"
+        changed.write_text(SEED.read_text().replace("score: 68.23", "score: 68.24"))  # no k of 1319
+        original, calls = bugs.check, []
+
+        def late(*arguments: Any) -> Any:
+            result = original(*arguments)
+            if not calls:
+                calls.append(1)
+                import_history(engine, changed)
+            return result
+
+        monkeypatch.setattr(bugs, "check", late)
+        bugs.apply(engine, rule, "")
+        marked = {c.label for c in bug_reads.claims(engine) if c.marks}
+        assert marked == {"E5c", "E5a-LoRA"}
+
+    def test_lists_of_runs_mean_the_old_run_and_not_the_one_in_its_place(
+        self, engine: Engine, submit, rule, new_code
+    ) -> None:
+        text = "bug: u\nversion: 1\ntitle: t\nfound: 2026-01-12\nstatus: confirmed\ndisposition: rerun\n"
+        listed = rule(
+            text + "affects: {record: kind, is: claim}\ninclude: [{run: a, because: seen}, {run: zz, because: x}]\n"
+        )
+        old = submit().all[0]
+        finish(engine, old)
+        assert bugs.check(engine, listed).idle == ("zz",)
+        bugs.apply(engine, listed, "")
+        new_code()
+        bug = bug_reads.bugs(engine)[0]
+        new = make(engine, bug, replacements(engine, bug), 0)[old]
+        finish(engine, new)
+        assert (validity(engine, old), validity(engine, new)) == ("superseded", "valid")
+        bugs.apply(engine, listed, "")
+        assert (validity(engine, old), validity(engine, new)) == ("superseded", "valid")
+
+    def test_a_rule_that_nobody_can_read_any_more_stops_no_run_and_leaves_it_unverified(
+        self, engine: Engine, submit, ste: Rule
+    ) -> None:
+        bugs.apply(engine, ste, "")
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE bugs SET text = 'of another version'")
+        run_id = submit().all[0]
+        finish(engine, run_id, facts=RIGHT)
+        assert validity(engine, run_id) == "unverified"
+
     def test_a_retracted_bug_leaves_scores_valid_and_its_history_on_record(
         self, engine: Engine, submit, ste: Rule, rule
     ) -> None:
@@ -279,8 +371,7 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
         finish(engine, one, right=7)
         assert bugs.apply(engine, rule, "")[0] == {}
         finish(engine, other, right=7)  # judged as it ends
-        assert validity(engine, other) == "unverified"
-        assert validity(engine, one) == "valid"  # it ended before there was anything to compare with
+        assert {validity(engine, run) for run in (one, other)} == {"unverified"}  # and the one that ended before
         assert bugs.apply(engine, rule, "")[0] == {"affected": 2}
         repeat = submit(again=True).all[0]
         finish(engine, repeat, right=9)
@@ -399,24 +490,168 @@ class TestReplacements:
         (one,) = replacements(engine, bug_reads.bugs(engine)[0], gpu_hours=1.0)
         assert "its price is unknown" in str(one.problem)
 
-    def test_only_marks_of_the_evaluation_are_resolved_by_a_new_one(self, engine: Engine, submit, rule) -> None:
-        noisy = load_rule(shipped_rules()["eval-void"])
-        run_id = submit().all[0]
+    def test_judging_anew_does_not_take_a_replacement_with_the_same_bug(
+        self, engine: Engine, submit, ste: Rule, new_code
+    ) -> None:
+        mxfp4 = submit().all[1]
+        finish(engine, mxfp4, facts=WRONG)
+        bugs.apply(engine, ste, "")
+        new_code()
+        bug = bug_reads.bugs(engine)[0]
+        new = make(engine, bug, replacements(engine, bug), 0)[mxfp4]
+        finish(engine, new, facts=WRONG)
+        bugs.apply(engine, ste, "")
+        assert {mark.state for run in (mxfp4, new) for mark in found(engine, run).marks} == {"affected"}
+
+    @pytest.fixture
+    def void(self, engine: Engine, submit) -> str:
+        """A run whose evaluation was void, marked so."""
+        run_id = str(submit().all[0])
         still = {"export": 4, "block_linears": 0.1, "adapters": 0.0, "other": 0.0}
         finish(engine, run_id, facts=[("moved", still)], right=4, at_start=4)
-        bugs.apply(engine, noisy, "")
+        bugs.apply(engine, load_rule(shipped_rules()["eval-void"]), "")
         assert validity(engine, run_id) == "affected"
+        return run_id
+
+    def evaluated(self, engine: Engine, run_id: str, step: int = 4, mode: str = "native") -> str:
+        run = found(engine, run_id)
+        source = {"run": run_id, "step": step}
+        plan = {"total_steps": step, "steps_per_epoch": step, "eval_steps": [step], "mode": mode, "source": source}
         new = writes.NewRun(
-            kind="eval", label="again", condition_id=found(engine, run_id).condition_id,
-            condition=found(engine, run_id).condition, seed=1, gpus=1,
-            plan={"total_steps": 4, "steps_per_epoch": 4, "eval_steps": [4], "mode": "native"},
-        )  # fmt: skip
-        rule_of_score = {"rule": "final", "mode": "native"}
-        again = writes.evaluation(engine, new, run_id, None, rule_of_score, "code", 2, 0)
-        assert validity(engine, again) == "affected" or found(engine, again).verdict is None
+            kind="eval",
+            label="again",
+            condition_id=run.condition_id,
+            condition=run.condition,
+            seed=1,
+            gpus=1,
+            plan=plan,
+        )
+        again = writes.evaluation(engine, new, run_id, None, "code", 2, 0)
         finish(engine, again, right=9)
-        assert (validity(engine, run_id), validity(engine, again)) == ("superseded", "valid")
-        assert found(engine, run_id).superseded_by == again
+        return again
+
+    def test_a_native_evaluation_of_the_last_checkpoint_resolves_marks_of_the_evaluation(
+        self, engine: Engine, void: str
+    ) -> None:
+        assert validity(engine, self.evaluated(engine, void, mode="unquantised")) == "valid"
+        assert validity(engine, void) == "affected"  # another mode is another score
+        assert validity(engine, self.evaluated(engine, void, step=2)) == "valid"
+        assert validity(engine, void) == "affected"  # an earlier step is another score
+        again = self.evaluated(engine, void)
+        assert (validity(engine, void), validity(engine, again)) == ("superseded", "valid")
+        assert found(engine, void).superseded_by == again
+        row = run_as_json(found(engine, again))
+        assert (row["kind"], row["re_evaluates"], row["mode"]) == ("eval", void, "native")
+        assert all(run.kind == "train" for run in reads.runs(engine))  # it is no second run of its condition
+
+    def test_an_evaluation_stands_and_falls_with_its_training(self, engine: Engine, void: str, ste: Rule, rule) -> None:
+        again = self.evaluated(engine, void)
+        for disposition, effect in (("rerun", "match"), ("unverified", "match"), ("rerun", "unknown")):
+            text = f"bug: b{disposition[:2]}{effect}\nversion: 1\ntitle: t\nfound: 2026-01-12\nstatus: confirmed\n"
+            test = "{field: epochs, is: 1}" if effect == "match" else "{evidence: gradient_probe.count, below: 1}"
+            bad = rule(f"{text}disposition: {disposition}\naffects: {test}\n")
+            before = found(engine, again).mark_changes
+            bugs.apply(engine, bad, "")
+            assert validity(engine, again) == "affected"
+            assert found(engine, again).mark_changes > before  # MLflow is told
+            bugs.apply(engine, rule(with_status(bad.text, "retracted", 2)), "")
+            assert validity(engine, again) == "valid"
+
+    def test_a_disposition_that_becomes_rerun_asks_for_a_rerun(self, engine: Engine, void: str, rule) -> None:
+        self.evaluated(engine, void)
+        text = (PACKAGE / "bugs" / "eval-void.yaml").read_text()
+        worse = text.replace("version: 1", "version: 2").replace("disposition: re-evaluate", "disposition: rerun")
+        bugs.apply(engine, rule(worse), "the training was void too")
+        assert validity(engine, void) == "affected"
+        assert [one.subject for one in replacements(engine, bug_reads.bugs(engine)[0])] == [void]
+
+    def test_a_bug_of_the_evaluation_is_mended_by_evaluations_made_once(
+        self, engine: Engine, void: str, tmp_path: Path
+    ) -> None:
+        bug = bug_reads.bugs(engine)[0]
+        (one,) = replacements(engine, bug)
+        assert "no checkpoint" in str(one.problem)
+        attempt = found(engine, void).attempts[-1]
+        folder = tmp_path / "global_step_4"
+        folder.mkdir()
+        with Session(engine) as session, session.begin():
+            data = {"step": 4, "path": str(folder), "files": {}}
+            session.add(EvidenceRow(attempt_id=attempt.id, seq=99, kind="checkpoint", data=data, at=1.0))
+        wanted = replacements(engine, bug)
+        made = make(engine, bug, wanted, 0)
+        run = found(engine, made[void])
+        assert (run.kind, run.plan["mode"], run.plan["source"]["step"]) == ("eval", "native", 4)
+        assert make(engine, bug, wanted, 0) == {}
+        assert [one.exists for one in replacements(engine, bug)] == [run.id]
+        finish(engine, run.id, right=9)
+        assert validity(engine, void) == "superseded"
+
+
+class TestFacts:
+    """What the rules ask is what happened."""
+
+    @pytest.fixture
+    def answer(self, engine: Engine) -> Callable[[str, str], str]:
+        def answered(rule: str, run_id: str) -> str:
+            checked = bugs.check(engine, load_rule(shipped_rules()[rule])).found
+            return next(one.finding.answer for one in checked if one.subject == run_id)
+
+        return answered
+
+    def test_a_missing_final_evaluation_is_found_and_a_best_score_is_none(self, engine: Engine, submit, answer) -> None:
+        run_id = submit().all[0]
+        steps = [("step", {"step": 4}), ("planned", {"total_steps": 4})]
+        finish(engine, run_id, facts=[*steps], last=2)
+        assert found(engine, run_id).score is None
+        with Session(engine) as session, session.begin():
+            row = session.get_one(FactsRow, run_id)
+            row.body = {**row.body, "evidence": {**row.body["evidence"], "steps.executed_share": 1.0}}
+        assert answer("missing-final-eval", run_id) == "match"
+        best = submit(SWEEP.replace("sweep: light", "sweep: best\nscore: {rule: best}")).all[0]
+        finish(engine, best, right=3, at_start=5)
+        assert answer("missing-final-eval", best) == "clean"
+        assert answer("best-of-many", best) == "match"
+
+    def test_noise_left_on_where_none_was_planned_is_found(self, engine: Engine, submit, answer) -> None:
+        run_id = submit().all[0]
+        finish(engine, run_id, facts=[("eval_mode", {"realised": {"std": 0.02}, "watched": 2, "on_grid": 2})])
+        assert answer("noise-in-validation", run_id) == "match"
+
+    def test_merged_adapters_are_on_no_grid_and_that_is_right(self, engine: Engine, submit, answer) -> None:
+        merged = SWEEP.replace("eval: {every: 2}", "eval: {every: 2}, lora: {preset: r32, sync: merged}")
+        run_id = submit(merged).all[1]
+        finish(engine, run_id, facts=[("eval_mode", {"realised": {"std": 0.0}, "watched": 2, "on_grid": 0})])
+        assert answer("eval-in-16-bit", run_id) == "unknown"
+        plain = submit().all[1]
+        finish(engine, plain, facts=[("eval_mode", {"realised": {"std": 0.0}, "watched": 2, "on_grid": 0})])
+        assert answer("eval-in-16-bit", plain) == "match"
+
+    def test_answers_that_are_all_wrong_twice_are_no_void_evaluation(self, engine: Engine, submit, answer) -> None:
+        run_id = submit().all[0]
+        still = {"export": 4, "block_linears": 0.1, "adapters": 0.0, "other": 0.0}
+        finish(engine, run_id, facts=[("moved", still)], right=0, at_start=0)
+        assert answer("eval-void", run_id) == "clean"
+
+    def test_hardware_errors_that_are_missing_in_one_phase_are_found(self, engine: Engine, submit, answer) -> None:
+        noisy = SWEEP.replace("eval: {every: 2}", "eval: {every: 2}, hw_noise: matmul-5pct")
+        run_id = submit(noisy).all[0]
+        ops = [
+            ("noisy_ops", {"by": "policy", "phase": phase, "step": 1, "ops": {"linear": {"relative_std": error}}})
+            for phase, error in (("train", 0.05), ("rollout", 0.0))
+        ]
+        finish(engine, run_id, facts=ops)
+        assert answer("hw-noise-inert", run_id) == "match"
+
+    def test_what_is_recorded_at_the_end_is_what_is_made_anew(self, engine: Engine, submit) -> None:
+        for text in (SWEEP, SWEEP.replace("sweep: light", "sweep: best\nscore: {rule: best}")):
+            run_id = submit(text).all[0]
+            finish(engine, run_id, facts=RIGHT)
+            (recorded,) = bug_reads.facts(engine, [run_id])
+            with engine.begin() as connection:
+                connection.exec_driver_sql("DELETE FROM facts")
+            check = bugs.check(engine, load_rule(shipped_rules()["ste-backward"]))
+            anew = next(facts for facts in check.new_facts if facts.subject == run_id)
+            assert anew == recorded
 
 
 def test_shipped_rules_leave_a_clean_run_alone(engine: Engine, submit) -> None:

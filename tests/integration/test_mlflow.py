@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from db import reads, writes
+from db import bug_writes, reads, writes
+from experiment_specs.bug_rules import load_rule, shipped_rules
+from orchestrator.bugs import engine as bugs
 from orchestrator.mlflow_projector import Projector, catch_up
 from orchestrator.scheduler.loop import leadership
+from tests.registry_tools import finish, probe
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +80,26 @@ def test_a_run_is_projected_once_and_ends(settings, engine, finished) -> None:
     history = client.get_metric_history(run.mlflow_run, "critic/score/mean")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert [m.step for m in client.get_metric_history(run.mlflow_run, "eval/percent")] == [0, 4]
+    assert Projector(settings, engine).project_all() == 0
+
+
+def test_marks_reach_mlflow_with_the_next_projection(settings, engine, submit) -> None:
+    run_id = submit().all[1]
+    finish(engine, run_id, facts=[("gradient_probe", probe(0.2, 1e-7))])
+    Projector(settings, engine).project_all()
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+
+    def tags() -> dict[str, str]:
+        return dict(client.get_run(reads.runs(engine, ids=[run_id])[0].mlflow_run).data.tags)
+
+    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "")
+    bugs.apply(engine, load_rule(shipped_rules()["ste-backward"]), "")
+    assert reads.needing_projection(engine) == [run_id]
+    assert Projector(settings, engine).project_all() == 1
+    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("affected", "false", "ste-backward")
+    bug_writes.waive(engine, "ste-backward", [run_id], "x", "y")
+    Projector(settings, engine).project_all()
+    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "")
     assert Projector(settings, engine).project_all() == 0
 
 

@@ -166,7 +166,7 @@ def test_lists_of_runs_stand_above_the_predicate(rule) -> None:
 
 
 def test_code_is_placed_before_or_after_the_fix(rule) -> None:
-    fixed = rule(RULE.replace("{commit: null, date: null}", "{commit: abcdef, date: 2026-02-01}"))
+    fixed = rule(RULE.replace("{commit: null, date: null}", "{commit: abcdef0, date: 2026-02-01}"))
     spoilt = facts(evidence={"gradient_probe.relative_error": 0.2}, code={"commit": "c", "date": "2026-01-01"})
     for placed, answer in ((True, "match"), (False, "clean"), (None, "unknown")):
         assert evaluate(fixed, spoilt, ("r",), lambda point, code, p=placed: p).answer == answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from experiment_specs.language import Condition
 from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.schedules import sigma_at
 from orchestrator.evaluation import evaluated
-from orchestrator.verdict import Measured, PlannedSteps
+from orchestrator.verdict import Measured, PlannedSteps, Verdict
 from orchestrator.verdict.evaluation import Saved, judge_eval
 from tests.conftest import TINY
 
@@ -80,6 +81,9 @@ def test_adapters_are_merged_or_not(condition) -> None:
         ("noised", {"aqn": "none"}, "say how much"),
         ("merged", {}, "needs a run with adapters"),
         ("", {}, "is no mode"),
+        ("mxfp4,nvfp4", {}, "says twice what the number format should be"),
+        ("native,unquantised", {}, "says twice"),
+        ("exact,exact", {}, "says twice"),
     ],
 )
 def test_a_mode_that_does_not_fit_is_told(condition, mode: str, fields: dict[str, Any], message: str) -> None:
@@ -104,6 +108,11 @@ def facts(c: Condition, **changes: dict[str, Any]) -> list[Measured]:
             "step": 24, "weights": {n: f"{n} as sent" for n in LINEARS}, "realised": realised, "watched": 2, "on_grid": 2,
             "sigma_planned": sigma, "sigma_expected": sigma, "sigma_error": 0.05 * sigma, "modules_due": realised["modules"],
             "output": {"module": LINEARS[0], "error": 0.0, "n_eff": 100.0, "swell": 1.0}, "replica": 0, "replicas": 1,
+            "correlation": None,
+            "layers": {
+                "layer": [0, 1, None], "multiplier": [1.0] * 3, "std": [sigma] * 3, "expected": [sigma] * 3,
+                "error": [0.05 * sigma] * 3, "changed": [realised["modules"]] * 3, "rounding": [0.0] * 3,
+            },
         },
         "eval": {"step": 24, "n": 500, "samples": 1, "questions": "q"},
     }  # fmt: skip
@@ -112,7 +121,7 @@ def facts(c: Condition, **changes: dict[str, Any]) -> list[Measured]:
     return [Measured(kind, data) for kind, data in found.items()]
 
 
-SAVED = Saved(24, merged=False, exported=EXPORTED)
+SAVED = Saved(24, merged=False, exported=EXPORTED, fingerprints={"model": "m", "test": "e"}, questions="q")
 STEPS = PlannedSteps(24, (24,), 1, "c")
 
 
@@ -134,8 +143,12 @@ LOUD = {"modules": 5, "watched": 5, "std": 0.01, "largest": 0.01}
         ("native", "loaded", {"weights": EXPORTED | {LINEARS[0]: "the base's"}}, "other weights were loaded"),
         ("native", "eval_mode", {"weights": dict.fromkeys(LINEARS, "others")}, "used other weights than the policy exported"),
         ("native", "eval_mode", {"realised": LOUD}, "noise was on in the eval"),
-        ("noised=0.02", "eval_mode", {"realised": SILENT}, "noise of 0 in 0 modules answered"),
-        ("noised=0.02", "eval_mode", {"realised": LOUD}, "sigma 0.02 should give 0.02"),
+        ("noised=0.02", "eval_mode", {"realised": SILENT}, "sigma stayed 0"),
+        ("noised=0.02", "eval_mode", {"realised": LOUD}, "the noise had sigma 0.01, 0.02 was to be expected"),
+        ("noised=0.02", "eval_mode", {"sigma_planned": 0.0, "sigma_expected": 0.0, "realised": SILENT, "modules_due": 0}, "sigma stayed 0"),
+        ("noised=0.02", "eval_mode", {"sigma_planned": 0.01}, "the worker aimed at sigma 0.01, the schedule has 0.02"),
+        ("native", "started", {"fingerprints": {"model": "m", "train": "t", "test": "other"}}, "its test is not that of the training run"),
+        ("native", "eval", {"questions": "others"}, "asked other questions"),
         ("unquantised", "quantised", {"formats": [{"format": "mxfp4"}]}, "not to bf16"),
         ("native", "eval_mode", {"on_grid": 0}, "watched linears are not"),
         ("native", "eval", {"n": 499}, "asked 499 questions of 500"),
@@ -158,6 +171,23 @@ def test_a_fact_that_is_missing_leaves_it_unproven(condition, kind: str) -> None
     verdict = judge_eval(c, STEPS, SAVED, [fact for fact in facts(c) if fact.kind != kind])
     assert verdict.status == "UNPROVEN", verdict.reasons
     assert judge_eval(c, STEPS, None, facts(c)).status == "UNPROVEN"
+
+
+def test_a_checkpoint_of_a_training_that_is_not_proven_has_no_proven_score(condition) -> None:
+    c = evaluated(condition(), "native", PLAN, 24)
+    bad = replace(SAVED, training=Verdict("REFUTED", ("sigma stayed 0",)))
+    verdict = judge_eval(c, STEPS, bad, facts(c))
+    assert (verdict.status, verdict.reasons) == ("UNPROVEN", ("the training behind it is not proven: sigma stayed 0",))
+
+
+def test_merged_weights_that_lost_their_adapters_are_refuted(condition) -> None:
+    c = evaluated(condition(lora="r32"), "merged", PLAN, 24)
+    adapted = {"quantised": {"adapted": LINEARS}}
+    kept = {"exported": {"merges": {"a": {"error": 0.0, "delta": 1.0, "kept": 1.0}}}}
+    lost = {"exported": {"merges": {"a": {"error": 0.0, "delta": 1.0, "kept": 0.1}}}}
+    assert judge_eval(c, STEPS, SAVED, facts(c, **adapted, **kept)).reasons == ()
+    assert judge_eval(c, STEPS, SAVED, facts(c, **adapted, **lost)).status == "REFUTED"
+    assert judge_eval(c, STEPS, SAVED, facts(c, **adapted)).status == "REFUTED"
 
 
 def test_a_merged_run_is_known_by_its_bases_and_adapters(condition) -> None:

@@ -27,6 +27,7 @@ def upgrade() -> None:
         "facts",
         sa.Column("subject", sa.String(length=32), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.Column("answers", sa.String(length=16), nullable=True),
         sa.Column("checkpoint", sa.String(length=16), nullable=True),
