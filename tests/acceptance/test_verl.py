@@ -195,23 +195,24 @@ def test_a_broken_treatment_is_refuted_with_its_reason(home, adopted) -> None:
 
 def test_a_checkpoint_is_evaluated_anew_and_another_one_is_refused(home, adopted) -> None:
     run = adopted[1]
-    again = home.json("eval", "short")
+    again = home.json("eval", run["run_id"])
     assert (again["verdict"], again["validity"], again["reasons"]) == ("PROVEN", "valid", [])
     assert again["re_evaluates"] == run["run_id"]
     assert (again["score"]["k"], again["score"]["step"], again["score"]["mode"]) == (run["score"]["k"], 4, "native")
     kinds = [fact["kind"] for fact in home.json("show", again["run_id"])["evidence"]]
     assert {"source", "loaded", "eval_mode"} <= set(kinds)
     assert "step" not in kinds  # nothing was trained
+    assert max(map(len, home.aqn("show", again["run_id"])[1].splitlines()[:12])) <= 80
     weights = next((Path(run["run_dir"]) / "checkpoints" / "global_step_4" / "actor").glob("model_*.pt"))
     whole = weights.read_bytes()
     try:
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        code, output = home.aqn("eval", "short")
+        code, output = home.aqn("eval", run["run_id"])
     finally:
         weights.write_bytes(whole)
     assert code == 1, output
     assert "is not the file that was saved" in " ".join(output.split())
-    code, output = home.aqn("eval", "short", "--mode", "merged")
+    code, output = home.aqn("eval", run["run_id"], "--mode", "merged")
     assert (code, "needs a run with adapters" in output) == (2, True)
 
 

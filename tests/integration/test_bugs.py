@@ -381,6 +381,15 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
 
 
 class TestReplacements:
+    @pytest.fixture
+    def victim(self, engine: Engine, submit, ste: Rule, new_code) -> tuple[str, bug_reads.Bug]:
+        """A run with wrong gradients, marked; and code of another version since."""
+        run_id = str(submit().all[1])
+        finish(engine, run_id, facts=WRONG)
+        bugs.apply(engine, ste, "")
+        new_code()
+        return run_id, bug_reads.bugs(engine)[0]
+
     def test_what_is_affected_is_run_again_once_and_superseded(
         self, engine: Engine, submit, ste: Rule, new_code
     ) -> None:
@@ -418,12 +427,8 @@ class TestReplacements:
         assert run_as_json(found(engine, new.id))["supersedes"] == mxfp4
         assert submit().all == (bf16, new.id)  # and a sweep takes the replacement
 
-    def test_a_replacement_that_is_refuted_replaces_nothing(self, engine: Engine, submit, ste: Rule, new_code) -> None:
-        mxfp4 = submit().all[1]
-        finish(engine, mxfp4, facts=WRONG)
-        bugs.apply(engine, ste, "")
-        new_code()
-        bug = bug_reads.bugs(engine)[0]
+    def test_a_replacement_that_is_refuted_replaces_nothing(self, engine: Engine, ste: Rule, victim) -> None:
+        mxfp4, bug = victim
         made = make(engine, bug, replacements(engine, bug), 0)
         finish(engine, made[mxfp4], "REFUTED", facts=WRONG)
         assert validity(engine, mxfp4) == "affected"
@@ -431,17 +436,13 @@ class TestReplacements:
         assert "came out REFUTED with this code: as the test wants" in str(problems[mxfp4])
         assert "the version that it ran with" in str(problems[made[mxfp4]])
 
-    def test_a_replacement_with_the_same_bug_resolves_nothing(
-        self, engine: Engine, submit, ste: Rule, new_code
-    ) -> None:
-        mxfp4 = submit().all[1]
-        finish(engine, mxfp4, facts=WRONG)
-        bugs.apply(engine, ste, "")
-        new_code()
-        bug = bug_reads.bugs(engine)[0]
+    def test_a_replacement_with_the_same_bug_resolves_nothing(self, engine: Engine, ste: Rule, victim) -> None:
+        mxfp4, bug = victim
         made = make(engine, bug, replacements(engine, bug), 0)
         finish(engine, made[mxfp4], "PROVEN", facts=WRONG)
         assert {validity(engine, run) for run in (mxfp4, made[mxfp4])} == {"affected"}
+        bugs.apply(engine, ste, "")  # nor when they are judged anew
+        assert {mark.state for run in (mxfp4, made[mxfp4]) for mark in found(engine, run).marks} == {"affected"}
 
     def test_without_new_code_there_is_nothing_to_run_again(self, engine: Engine, submit, ste: Rule) -> None:
         mxfp4 = submit().all[1]
@@ -482,26 +483,10 @@ class TestReplacements:
         assert claim is not None
         assert (claim.validity, found(engine, run.id).validity) == ("superseded", "valid")
 
-    def test_a_budget_bears_so_many(self, engine: Engine, submit, ste: Rule, new_code) -> None:
-        mxfp4 = submit().all[1]
-        finish(engine, mxfp4, facts=WRONG)
-        bugs.apply(engine, ste, "")
-        new_code()
-        (one,) = replacements(engine, bug_reads.bugs(engine)[0], gpu_hours=1.0)
+    def test_a_budget_bears_so_many(self, engine: Engine, ste: Rule, victim) -> None:
+        _, bug = victim
+        (one,) = replacements(engine, bug, gpu_hours=1.0)
         assert "its price is unknown" in str(one.problem)
-
-    def test_judging_anew_does_not_take_a_replacement_with_the_same_bug(
-        self, engine: Engine, submit, ste: Rule, new_code
-    ) -> None:
-        mxfp4 = submit().all[1]
-        finish(engine, mxfp4, facts=WRONG)
-        bugs.apply(engine, ste, "")
-        new_code()
-        bug = bug_reads.bugs(engine)[0]
-        new = make(engine, bug, replacements(engine, bug), 0)[mxfp4]
-        finish(engine, new, facts=WRONG)
-        bugs.apply(engine, ste, "")
-        assert {mark.state for run in (mxfp4, new) for mark in found(engine, run).marks} == {"affected"}
 
     @pytest.fixture
     def void(self, engine: Engine, submit) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from experiment_specs.language import Dtype, Model, Scan
 from orchestrator.verdict import PROVEN, REFUTED, Measured, judge, judge_scan
+from tests.broken import restored_in_place
 from tests.one_process import OneProcess
 
 COPY = "workers.verl.rollout_copy.RolloutCopy"
@@ -143,19 +144,6 @@ def test_noise_piled_up_where_a_sync_brings_adapters_only(make_run, monkeypatch)
 
 
 # ---------------------------------------------------------------- wrong gradients
-
-
-def restored_in_place(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """Quantised in place before the product and put back after it: backward finds W where it should find Q(W)."""
-    from workers.treatments.quantize import fingerprint, quantise
-
-    saved = self.weight.data.clone()
-    self.weight.data.copy_(quantise(saved, self.weight_dtype))
-    if self.watch:
-        self.watch, self.seen = False, fingerprint(self.weight)
-    y = torch.nn.functional.linear(x, self.weight, self.bias)
-    self.weight.data.copy_(saved)
-    return y
 
 
 def restored_by_swapping(self: Any, x: torch.Tensor) -> torch.Tensor:
