@@ -75,7 +75,8 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
     yield from _hardware(by_kind)
     if probes := by_kind.get("gradient_probe"):
         yield "gradients", _gradients(probes)
-    if moved := by_kind.get("moved"):
+    yield from _loaded(by_kind)
+    if (moved := by_kind.get("moved")) and run.kind != "eval":
         last = max(moved, key=lambda m: m["export"])
         adapters = f"adapters by {100 * last['adapters']:.2g} % of their norm, " if last["adapters"] else ""
         yield (
@@ -89,6 +90,17 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
         kept = [fact for fact in checkpoints if fact["step"] not in removed]
         steps = ", ".join(str(fact["step"]) for fact in kept)
         yield "checkpoint", f"step {steps}, {sum(len(fact['files']) for fact in kept)} files hashed"
+
+
+def _loaded(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """What an evaluation loaded."""
+    for source in by_kind.get("source", []):
+        odd = len(source["missing"]) + len(source["changed"])
+        files = (
+            f"{source['files']} files as they were saved" if not odd else f"{odd} files are not those that were saved"
+        )
+        seen = f", {len(loaded[-1]['weights'])} weights fingerprinted" if (loaded := by_kind.get("loaded")) else ""
+        yield "loaded", f"run {source['run']} after step {source['step']}: {files}{seen}"
 
 
 def _identity(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -189,6 +201,8 @@ def _evals(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]
         return
     clean = sum(not m["realised"]["modules"] for m in modes)
     sent = {f["export"]: f["weights"] for f in by_kind.get("exported", [])}
+    for source in by_kind.get("source", []):  # its only export is that of the checkpoint's step
+        sent = {source["step"]: next(iter(sent.values()), {})}
     same = sum(not different(sent.get(m["step"], {}), m["weights"]) for m in modes)
     errors = [m["output"]["error"] for m in modes if m.get("output")]
     products = f", products off by {max(errors):.1g} at most" if errors else ""

@@ -176,7 +176,8 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
     from orchestrator.counts import counts_of
 
-    screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}, sweeps {', '.join(run.sweeps)}"))
+    sweeps = f", sweeps {', '.join(run.sweeps)}" if run.sweeps else ""
+    screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}{sweeps}"))
     score = run.score
     line = Text(f"{run.state}  ")
     line.append_text(verdict_text(run))
