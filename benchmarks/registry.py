@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from db import bug_reads
+from db import bug_reads, reads
 from db.engine import open_registry
 from experiment_specs.bug_rules import load_rule, shipped_rules
 from experiment_specs.claims import ClaimedRun, Point, Statement
@@ -72,7 +72,7 @@ def rows_of(count: int) -> dict[str, list[tuple[Any, ...]]]:
             "artefact": {"answers": f"{i:x}"}, "score": {"percent": 50.0, "at_last_step": True},
             "record": {"kind": "run", "state": "succeeded"},
         }  # fmt: skip
-        facts.append((run_id, FACTS_VERSION, json.dumps(body), f"{i:x}", f"{i:x}"))
+        facts.append((run_id, FACTS_VERSION, 1, json.dumps(body), f"{i:x}", f"{i:x}"))
     return found | {"runs": runs, "attempts": attempts, "evals": evals, "facts": facts}
 
 
@@ -83,7 +83,7 @@ COLUMNS = {
     "attempts": "id, run_id, number, token, state, run_dir, node, trainer_pid, created_at, ended_at, exit_code, retry,"
     " spool_offset, spool_seq, last_event_at, last_step",
     "evals": "attempt_id, seq, run_id, step, k, n, samples, questions, outcomes, at",
-    "facts": "subject, version, body, answers, checkpoint",
+    "facts": "subject, version, revision, body, answers, checkpoint",
 }
 
 
@@ -98,7 +98,6 @@ def filled(file: Path, count: int) -> float:
             for table, some in rows.items():
                 marks = ", ".join("?" * len(some[0]))
                 connection.executemany(f"INSERT INTO {table} ({COLUMNS[table]}) VALUES ({marks})", some)  # noqa: S608
-            connection.execute("ANALYZE")
 
     seconds, _ = timed(fill)
     connection.close()
@@ -135,7 +134,7 @@ def imported(folder: Path, count: int) -> tuple[float, float]:
                 [(c.id, b) for c, b in zip(claims, bodies, strict=True)],
             )
             connection.executemany(
-                "INSERT INTO facts (subject, version, body) VALUES (?, ?, ?)",
+                "INSERT INTO facts (subject, version, revision, body) VALUES (?, ?, 1, ?)",
                 [(c.id, FACTS_VERSION, json.dumps(c.facts.body)) for c in claims],
             )
 
@@ -200,6 +199,10 @@ def main(count: int = 100_000) -> None:
             seconds = command(url, *words, repeats=5 if "--all" not in words else 1)
             name = " ".join(words)
             print(f"aqn {name:<18} at {runs:>6} runs: {1000 * seconds:7.0f} ms, {seconds / help_:5.1f} x aqn --help")
+    engine = open_registry(f"sqlite:///{small}")
+    listing = min(timed(lambda: reads.runs(engine, limit=100))[0] for _ in range(5))
+    print(f"the list itself, of {count // 10} runs, without starting Python: {1000 * listing:.0f} ms")
+    engine.dispose()
     engine = open_registry(f"sqlite:///{large}")
     reading, facts = timed(lambda: list(bug_reads.facts(engine)))
     for name in ("ste-backward", "same-answers-as-another"):
