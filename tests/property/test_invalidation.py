@@ -69,6 +69,7 @@ class Invalidation(RuleBasedStateMachine):
         self.sweep = submission(make_plan(load_sweep(path)))
         self.versions: dict[str, tuple[int, str]] = {}
         self.known: dict[str, Known] = {}
+        self.evaluations: dict[str, str] = {}
         self.codes = itertools.count(1)
 
     def teardown(self) -> None:
@@ -131,6 +132,18 @@ class Invalidation(RuleBasedStateMachine):
         for old, new in made.items():
             self._finish(new, has, verdict, replaces=old)
 
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), mode=st.sampled_from(["native", "unquantised"]))
+    def evaluate_anew(self, data: st.DataObject, mode: str) -> None:
+        """Its own verdict says that the right checkpoint was asked; whether that counts follows its training."""
+        run = reads.runs(self.engine, ids=[data.draw(st.sampled_from(list(self.known)))])[0]
+        plan = {"total_steps": 4, "steps_per_epoch": 4, "eval_steps": [4], "mode": mode,
+                "source": {"run": run.id, "step": 4}}  # fmt: skip
+        new = writes.NewRun(f"{run.label}, {mode}", run.condition_id, run.condition, 1, plan, 1, kind="eval")
+        again = writes.evaluation(self.engine, new, run.id, None, "code", 2, 0)
+        finish(self.engine, again)
+        self.evaluations[again] = run.id
+
     # ------------------------------------------------------------------------------------------------ the model
 
     def _advance(self) -> None:
@@ -181,6 +194,12 @@ class Invalidation(RuleBasedStateMachine):
             if not wanted and run.verdict == "PROVEN":
                 assert shown["superseded_by"] or any(mark["effect"] != "none" for mark in shown["bugs"])
                 assert _tags(run)["superseded_by"] or _tags(run)["bugs"]
+        for again in reads.runs(self.engine, ids=list(self.evaluations)):
+            source = self.evaluations[again.id]
+            wanted = not any(self._counts(source, bug) for bug in self.versions)
+            assert again.valid == wanted, (again.id, source, self.known[source], self.versions)
+            assert (_tags(again)["score.valid"] == "true") == wanted
+            assert run_as_json(again)["kind"] == "eval"
         self._tables(runs)
         self._spread(runs)
 
