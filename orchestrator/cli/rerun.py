@@ -132,22 +132,23 @@ def _print(bug: str, found: Sequence[Replacement], made: Mapping[str, str], *, d
         screen.print(f"nothing is affected by {bug}")
         return
     words = {one.subject: treatments(typed_condition(one.new.condition)) for one in found if one.new is not None}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("affected")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    priced = any(one.gpu_hours is not None for one in found)
+    table.add_column("affected", no_wrap=True)
     table.add_column("id", no_wrap=True)
     table.add_column("condition")
     table.add_column("seed", justify="right")
     table.add_column("GPUs", justify="right")
-    table.add_column("GPU-h", justify="right")
-    table.add_column("replacement")
+    if priced:
+        table.add_column("GPU-h", justify="right")
+    table.add_column("replacement", no_wrap=True)
     for one in found:
         state = made.get(one.subject) or one.exists
-        what = state or ("cannot be rerun" if one.problem else "a new run" if dry_run else "")
-        table.add_row(
-            one.label, one.subject, words.get(one.subject, ""), str(one.new.seed) if one.new else "",
-            str(one.new.gpus) if one.new else "", f"{one.gpu_hours:.3g}" if one.gpu_hours is not None else "?",
-            Text(what, style="yellow" if one.problem and not state else ""),
-        )  # fmt: skip
+        what = state or ("not possible" if one.problem else "a new run" if dry_run else "")
+        cost = [f"{one.gpu_hours:.3g}" if one.gpu_hours is not None else "?"] if priced else []
+        counts = [str(one.new.seed), str(one.new.gpus)] if one.new else ["", ""]
+        shown = Text(what, style="yellow" if one.problem and not state else "")
+        table.add_row(one.label, one.subject, words.get(one.subject, ""), *counts, *cost, shown)
     screen.print(table)
     groups: dict[str, list[str]] = {}
     for one in found:
@@ -159,8 +160,8 @@ def _print(bug: str, found: Sequence[Replacement], made: Mapping[str, str], *, d
         screen.print(Padding(Text.assemble((f"{who}: ", "bold"), text), (0, 0, 0, 0)))
     new = sum(one.wanted for one in found)
     known = [one.gpu_hours for one in found if one.wanted and one.gpu_hours is not None]
-    cost = f", about {sum(known):.3g} GPU-hours" if known and len(known) == new else ""
+    spends = f", about {sum(known):.3g} GPU-hours" if known and len(known) == new else ""
     if dry_run:
-        screen.print(f"{new} of {len(found)} would be run{cost}; nothing is written")
+        screen.print(f"{new} of {len(found)} would be run{spends}; nothing is written")
     else:
-        screen.print(f"{len(made)} new run{'s' * (len(made) != 1)} of {len(found)}{cost}")
+        screen.print(f"{len(made)} new run{'s' * (len(made) != 1)} of {len(found)}{spends}")
