@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, String, cast, distinct, func, or_, select, true
+from sqlalchemy import Engine, String, cast, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from db.schema import (
@@ -108,7 +108,7 @@ def validity(verdict: str | None, marks: Iterable[Mark], *, replaced: bool) -> s
     marks = list(marks)
     if any(mark.state == "affected" and mark.effect == "invalid" for mark in marks):
         return "affected"
-    if replaced or any(mark.state == "resolved" for mark in marks):
+    if replaced or any(mark.state == "resolved" and mark.effect != "none" for mark in marks):
         return "superseded"
     doubted = any(mark.open and mark.effect != "none" for mark in marks)
     return "valid" if verdict == "PROVEN" and not doubted else "unverified"
@@ -225,6 +225,8 @@ def claims(
     engine: Engine, *, history: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Claim]:
     """Claims as recorded, newest history first, in the order of their files."""
+    if ids is not None and len(ids) > CHUNK:
+        return [claim for chunk in chunks(ids) for claim in claims(engine, history=history, ids=chunk)]
     query = select(ClaimRow).order_by(ClaimRow.recorded_at.desc(), ClaimRow.history, ClaimRow.position)
     if history is not None:
         query = query.where(ClaimRow.history == history)
@@ -290,10 +292,13 @@ def stamp(engine: Engine) -> tuple[int, int]:
         return facts_stamp(session)
 
 
-def stand_ins(engine: Engine) -> set[str]:
-    """Runs that were made in the place of others: they share their labels."""
+def stand_ins(engine: Engine, run_id: str | None = None) -> set[str]:
+    """Runs that were made in the place of others, with whom they share their labels; or that one, if it was."""
+    query = select(LinkRow.source).where(LinkRow.kind == "supersedes")
+    if run_id is not None:
+        query = query.where(LinkRow.source == run_id)
     with Session(engine.execution_options(read_only=True)) as session:
-        return set(session.scalars(select(LinkRow.source).where(LinkRow.kind == "supersedes")))
+        return set(session.scalars(query))
 
 
 def facts(engine: Engine, subjects: Sequence[str] | None = None) -> Iterator[NewFacts]:
@@ -333,31 +338,35 @@ def aliases(engine: Engine) -> dict[str, tuple[str, ...]]:
         return {id_: tuple(names) for id_, body in rows if (names := body["claim"].get("aliases"))}
 
 
-def twins(engine: Engine, column: str, values: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """Run → runs of another condition or seed that have the same ``answers`` or ``checkpoint``.
+def twins(engine: Engine, column: str, fresh: Sequence[NewFacts] = ()) -> set[str]:
+    """Runs that share their ``answers`` or ``checkpoint`` with a run of another condition or seed.
 
-    Equal runs of one condition and seed are no surprise: arithmetic repeats itself.
+    ``fresh``: facts that stand in the place of recorded ones. Equal runs of one condition and seed are no surprise:
+    arithmetic repeats itself.
     """
     hashed = FactsRow.answers if column == "answers" else FactsRow.checkpoint
     what = RunRow.condition_id + "/" + cast(RunRow.seed, String)
-    base = select(FactsRow.subject).join(RunRow, RunRow.id == FactsRow.subject).where(hashed.is_not(None))
-    if values is not None:
-        base = base.where(hashed.in_(values))
-    shared = base.with_only_columns(hashed).group_by(hashed).having(func.count(distinct(what)) > 1)
-    members = base.with_only_columns(hashed, FactsRow.subject, what).where(hashed.in_(shared))
-    groups: dict[str | None, list[tuple[str, str]]] = {}
+    found: dict[str, tuple[str | None, str]] = {}
     with Session(engine.execution_options(read_only=True)) as session:
-        for value, subject, same in session.execute(members):
-            groups.setdefault(value, []).append((subject, same))
-    found = {}
-    for group in groups.values():
-        for subject, own in group:
-            found[subject] = [other for other, theirs in group if theirs != own]
-    return found
+        query = select(FactsRow.subject, hashed, what).join(RunRow, RunRow.id == FactsRow.subject)
+        for subject, value, same in session.execute(query.where(hashed.is_not(None))):
+            found[subject] = (value, same)
+        newer = {facts.subject: facts.answers if column == "answers" else facts.checkpoint for facts in fresh}
+        for chunk in chunks(list(newer)):
+            for subject, same in session.execute(select(RunRow.id, what).where(RunRow.id.in_(chunk))):
+                found[subject] = (newer[subject], same)
+    groups: dict[str, set[str]] = {}
+    for value, same in found.values():
+        if value is not None:
+            groups.setdefault(value, set()).add(same)
+    return {subject for subject, (value, _) in found.items() if value is not None and len(groups[value]) > 1}
+
+
+MOST_TWINS = 20
 
 
 def twins_of(engine: Engine, column: str, value: str, run_id: str) -> list[str]:
-    """Runs of another condition or seed than a run's with this hash of ``answers`` or ``checkpoint``."""
+    """Some runs of another condition or seed than a run's with this hash of ``answers`` or ``checkpoint``."""
     hashed = FactsRow.answers if column == "answers" else FactsRow.checkpoint
     with Session(engine.execution_options(read_only=True)) as session:
         own = session.execute(select(RunRow.condition_id, RunRow.seed).where(RunRow.id == run_id)).one_or_none()
@@ -368,5 +377,6 @@ def twins_of(engine: Engine, column: str, value: str, run_id: str) -> list[str]:
             .join(RunRow, RunRow.id == FactsRow.subject)
             .where(hashed == value, FactsRow.subject != run_id)
             .where(or_(RunRow.condition_id != own[0], RunRow.seed != own[1]))
+            .limit(MOST_TWINS)
         )
         return list(session.scalars(query))

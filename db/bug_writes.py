@@ -68,27 +68,35 @@ def next_state(before: str | None, answer: str, *, replaced: bool) -> str | None
 
 
 def next_marks(  # noqa: PLR0917 - all that a decision depends on
-    judged: Sequence[Judged], have: Mapping[tuple[str, str], Mark], stand_ins: Mapping[str, Sequence[tuple[str, str]]],
+    judged: Sequence[Judged], have: Mapping[tuple[str, str], Mark], stand_ins: StandIns, known: Mapping[str, float],
     by: str, why: str, at: float,
 ) -> list[tuple[Mark | None, Mark]]:  # fmt: skip
     """(mark before, mark after) of everything that rules say. Pure.
 
-    ``have``: marks by (bug, subject), those of stand-ins too. ``stand_ins``: subject → (kind of link, run) of the
-    PROVEN runs that were made to replace it, or to evaluate it anew.
+    ``have``: marks by (bug, subject), those of stand-ins too. ``known``: bug → since when; an evaluation from before
+    that was made with the bug, for all that anybody knew.
     """
     answers = {(j.bug, j.subject): j.answer for j in judged}
 
     def spoilt(bug: str, run: str) -> bool:
-        answer = answers.get((bug, run))
-        return answer == "match" if answer is not None else (bug, run) in have and have[bug, run].open
+        mark, answer = have.get((bug, run)), answers.get((bug, run))
+        if mark is not None and mark.state == "waived":
+            return False
+        return answer != "clean" if answer is not None else mark is not None and mark.open
 
     changes = []
     for j in judged:
         before = have.get((j.bug, j.subject))
         wanted = "re-evaluation-of" if j.disposition == "re-evaluate" else "supersedes"
         stand_in = next(
-            (run for kind, run in stand_ins.get(j.subject, ()) if kind == wanted and not spoilt(j.bug, run)), None
-        )
+            (
+                run
+                for kind, run, made in stand_ins.get(j.subject, ())
+                if kind == wanted and not spoilt(j.bug, run)
+                and (kind == "supersedes" or made >= known.get(j.bug, at))
+            ),
+            None,
+        )  # fmt: skip
         after = next_state(before.state if before else None, j.answer, replaced=stand_in is not None)
         if after is None:
             continue
@@ -155,16 +163,21 @@ def _decided(
 ) -> list[tuple[Mark | None, Mark]]:
     subjects = [j.subject for j in judged]
     stood_in = stand_ins_for(session, subjects)
-    runs = {run for found in stood_in.values() for _, run in found}
+    runs = {run for found in stood_in.values() for _, run, _ in found}
     marked = marks_of(session, list({*subjects, *runs}))
     have = {(m.bug, m.subject): m for group in marked.values() for m in group}
-    return next_marks(judged, have, stood_in, by, why, at)
+    return next_marks(judged, have, stood_in, _known_since(session), by, why, at)
+
+
+def _known_since(session: Session) -> dict[str, float]:
+    """Bug → when it was first applied."""
+    return dict(session.execute(select(BugRow.bug, func.min(BugRow.at)).group_by(BugRow.bug)).all())
 
 
 def foreseen(engine: Engine, judged: Sequence[Judged]) -> list[tuple[Mark | None, Mark]]:
     """What marking would change, without changing it."""
     with Session(engine.execution_options(read_only=True)) as session:
-        return _decided(session, judged, "", "", 0.0)
+        return _decided(session, judged, "", "", time.time())
 
 
 def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
@@ -191,13 +204,12 @@ def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
 
 def _touch(session: Session, subjects: Sequence[str]) -> None:
     """MLflow is to be told anew of these runs, and of the evaluations that stand and fall with them."""
-    evaluations = select(LinkRow.source).where(LinkRow.kind == "re-evaluation-of", LinkRow.target.in_(subjects))
-    session.execute(
-        update(RunRow)
-        .where(RunRow.id.in_(subjects) | RunRow.id.in_(evaluations))
-        .values(mark_changes=RunRow.mark_changes + 1),
-        execution_options={"synchronize_session": False},
-    )
+    query = select(LinkRow.source).where(LinkRow.kind == "re-evaluation-of", LinkRow.target.in_(subjects))
+    for ids in chunks([*subjects, *session.scalars(query)]):
+        session.execute(
+            update(RunRow).where(RunRow.id.in_(ids)).values(mark_changes=RunRow.mark_changes + 1),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def _differ(before: Mark, after: Mark) -> bool:
@@ -211,9 +223,13 @@ def _row(mark: Mark) -> dict[str, Any]:
     return {name: getattr(mark, name) for name in Mark.__dataclass_fields__} | {"facts": list(mark.facts)}
 
 
-def stand_ins_for(session: Session, subjects: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Subject → (kind of link, run) of the PROVEN runs that replace it or evaluate its own score anew."""
-    found: dict[str, list[tuple[str, str]]] = {}
+StandIns = dict[str, list[tuple[str, str, float]]]
+"""Subject → (kind of link, run, when it was made)."""
+
+
+def stand_ins_for(session: Session, subjects: Sequence[str]) -> StandIns:
+    """The PROVEN runs that replace each, directly or by replacing what replaces it, or evaluate its own score anew."""
+    found: StandIns = {}
     for chunk in chunks(subjects):
         query = (
             select(LinkRow.target, LinkRow.kind, RunRow)
@@ -224,14 +240,20 @@ def stand_ins_for(session: Session, subjects: Sequence[str]) -> dict[str, list[t
         )
         for target, kind, run in session.execute(query):
             if kind == "supersedes" or _of_its_score(session, run, target):
-                found.setdefault(target, []).append((kind, run.id))
+                found.setdefault(target, []).append((kind, run.id, run.created_at))
+    nearer = {run for runs in found.values() for kind, run, _ in runs if kind == "supersedes"}
+    further = stand_ins_for(session, list(nearer)) if nearer else {}
+    for runs in found.values():
+        for kind, nearest, _ in list(runs):
+            if kind == "supersedes":
+                runs += [one for one in further.get(nearest, ()) if one[0] == "supersedes"]
     return found
 
 
 def replaced(session: Session, subjects: Sequence[str]) -> set[str]:
     """Those of them in whose place a PROVEN run stands."""
     found = stand_ins_for(session, subjects)
-    return {subject for subject, runs in found.items() if any(kind == "supersedes" for kind, _ in runs)}
+    return {subject for subject, runs in found.items() if any(kind == "supersedes" for kind, *_ in runs)}
 
 
 def waive(engine: Engine, bug: str, subjects: Sequence[str], by: str, why: str, *, undo: bool = False) -> list[str]:
@@ -251,21 +273,33 @@ def _changed(mark: Mark, state: str, by: str, why: str, replacement: str | None 
 
 
 def resolve_replaced(session: Session, run_id: str) -> None:
-    """Within the transaction in which a run becomes PROVEN: marks of the run that it replaces are resolved, but for
-    those of bugs that it has itself. An evaluation resolves those of bugs that a new evaluation mends."""
-    own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
-    query = select(LinkRow).where(LinkRow.kind.in_(("supersedes", "re-evaluation-of")), LinkRow.source == run_id)
+    """Within the transaction in which a run becomes PROVEN: marks of what it replaces, and of what that replaced, are
+    resolved, but for those of bugs that it has itself. An evaluation resolves those of bugs that a new evaluation
+    mends, if they were known when it was made."""
     run = session.get_one(RunRow, run_id)
-    for link in session.scalars(query).all():
-        again = link.kind == "re-evaluation-of"
-        if again and not _of_its_score(session, run, link.target):
-            continue
-        for found in marks_of(session, [link.target]).values():
+    own = {mark.bug for mark in marks_of(session, [run_id]).get(run_id, ()) if mark.open}
+    since = _known_since(session)
+    for target, again in _replaces(session, run):
+        for found in marks_of(session, [target]).values():
             for mark in found:
-                if mark.open and mark.bug not in own and again == (mark.disposition == "re-evaluate"):
+                mends = mark.disposition == "re-evaluate" and run.created_at >= since.get(mark.bug, 0.0)
+                if mark.open and mark.bug not in own and (mends if again else mark.disposition != "re-evaluate"):
                     why = f"run {run_id}, which {'re-evaluates' if again else 'replaces'} it, is PROVEN"
                     _set(session, [(mark, _changed(mark, "resolved", "aqn", why, run_id))])
-        _touch(session, [link.target])  # by whom it is superseded, whatever its marks
+        _touch(session, [target])  # by whom it is superseded, whatever its marks
+
+
+def _replaces(session: Session, run: RunRow) -> list[tuple[str, bool]]:
+    """(subject, is it an evaluation of it?) of everything that a run stands in the place of."""
+    query = select(LinkRow.target).where(LinkRow.kind == "re-evaluation-of", LinkRow.source == run.id)
+    found = [(target, True) for target in session.scalars(query) if _of_its_score(session, run, target)]
+    nearest, seen = [run.id], {run.id}
+    while nearest:
+        query = select(LinkRow.target).where(LinkRow.kind == "supersedes", LinkRow.source.in_(nearest))
+        nearest = [target for target in session.scalars(query) if target not in seen]
+        seen.update(nearest)
+        found += [(target, False) for target in nearest]
+    return found
 
 
 def _of_its_score(session: Session, evaluation: RunRow, source: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, String, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
-from db.bug_reads import Link, Mark, chunks, links_of, marks_of, replacement_of, validity
+from db.bug_reads import CHUNK, Link, Mark, chunks, links_of, marks_of, replacement_of, validity
 from db.schema import (
     AttemptRow,
     ConditionRow,
@@ -116,7 +116,9 @@ class Run:
     @property
     def superseded_by(self) -> str | None:
         """The run in whose favour this one no longer counts: a PROVEN rerun, or evaluation of its checkpoint."""
-        again = next((mark.replacement for mark in self.marks if mark.state == "resolved"), None)
+        again = next(
+            (mark.replacement for mark in self.marks if mark.state == "resolved" and mark.effect != "none"), None
+        )
         return replacement_of(self.id, self.links) or again
 
     @property
@@ -165,6 +167,8 @@ def runs(
 
     Layer scans are runs of a kind of their own: they come where ``kinds`` names them, or ``ids`` do.
     """
+    if ids is not None and len(ids) > CHUNK:
+        return [run for chunk in chunks(ids) for run in runs(engine, ids=chunk, sweep=sweep, states=states)]
     query = select(RunRow, ConditionRow.body).join(ConditionRow, RunRow.condition_id == ConditionRow.id)
     if sweep is not None:
         query = (

@@ -313,4 +313,9 @@ class LinkRow(Base):
     target: Mapped[str] = mapped_column(String(32), primary_key=True)
     at: Mapped[float] = mapped_column(Float)
     why: Mapped[str] = mapped_column(Text)
-    __table_args__ = (Index("ix_links_target", "target"), Index("ix_links_source", "source"))
+    __table_args__ = (
+        Index("ix_links_target", "target"),
+        Index("ix_links_source", "source"),
+        Index("ix_links_kind_target", "kind", "target"),
+        Index("ix_links_kind_source", "kind", "source"),
+    )

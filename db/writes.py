@@ -413,12 +413,16 @@ def rerun(  # noqa: PLR0917 - one call site
 
 def _replaced_or_about_to_be(session: Session, order: Rerun) -> bool:
     query = (
-        select(RunRow.score_rule)
+        select(RunRow)
         .join(LinkRow, LinkRow.source == RunRow.id)
         .where(LinkRow.kind == order.link, LinkRow.target == order.subject)
         .where(RunRow.state.in_(("queued", "running")) | (RunRow.verdict == "PROVEN"))
     )
-    return any(rule.get("mode") == order.score_rule.get("mode") for rule in session.scalars(query))
+    return any(
+        run.score_rule.get("mode") == order.score_rule.get("mode")
+        and run.plan.get("source", {}).get("step") == order.new.plan.get("source", {}).get("step")
+        for run in session.scalars(query)
+    )
 
 
 def evaluation(  # noqa: PLR0917 - one call site

@@ -67,8 +67,8 @@ FACTS: dict[str, dict[str, str]] = {
     "artefact": {
         "checkpoint": "the last checkpoint: its hash, or missing",
         "answers": "outcomes of the score's evaluation: their hash, or missing",
-        "checkpoint_twins": "runs of another condition or seed with the same last checkpoint",
-        "answers_twins": "runs of another condition or seed with the same outcomes at the score, question by question",
+        "checkpoint_twins": "1 if a run of another condition or seed has the same last checkpoint, else 0",
+        "answers_twins": "1 if a run of another condition or seed has the same outcomes at the score, else 0",
     },
     "score": {
         "percent": "the score",
@@ -303,6 +303,8 @@ def _fits_fact(reader: Reader, fact: tuple[str, str], value: Any, numeric: bool,
 
 
 def _fits_field(reader: Reader, name: str, value: Any, numeric: bool, at: KeyPath) -> None:
+    if name == "seed" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise reader.fail("seed is a whole number", at, value)
     if name == "seed" or (name.startswith("trainer.") and numeric):
         return
     annotation: Any = Condition
@@ -325,7 +327,7 @@ def _fits_field(reader: Reader, name: str, value: Any, numeric: bool, at: KeyPat
         raise reader.fail(f"{name} is no number", at, value)
     if not numeric and value not in ("none", "missing"):
         try:
-            TypeAdapter(annotation).validate_python(value, strict=False)
+            TypeAdapter(annotation).validate_python(value, strict=not isinstance(value, list))
         except ValidationError as error:
             raise reader.fail(f"{name} can never be {value!r}: {error.errors()[0]['msg']}", at) from error
 

@@ -24,7 +24,8 @@ def pull(engine: Engine, attempt: reads.Attempt) -> list[Event]:
 def finished_event(run_dir: str) -> dict[str, Any] | None:
     """The trainer's own last word, if its spool has one by now."""
     events, _ = read_events(run_dir)
-    return next((event.data for event in events if event.kind == "finished"), None)
+    words = (event.data for event in events if event.kind == "finished")
+    return next((data for data in words if isinstance(data, dict) and {"ok", "error"} <= data.keys()), None)
 
 
 def sort_events(events: list[Event], offset: int, attempt: reads.Attempt) -> writes.Ingested:

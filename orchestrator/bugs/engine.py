@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from db import bug_reads, bug_writes, reads
 from db.bug_reads import Bug, NewFacts
@@ -33,8 +34,8 @@ from experiment_specs.bug_rules import (
     shipped_rules,
 )
 from experiment_specs.errors import SpecError
-from orchestrator.bugs.evaluate import Finding, evaluate, names_used
-from orchestrator.bugs.facts import FACTS_VERSION, facts_of_run
+from orchestrator.bugs.evaluate import CodeBefore, Finding, evaluate, names_used
+from orchestrator.bugs.facts import FACTS_VERSION, facts_of_run, unreadable
 from orchestrator.measured import measured
 from orchestrator.verdict import Measured
 
@@ -86,15 +87,14 @@ def check(engine: Engine, rule: Rule) -> Check:
     names = _names(engine, rule)
     labels = bug_reads.names(engine)
     known = (facts for facts in bug_reads.facts(engine) if facts.subject not in renewed)
-    twins = {name: bug_reads.twins(engine, name.removesuffix("_twins")) for name in _twins_asked(rule)}
+    twins = {name: bug_reads.twins(engine, name.removesuffix("_twins"), fresh) for name in _twins_asked(rule)}
     code_before = _placed()
 
     def judged() -> Iterator[Checked]:
         for facts in (*fresh, *known):
             subject = facts.subject
-            body = _with_twins(facts.body, {name: len(found.get(subject, ())) for name, found in twins.items()})
-            finding = evaluate(rule, body, names(subject), code_before)
-            yield Checked(subject, labels.get(subject, subject), finding)
+            body = _with_twins(facts.body, {name: int(subject in found) for name, found in twins.items()})
+            yield Checked(subject, labels.get(subject, subject), ask(rule, body, names(subject), code_before))
 
     found = tuple(judged())
     listed = {entry.run for entry in (*rule.header.except_, *rule.header.include)}
@@ -134,9 +134,14 @@ def _facts_anew(engine: Engine, run_id: str) -> NewFacts:
 def facts_for(engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]) -> NewFacts:
     """``state`` and ``verdict``: as the run ends; the score of some rules is that of a run that has ended."""
     run = replace(run, state=state, verdict=verdict)
-    steps = {run.curve[0].step, run.score.step} if run.curve and run.score else set()
-    outcomes = {step: packed for step in steps if (packed := _outcomes(engine, run, step)) is not None}
-    return facts_of_run(run, facts, outcomes)
+    try:
+        steps = {run.curve[0].step, run.score.step} if run.curve and run.score else set()
+        outcomes = {step: packed for step in steps if (packed := _outcomes(engine, run, step)) is not None}
+        return facts_of_run(run, facts, outcomes)
+    except (OperationalError, OSError):
+        raise
+    except Exception:  # noqa: BLE001 - evidence that cannot be understood: the run is over all the same
+        return unreadable(run)
 
 
 def _outcomes(engine: Engine, run: reads.Run, step: int) -> bytes | None:
@@ -154,10 +159,11 @@ def _readable(bug: Bug) -> Rule:
     try:
         return parsed(bug.text)
     except SpecError:
-        header = Header.model_validate(
-            {"bug": bug.bug, "version": bug.version, "title": bug.title, "found": "1970-01-01", "status": bug.status,
-             "disposition": bug.disposition}
-        )  # fmt: skip
+        values: dict[str, Any] = {
+            "bug": bug.bug, "version": bug.version, "title": bug.title, "found": "1970-01-01", "status": bug.status,
+            "disposition": bug.disposition, "except_": (), "include": (),
+        }  # fmt: skip
+        header = Header.model_construct(**values)  # unchecked: words of a newer version
         return Rule(header, Comparison("record", "a rule that this version of aqn cannot read", "is", True), bug.text)
 
 
@@ -192,15 +198,25 @@ def judge_one(engine: Engine, applied: Sequence[Rule], facts: NewFacts, names: S
     code_before = _placed()
     judged = []
     for rule in applied:
-        twins = {name: _twins_of(engine, facts, name.removesuffix("_twins")) for name in _twins_asked(rule)}
-        body = _with_twins(facts.body, {name: len(found) for name, found in twins.items()})
-        judged.append(_judged(rule, facts.subject, evaluate(rule, body, names, code_before)))
-        others = {other: name for name, found in twins.items() for other in found}
-        for other in bug_reads.facts(engine, list(others)):
-            known = _twins_of(engine, other, others[other.subject].removesuffix("_twins"))
-            body = _with_twins(other.body, {others[other.subject]: len({*known, facts.subject})})
-            judged.append(_judged(rule, other.subject, evaluate(rule, body, (other.subject,), code_before)))
+        asked = _twins_asked(rule)
+        twins = {name: _twins_of(engine, facts, name) for name in asked}
+        body = _with_twins(facts.body, {name: int(bool(found)) for name, found in twins.items()})
+        judged.append(_judged(rule, facts.subject, ask(rule, body, names, code_before)))
+        newly = {other for found in twins.values() if len(found) < bug_reads.MOST_TWINS for other in found}
+        called = _names(engine, rule) if newly else None
+        for other in bug_reads.facts(engine, sorted(newly)):
+            known = {name: int(bool(_twins_of(engine, other, name)) or other.subject in twins[name]) for name in asked}
+            finding = ask(rule, _with_twins(other.body, known), called(other.subject) if called else (), code_before)
+            judged.append(_judged(rule, other.subject, finding))
     return judged
+
+
+def ask(rule: Rule, body: Mapping[str, Any], names: Sequence[str], code_before: CodeBefore) -> Finding:
+    """What a rule says of facts. One that cannot be asked of them answers unknown, and stops nobody."""
+    try:
+        return evaluate(rule, body, names, code_before)
+    except Exception as error:  # noqa: BLE001 - facts of an older version, a rule of a newer one
+        return Finding("unknown", (f"cannot be judged: {type(error).__name__}: {error}",))
 
 
 def _twins_asked(rule: Rule) -> list[str]:
@@ -208,8 +224,9 @@ def _twins_asked(rule: Rule) -> list[str]:
     return [n for source, n in names_used(rule.affects) if source == "artefact" and n.endswith("_twins")]
 
 
-def _twins_of(engine: Engine, facts: NewFacts, column: str) -> list[str]:
+def _twins_of(engine: Engine, facts: NewFacts, name: str) -> list[str]:
     """Of a run that may not be recorded yet: runs of another condition or seed with the same hash."""
+    column = name.removesuffix("_twins")
     value = facts.answers if column == "answers" else facts.checkpoint
     return bug_reads.twins_of(engine, column, value, facts.subject) if value is not None else []
 
@@ -225,7 +242,7 @@ def judged_at_the_end(
     """What the transaction that ends a run records of it for the rules that stand."""
     new = facts_for(engine, run, state, verdict, facts)
     applied = rules(engine)
-    names = (run.id,) if run.id in bug_reads.stand_ins(engine) else (run.id, run.label)
+    names = (run.id,) if bug_reads.stand_ins(engine, run.id) else (run.id, run.label)
     return new, judge_one(engine, applied, new, names), versions_of(applied)
 
 
@@ -292,7 +309,7 @@ def check_version(engine: Engine, rule: Rule) -> None:
 # ------------------------------------------------------------------------------------------------------ code
 
 
-def _placed() -> Callable[[Point, Mapping[str, Any]], bool | None]:
+def _placed() -> CodeBefore:
     """Did a run's code come before a point? By git ancestry; by date where a commit is not recorded or not known."""
 
     def before(point: Point, code: Mapping[str, Any]) -> bool | None:

@@ -36,14 +36,14 @@ _ANSWER: dict[bool | None, Answer] = {True: "match", False: "clean", None: "unkn
 
 def evaluate(rule: Rule, facts: Mapping[str, Any], names: Sequence[str], code_before: CodeBefore) -> Finding:
     """What a rule says of a run. ``names``: its id, label and aliases, for the rule's lists of runs."""
+    if rule.header.status == "retracted":
+        return Finding("clean", ("the rule is retracted",))
     for entry in rule.header.except_:
         if entry.run in names:
             return Finding("clean", (f"excepted: {entry.because}",))
     for entry in rule.header.include:
         if entry.run in names:
             return Finding("match", (f"included: {entry.because}",))
-    if rule.header.status == "retracted":
-        return Finding("clean", ("the rule is retracted",))
     truth, why = _evaluate(rule.affects, facts, rule, code_before)
     return Finding(_ANSWER[truth], tuple(dict.fromkeys(why)))
 

@@ -54,6 +54,12 @@ def facts_of_run(run: Run, facts: Iterable[Measured], outcomes: Mapping[int, byt
     return NewFacts(run.id, FACTS_VERSION, body, answers if telling else None, checkpoint)
 
 
+def unreadable(run: Run) -> NewFacts:
+    """Of a run whose evidence cannot be understood: that it was, and nothing else."""
+    record = {"kind": "run", "state": run.state, "verdict": run.verdict, "label": run.label}
+    return NewFacts(run.id, FACTS_VERSION, {"record": record, "seed": run.seed}, None, None)
+
+
 def _typed(run: Run) -> Condition | None:
     try:
         return Condition.model_validate(run.condition, strict=False)

@@ -75,7 +75,12 @@ def replacements(engine: Engine, bug: Bug, *, seed: int = 1, gpu_hours: float | 
             one = _of_claim(claims[subject], conditions, seed)
         else:
             continue
-        one = _as_made(engine, one, made.get(subject, ()), code)
+        earlier = made.get(subject, ())
+        if again and subject in runs:
+            of_score = {r.id for r in reads.runs(engine, ids=[run_id for run_id, *_ in earlier])
+                        if r.plan["source"]["step"] == runs[subject].total_steps}  # fmt: skip
+            earlier = [one_made for one_made in earlier if one_made[0] in of_score]
+        one = _as_made(engine, one, earlier, code)
         if one.wanted and lacks:
             one = replace(one, problem=lacks)
         found.append(_priced(one, past))
@@ -104,6 +109,8 @@ def _of_checkpoint(engine: Engine, run: Run) -> Replacement:
         return replace(base, new=order(engine, run, "native", run.total_steps))
     except SpecError as error:
         return replace(base, problem=error.problem)
+    except ValidationError:
+        return replace(base, problem="its condition is of a language that this version does not read")
 
 
 def _of_claim(claim: Claim, conditions: dict[str, dict[str, Any]], seed: int) -> Replacement:

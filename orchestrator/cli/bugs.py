@@ -304,13 +304,16 @@ def waive(
 ) -> None:
     """Say of marked runs that the bug does not count for them, and why. It outlasts amendments of the rule."""
     from db import bug_writes
-    from orchestrator.bugs.engine import user
+    from orchestrator.bugs.engine import apply as apply_rule
+    from orchestrator.bugs.engine import named_rule, user
     from orchestrator.cli.common import registry
 
     engine = registry()
     known_bug(engine, bug)
     subjects = [_marked(engine, bug, name, "waived" if undo else "") for name in runs]
     done = bug_writes.waive(engine, bug, [s.id for s in subjects], user(), because, undo=undo)
+    if undo and done:
+        apply_rule(engine, named_rule(engine, bug), because)  # what the rule says of it by now
     _tell_mlflow(engine)
     if as_json:
         print_json({"bug": bug, "waived": [] if undo else done, "unwaived": done if undo else []})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from db import reads, writes
 from db.bug_writes import MovedOnError
@@ -136,7 +136,9 @@ class Scheduler:
         """Evidence that cannot be understood, of other code perhaps, leaves its own run unproven and stops no other."""
         try:
             return judge_run(self._engine, run, facts)
-        except SPOOL_ERRORS as error:
+        except (OperationalError, OSError):
+            raise  # a locked database, a full disk: those pass
+        except Exception as error:  # noqa: BLE001
             return Verdict(UNPROVEN, (f"its evidence cannot be read: {type(error).__name__}: {error}",))
 
 
@@ -146,10 +148,7 @@ def end_judged(engine: Engine, run: reads.Run, ending: writes.Ending, facts: lis
     for _ in range(TRIES):
         judged = ending
         if ending.run_state in ("succeeded", "failed", "cancelled") and run.kind == "train":
-            try:
-                new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, facts)
-            except SPOOL_ERRORS:  # evidence that cannot be understood: the run is over all the same, and unproven
-                new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, [])
+            new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, facts)
             judged = replace(ending, facts=new, judged=by_rule, rules=rules)
         try:
             return writes.end_attempt(engine, attempt.id, attempt.token, run.id, judged)

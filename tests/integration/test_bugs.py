@@ -53,11 +53,11 @@ def rule(tmp_path: Path) -> Callable[[str], Rule]:
 
 
 @pytest.fixture
-def new_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def new_code(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Once called, the code is of another version than that of the runs so far."""
 
-    def advance() -> None:
-        new = replace(launch.code_version(), id="newer0000000")
+    def advance(version: str = "newer0000000") -> None:
+        new = replace(launch.code_version(), id=version)
         for module in ("orchestrator.bugs.rerun", "orchestrator.submit"):
             monkeypatch.setattr(f"{module}.code_version", lambda *_: new)
 
@@ -542,6 +542,35 @@ class TestReplacements:
             bugs.apply(engine, rule(with_status(bad.text, "retracted", 2)), "")
             assert validity(engine, again) == "valid"
 
+    def test_an_evaluation_from_before_the_bug_was_known_mends_nothing(self, engine: Engine, submit, rule) -> None:
+        run_id = str(submit().all[0])
+        finish(engine, run_id)
+        self.evaluated(engine, run_id)
+        text = "bug: u\nversion: 1\ntitle: t\nfound: 2026-01-12\nstatus: confirmed\ndisposition: re-evaluate\n"
+        bugs.apply(engine, rule(text + "affects: {field: epochs, is: 1}\n"), "the scorer was wrong")
+        assert validity(engine, run_id) == "affected"
+        self.evaluated(engine, run_id)
+        assert validity(engine, run_id) == "superseded"
+
+    def test_a_run_in_the_place_of_a_run_in_the_place_resolves_both(
+        self, engine: Engine, submit, ste: Rule, new_code
+    ) -> None:
+        first = submit().all[1]
+        finish(engine, first, facts=WRONG)
+        bugs.apply(engine, ste, "")
+        bug = bug_reads.bugs(engine)[0]
+        new_code()
+        second = make(engine, bug, replacements(engine, bug), 0)[first]
+        finish(engine, second, facts=WRONG)  # PROVEN, and it has the bug
+        assert {validity(engine, run) for run in (first, second)} == {"affected"}
+        new_code("newest000000")
+        third = make(engine, bug, replacements(engine, bug), 0)[second]
+        finish(engine, third, facts=RIGHT)
+        assert [validity(engine, run) for run in (first, second, third)] == ["superseded", "superseded", "valid"]
+        bugs.apply(engine, ste, "")
+        assert [validity(engine, run) for run in (first, second, third)] == ["superseded", "superseded", "valid"]
+        assert replacements(engine, bug) == []
+
     def test_a_disposition_that_becomes_rerun_asks_for_a_rerun(self, engine: Engine, void: str, rule) -> None:
         self.evaluated(engine, void)
         text = (PACKAGE / "bugs" / "eval-void.yaml").read_text()
@@ -626,6 +655,45 @@ class TestFacts:
         ]
         finish(engine, run_id, facts=ops)
         assert answer("hw-noise-inert", run_id) == "match"
+
+    def test_twins_are_found_among_runs_whose_facts_were_not_recorded_yet(self, engine: Engine, submit, answer) -> None:
+        one, other = submit().all
+        finish(engine, one, right=7)
+        finish(engine, other, right=7)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM facts")
+        assert {answer("same-answers-as-another", run) for run in (one, other)} == {"match"}
+
+    def test_lists_of_labels_count_when_a_twin_ends_too(self, engine: Engine, submit, rule) -> None:
+        text = (PACKAGE / "bugs" / "same-answers-as-another.yaml").read_text()
+        bugs.apply(engine, rule(text + "except: [{run: a, because: known to be alike}]\n"), "")
+        one, other = submit().all
+        finish(engine, one, right=7)
+        finish(engine, other, right=7)
+        assert (validity(engine, one), validity(engine, other)) == ("valid", "unverified")
+
+    @pytest.mark.parametrize(
+        "strange",
+        [
+            [("started", {"code": "abc"})],
+            [("checkpoint", {"step": 4, "files": ["a"]})],
+            [("sync", {"step": 0})],
+            [("noisy_ops", {"ops": 3})],
+        ],
+        ids=["code", "checkpoint", "sync", "ops"],
+    )
+    def test_evidence_that_cannot_be_understood_stops_nobody(
+        self, engine: Engine, submit, ste: Rule, strange: list[tuple[str, dict[str, Any]]]
+    ) -> None:
+        """Neither the run that ends, nor, made anew, the check of any rule."""
+        bugs.apply(engine, ste, "")
+        run_id = submit().all[1]
+        finish(engine, run_id, facts=strange)
+        assert found(engine, run_id).state == "succeeded"
+        assert validity(engine, run_id) in ("unverified", "affected")
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM facts")
+        assert [one.subject for one in bugs.check(engine, ste).found] == [run_id]
 
     def test_what_is_recorded_at_the_end_is_what_is_made_anew(self, engine: Engine, submit) -> None:
         for text in (SWEEP, SWEEP.replace("sweep: light", "sweep: best\nscore: {rule: best}")):

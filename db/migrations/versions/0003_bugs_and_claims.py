@@ -54,6 +54,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_links_source", "links", ["source"], unique=False)
     op.create_index("ix_links_target", "links", ["target"], unique=False)
+    op.create_index("ix_links_kind_target", "links", ["kind", "target"], unique=False)
+    op.create_index("ix_links_kind_source", "links", ["kind", "source"], unique=False)
     op.create_table(
         "mark_changes",
         sa.Column("id", sa.Integer(), nullable=False),
