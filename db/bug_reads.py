@@ -363,6 +363,7 @@ def twins(engine: Engine, column: str, fresh: Sequence[NewFacts] = ()) -> set[st
 
 
 MOST_TWINS = 20
+"""Of more, each has long been told that it is one."""
 
 
 def twins_of(engine: Engine, column: str, value: str, run_id: str) -> list[str]:

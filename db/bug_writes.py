@@ -183,8 +183,7 @@ def foreseen(engine: Engine, judged: Sequence[Judged]) -> list[tuple[Mark | None
 def _set(session: Session, changes: Sequence[tuple[Mark | None, Mark]]) -> None:
     """Write marks and the record of their changes; nothing where nothing changes."""
     changes = [(before, mark) for before, mark in changes if before is None or _differ(before, mark)]
-    for start in range(0, len(changes), 500):
-        some = changes[start : start + 500]
+    for some in chunks(changes):
         if new := [_row(mark) for before, mark in some if before is None]:
             session.execute(insert(MarkRow), new)
         if old := [_row(mark) for before, mark in some if before is not None]:
@@ -388,8 +387,8 @@ def import_claims(  # noqa: PLR0917 - one call site
 
 
 def _in_bulk(session: Session, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    for start in range(0, len(rows), 1000):
-        session.execute(statement, list(rows[start : start + 1000]))
+    for some in chunks(rows):
+        session.execute(statement, list(some))
 
 
 def _note_conditions(session: Session, claims: Iterable[NewClaim], schema: int) -> None:
@@ -402,9 +401,8 @@ def _note_conditions(session: Session, claims: Iterable[NewClaim], schema: int) 
 
 def _relink(session: Session, claims: Sequence[NewClaim], now: float) -> None:
     """Links as these versions of the claims have them."""
-    for start in range(0, len(claims), 500):
-        some = [claim.id for claim in claims[start : start + 500]]
-        session.execute(delete(LinkRow).where(LinkRow.source.in_(some)))
+    for some in chunks(claims):
+        session.execute(delete(LinkRow).where(LinkRow.source.in_([claim.id for claim in some])))
     _in_bulk(
         session, insert(LinkRow),
         [{"kind": kind, "source": claim.id, "target": target, "at": now, "why": ""}

@@ -391,24 +391,26 @@ def rerun(  # noqa: PLR0917 - one call site
         for position, order in enumerate(orders):
             if _replaced_or_about_to_be(session, order):
                 continue
-            at = now + position * 1e-6
-            alone = Submission("", "", "", {}, priority, order.score_rule, code, condition_schema, (order.new,))
-            _note_condition(session, order.new, alone)
-            needs = order.new.needs
-            if needs is not None:
-                _note_condition(session, needs, alone)
-            first = _wanted(session, needs, alone, at - 5e-7) if needs is not None else order.waits_for
-            run_id = _create_run(session, order.new, alone, at)
-            if first is not None:
-                session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
-            link(session, order.link, run_id, order.subject, bug)
-            rows = session.execute(
-                select(SweepRunRow.sweep_id, SweepRunRow.position).where(SweepRunRow.run_id == order.subject)
-            ).all()
-            for sweep_id, place in rows:
-                session.add(SweepRunRow(sweep_id=sweep_id, run_id=run_id, position=place))
-            made[order.subject] = run_id
+            made[order.subject] = _make_instead(
+                session, order, bug, code, condition_schema, priority, now + position * 1e-6
+            )
     return made
+
+
+def _make_instead(  # noqa: PLR0917 - what the two callers know
+    session: Session, order: Rerun, why: str, code: str, condition_schema: int, priority: int, at: float
+) -> str:
+    """A queued run, linked to what it stands for, in the same sweeps."""
+    alone = Submission("", "", "", {}, priority, order.score_rule, code, condition_schema, (order.new,))
+    _note_condition(session, order.new, alone)
+    first = _wanted(session, order.new.needs, alone, at - 5e-7) if order.new.needs is not None else order.waits_for
+    run_id = _create_run(session, order.new, alone, at)
+    session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
+    link(session, order.link, run_id, order.subject, why)
+    wanted = select(SweepRunRow.sweep_id, SweepRunRow.position).where(SweepRunRow.run_id == order.subject)
+    for sweep_id, place in session.execute(wanted).all():
+        session.add(SweepRunRow(sweep_id=sweep_id, run_id=run_id, position=place))
+    return run_id
 
 
 def _replaced_or_about_to_be(session: Session, order: Rerun) -> bool:
@@ -429,11 +431,6 @@ def evaluation(  # noqa: PLR0917 - one call site
     engine: Engine, new: NewRun, source: str, waits_for: str | None, code: str, condition_schema: int, priority: int
 ) -> str:
     """Queue the re-evaluation of a run's checkpoint, linked to it. Returns its id."""
-    rule = {"rule": "final", "mode": new.plan["mode"]}
-    alone = Submission("", "", "", {}, priority, rule, code, condition_schema, (new,))
+    order = Rerun(source, new, {"rule": "final", "mode": new.plan["mode"]}, waits_for)
     with Session(engine) as session, session.begin():
-        _note_condition(session, new, alone)
-        run_id = _create_run(session, new, alone, time.time())
-        session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=waits_for))
-        link(session, "re-evaluation-of", run_id, source)
-    return run_id
+        return _make_instead(session, order, "", code, condition_schema, priority, time.time())

@@ -138,13 +138,15 @@ def named(name: str) -> dict[str, Any]:
     return found
 
 
+def _first_saying(run: ClaimedRun, key: str) -> Statement | None:
+    return next((said for said in run.said if getattr(said, key) is not None), None)
+
+
 def _name_against_fields(claim: Claimed) -> Iterator[Contradiction]:
     if claim.run.tensorboard is None:
         return
     for key, value in named(claim.run.tensorboard).items():
-        said = next((s for s in claim.run.said if getattr(s, key) is not None), None)
-        if said is not None and getattr(said, key) != value:
-            row = getattr(said, key)
+        if (said := _first_saying(claim.run, key)) is not None and (row := getattr(said, key)) != value:
             yield Contradiction(
                 "name-against-fields", (claim.run.label,), (key,), value, row,
                 f"{claim.run.label}: its name {claim.run.tensorboard} says {key} {_shown(value)}, {said.place} says"
@@ -167,9 +169,7 @@ def _row_against_condition(claim: Claimed) -> Iterator[Contradiction]:
             "epoch_aware": c.aqn.schedule == "epoch_aware",
         }  # fmt: skip
     for key, value in have.items():
-        said = next((s for s in claim.run.said if getattr(s, key) is not None), None)
-        if said is not None and getattr(said, key) != value:
-            row = getattr(said, key)
+        if (said := _first_saying(claim.run, key)) is not None and (row := getattr(said, key)) != value:
             yield Contradiction(
                 "row-against-condition", (claim.run.label,), (key,), row, value,
                 f"{claim.run.label}: {said.place} says {key} {_shown(row)}, its condition in {claim.run.condition} has"

@@ -53,7 +53,7 @@ def list_bugs(as_json: Json = False) -> None:
         applied = {bug.bug: bug for bug in bug_reads.bugs(engine)}
         counts = bug_reads.mark_counts(engine)
     except NoRegistryError:
-        pass
+        pass  # the shipped rules are there all the same
     rows: list[dict[str, Any]] = []
     for name in sorted({*applied, *shipped_rules()}):
         header = applied[name] if name in applied else find_rule(name).header
@@ -224,8 +224,9 @@ def _amend(rule: Rule, because: str, *, yes: bool, as_json: bool) -> None:
 def _write(engine: Engine, rule: Rule, why: str, *, as_json: bool) -> None:
     from orchestrator.bugs.engine import apply as apply_rule
     from orchestrator.bugs.engine import changes
+    from orchestrator.bugs.engine import check as check_rule
 
-    before = changes(engine, _checked(engine, rule))
+    before = changes(engine, check_rule(engine, rule))
     counts, _ = apply_rule(engine, rule, why)
     _tell_mlflow(engine)
     if as_json:
@@ -244,12 +245,6 @@ def _tell_mlflow(engine: Engine) -> None:
     from orchestrator.settings import load_settings
 
     project_the_rest(load_settings(), engine)
-
-
-def _checked(engine: Engine, rule: Rule) -> Check:
-    from orchestrator.bugs.engine import check as check_rule
-
-    return check_rule(engine, rule)
 
 
 def _show_changes(engine: Engine, found: Check, *, as_json: bool, written: bool) -> None:
@@ -305,15 +300,15 @@ def waive(
     """Say of marked runs that the bug does not count for them, and why. It outlasts amendments of the rule."""
     from db import bug_writes
     from orchestrator.bugs.engine import apply as apply_rule
-    from orchestrator.bugs.engine import named_rule, user
+    from orchestrator.bugs.engine import parsed, user
     from orchestrator.cli.common import registry
 
     engine = registry()
-    known_bug(engine, bug)
+    known = known_bug(engine, bug)
     subjects = [_marked(engine, bug, name, "waived" if undo else "") for name in runs]
     done = bug_writes.waive(engine, bug, [s.id for s in subjects], user(), because, undo=undo)
     if undo and done:
-        apply_rule(engine, named_rule(engine, bug), because)  # what the rule says of it by now
+        apply_rule(engine, parsed(known.text), because)  # what the applied version says of it by now
     _tell_mlflow(engine)
     if as_json:
         print_json({"bug": bug, "waived": [] if undo else done, "unwaived": done if undo else []})
@@ -321,7 +316,7 @@ def waive(
         if subject.id not in done:
             typer.echo(f"{subject.label} has no {'waived' if undo else 'open'} mark of {bug}", err=True)
         elif not as_json:
-            typer.echo(f"{subject.label} ({subject.id}): {'affected again' if undo else 'waived'}")
+            typer.echo(f"{subject.label} ({subject.id}): {'judged again' if undo else 'waived'}")
     if not done:
         raise typer.Exit(NOTHING_MATCHED)
 

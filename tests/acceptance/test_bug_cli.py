@@ -115,9 +115,25 @@ def test_amend_shows_first_and_waive_and_retract_are_on_record(seed, tmp_path: P
     assert aqn("rerun-tagged", "ste-backward").exit_code == 3
     assert "E4a" in ok("bugs", "waive", "ste-backward", "E4a", "--undo", "--because", "it was not")
     assert "version 4, retracted" in ok("bugs", "check", "ste-backward")  # the applied one, not the shipped
+    assert json.loads(aqn("bugs", "list", "--json").stdout)[-1]["version"] == 4  # taking back amended nothing
     assert aqn("bugs", "dispute", "ste-backward", "--because", "x", "--yes").exit_code == 2
     assert "confirmed" in ok("bugs", "confirm", "ste-backward", "--because", "seen again", "--yes")
     assert "no mark changes" in ok("bugs", "apply", "ste-backward")
+
+
+def test_taking_a_waiver_back_asks_the_applied_version_and_not_a_later_one_that_is_shipped(
+    seed, tmp_path: Path
+) -> None:
+    text = (PACKAGE / "bugs" / "final-eval-arithmetic.yaml").read_text()
+    rule = tmp_path / "rule.yaml"
+    rule.write_text(text.replace("version: 2", "version: 1").replace("retracted", "confirmed"))
+    ok("bugs", "apply", rule)
+    ok("bugs", "waive", "final-eval-arithmetic", "E3a", "--because", "x")
+    ok("bugs", "waive", "final-eval-arithmetic", "E3a", "--undo", "--because", "y")
+    (listed,) = [
+        bug for bug in json.loads(aqn("bugs", "list", "--json").stdout) if bug["bug"] == "final-eval-arithmetic"
+    ]
+    assert (listed["version"], listed["status"], set(listed["marks"])) == (1, "confirmed", {"affected"})
 
 
 def test_curves_under_a_historys_name_leave_what_it_says_alone(seed) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from db import bug_reads, bug_writes, reads, writes
 from db.engine import open_registry
 from db.schema import EvidenceRow, FactsRow
-from experiment_specs.bug_rules import Rule, load_rule, rule_from_text, shipped_rules, with_status
+from experiment_specs.bug_rules import FACTS, Rule, load_rule, rule_from_text, shipped_rules, with_status
 from experiment_specs.errors import SpecError
 from experiment_specs.presets import PACKAGE
 from orchestrator.bugs import engine as bugs
@@ -23,6 +23,7 @@ from orchestrator.bugs.rerun import make, replacements
 from orchestrator.claims import claims_as_json, contradictions
 from orchestrator.importers.history import import_history
 from orchestrator.runs_json import run_as_json
+from orchestrator.verdict import Measured
 from tests.integration.conftest import SWEEP, NewDatabase
 from tests.registry_tools import finish, probe, sync
 from workers import launch
@@ -694,6 +695,31 @@ class TestFacts:
         with engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM facts")
         assert [one.subject for one in bugs.check(engine, ste).found] == [run_id]
+
+    def test_every_fact_that_a_rule_may_ask_for_is_made_by_somebody_and_none_has_another_name(
+        self, engine: Engine, submit
+    ) -> None:
+        still = {"export": 4, "block_linears": 0.1, "adapters": 0.0, "other": 0.0}
+        everything: list[tuple[str, dict[str, Any]]] = [
+            *RIGHT,
+            ("started", {"plugins": ["p"], "code": {"id": "c", "commit": None}}),
+            ("planned", {"total_steps": 4}),
+            ("quantised", {"role": "policy", "quantised": ["model.layers.0.mlp.up_proj"]}),
+            ("sync", sync(0.01, 0.01)),
+            ("eval_mode", {"realised": {"std": 0.0}, "watched": 2, "on_grid": 2}),
+            ("noisy_ops", {"phase": "train", "ops": {"linear": {"relative_std": 0.05}}}),
+            ("moved", still),
+            ("checkpoint", {"step": 4, "files": {"model.pt": "abc"}}),
+        ]
+        run_id = submit(SWEEP.replace("eval: {every: 2}", "eval: {every: 2}, hw_noise: matmul-5pct")).all[0]
+        finish(engine, run_id, facts=everything)
+        measured = [Measured(kind, data) for kind, data in everything]
+        measured.append(Measured("step", {"step": 4, "trajectories": 128}))
+        made = bugs.facts_for(engine, found(engine, run_id), "succeeded", "PROVEN", measured).body
+        for source, names in FACTS.items():
+            if source != "field":
+                known = {name for name in names if not name.endswith("_twins")}
+                assert set(made[source]) == known, source
 
     def test_what_is_recorded_at_the_end_is_what_is_made_anew(self, engine: Engine, submit) -> None:
         for text in (SWEEP, SWEEP.replace("sweep: light", "sweep: best\nscore: {rule: best}")):
