@@ -9,8 +9,8 @@ from db.reads import Run
 from orchestrator.arms import pairs
 from orchestrator.history import scatter
 from orchestrator.plan import Plan
-from orchestrator.power import WISHED_FOR, Power, power
 from orchestrator.price import Past, Price, price
+from orchestrator.statistics.power import WISHED_FOR, Power, power
 
 
 @dataclass(frozen=True)

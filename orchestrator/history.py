@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from db import reads
 from experiment_specs.language import Condition
-from orchestrator.power import Scatter, scatter_of
 from orchestrator.price import Past, answers_of, kind_of
+from orchestrator.statistics.power import Scatter, scatter_of
 from orchestrator.steps import plan_steps
 
 MOST_RUNS = 500

@@ -23,8 +23,8 @@ from orchestrator.cli.words import condition_words
 from orchestrator.composed import Shown
 from orchestrator.forecast import Forecast, Question
 from orchestrator.plan import Plan, PlannedCondition
-from orchestrator.power import MOST_SEEDS, Scatter
 from orchestrator.price import Price
+from orchestrator.statistics.power import MOST_SEEDS, Scatter
 
 MOST_NAMED, MOST_LETTERS = 4, 60
 """With more conditions than these, or longer names, a line says how many more there are."""

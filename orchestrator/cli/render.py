@@ -14,7 +14,7 @@ from rich.text import Text
 
 from db.bug_reads import Claim
 from db.reads import EvalPoint, Run
-from orchestrator.stats import wilson
+from orchestrator.statistics.scores import wilson
 
 BARS = "▁▂▃▄▅▆▇█"
 

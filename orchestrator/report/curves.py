@@ -8,7 +8,7 @@ from typing import Any
 
 from db.reads import Run
 from orchestrator.runs_json import standing
-from orchestrator.stats import wilson
+from orchestrator.statistics.scores import wilson
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito: told apart by every common kind of colour vision."""

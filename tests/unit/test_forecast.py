@@ -14,8 +14,8 @@ from experiment_specs.load import load_sweep
 from orchestrator.checks import eval_mode
 from orchestrator.forecast import forecast
 from orchestrator.plan import make_plan
-from orchestrator.power import ASSUMED_SD, Scatter, power, power_of, scatter_of, smallest_effect
 from orchestrator.price import Past, Price, answers_of, kind_of, price
+from orchestrator.statistics.power import ASSUMED_SD, Scatter, power, power_of, scatter_of, smallest_effect
 from tests.conftest import TINY
 
 QWEN = TINY.replace("tiny-cpu", "qwen2.5-1.5b-gsm8k-dapo")
