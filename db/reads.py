@@ -161,6 +161,7 @@ def runs(
     sweep: str | None = None,
     states: Iterable[str] | None = None,
     kinds: Iterable[str] = ("train",),
+    conditions: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> list[Run]:
     """Runs with everything that a table shows, newest first; in the order of ``ids`` or of the sweep where given.
@@ -180,6 +181,8 @@ def runs(
     else:
         query = query.order_by(RunRow.created_at.desc(), RunRow.id)
     query = query.where(RunRow.kind.in_(list(kinds)) if ids is None else RunRow.id.in_(ids))
+    if conditions is not None:
+        query = query.where(RunRow.condition_id.in_(conditions))
     if states is not None:
         query = query.where(RunRow.state.in_(list(states)))
     if limit is not None:
@@ -321,6 +324,21 @@ def evidence(engine: Engine, attempt_id: int, kinds: Iterable[str] | None = None
     return sorted(facts, key=lambda fact: fact.seq)
 
 
+def facts_of_kind(engine: Engine, attempt_ids: Sequence[int], kind: str) -> dict[int, list[dict[str, Any]]]:
+    """Attempt → what was recorded of one kind, in the order of the spool."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    with Session(engine.execution_options(read_only=True)) as session:
+        for chunk in chunks(attempt_ids):
+            query = (
+                select(EvidenceRow.attempt_id, EvidenceRow.data)
+                .where(EvidenceRow.attempt_id.in_(chunk), EvidenceRow.kind == kind)
+                .order_by(EvidenceRow.attempt_id, EvidenceRow.seq)
+            )
+            for attempt, data in session.execute(query):
+                found.setdefault(attempt, []).append(data)
+    return found
+
+
 def scans(engine: Engine) -> list[tuple[str, str, dict[str, Any]]]:
     """(run id, label, what was measured) of every PROVEN layer scan, newest first."""
     query = (
@@ -430,6 +448,12 @@ def state_counts(engine: Engine) -> dict[str, int]:
 def sweep_names(engine: Engine) -> list[str]:
     with Session(engine.execution_options(read_only=True)) as session:
         return list(session.scalars(select(SweepRow.name).order_by(SweepRow.submitted_at.desc())))
+
+
+def sweep_about(engine: Engine, name: str) -> str:
+    """The question that a sweep asks."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        return session.scalar(select(SweepRow.about).where(SweepRow.name == name)) or ""
 
 
 def sweep_details(engine: Engine, name: str) -> dict[str, Any] | None:

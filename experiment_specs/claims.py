@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from experiment_specs.errors import SpecError
-from experiment_specs.language import Value
+from experiment_specs.language import Value, unknown_part
 from experiment_specs.reader import Reader
 from experiment_specs.yaml_source import KeyPath, read_yaml
 
@@ -160,6 +160,36 @@ class Best(Value):
     among: Texts
 
 
+class Compared(Value):
+    """One comparison behind a finding: ``run`` against ``than``, by the score or the peak of each."""
+
+    run: str
+    than: str
+    of: Literal["score", "peak"] = "score"
+    than_of: Literal["score", "peak"] = "score"
+
+
+class Finding(Value):
+    """What a document concludes, in short, and the comparisons that it rests on.
+
+    ``direction``: what ``run`` is said to be against ``than``. ``points``: by how much, the least and the most, where
+    that is said. ``because``: the fields that are said to be the cause; what else differs is a confound.
+    """
+
+    place: str
+    says: str
+    direction: Literal["higher", "lower", "equal"]
+    points: Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=2)] | None = None
+    because: Texts = ()
+    compares: Annotated[tuple[Compared, ...], Field(strict=False, min_length=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Finding:
+        if self.points is not None and self.points[0] > self.points[1]:
+            raise ValueError("points are the least and the most, in this order")
+        return self
+
+
 class History(Value):
     """A file of claims."""
 
@@ -171,6 +201,7 @@ class History(Value):
     groups: dict[str, Group] = Field(default_factory=dict)
     runs: Annotated[tuple[ClaimedRun, ...], Field(strict=False, min_length=1)]
     best: Annotated[tuple[Best, ...], Field(strict=False)] = ()
+    findings: Annotated[tuple[Finding, ...], Field(strict=False)] = ()
 
 
 @dataclass(frozen=True)
@@ -210,4 +241,17 @@ def load_history(path: Path) -> Loaded:
         for label in (best.run, *best.among):
             if label not in labels:
                 raise reader.fail("no run of this history has this label", ("best", index), label, labels)
+    _check_findings(loaded, labels)
     return loaded
+
+
+def _check_findings(loaded: Loaded, labels: list[str]) -> None:
+    for index, finding in enumerate(loaded.history.findings):
+        for nth, one in enumerate(finding.compares):
+            for key, label in (("run", one.run), ("than", one.than)):
+                if label not in labels:
+                    place: KeyPath = ("findings", index, "compares", nth, key)
+                    raise loaded.reader.fail("no run of this history has this label", place, label, labels)
+        for nth, named in enumerate(finding.because):
+            if (unknown := unknown_part(named)) is not None:
+                raise loaded.reader.fail("unknown field of a condition", ("findings", index, "because", nth), *unknown)

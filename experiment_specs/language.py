@@ -368,13 +368,17 @@ class Budget(Value):
 
 
 class Contrast(Value):
-    """A question the sweep asks: what varying one field does, all else equal. ``detect``: points worth finding."""
+    """A question the sweep asks: what varying one field does, all else equal.
+
+    ``detect``: points worth finding. ``equal_within``: points within which two treatments count as equal.
+    """
 
     vary: str
     from_: Any = Field(alias="from")
     to: Any
     within: tuple[str, ...] = ()
     detect: Annotated[float, Field(gt=0, lt=100)] | None = None
+    equal_within: Annotated[float, Field(gt=0, lt=100)] = 1.0
 
 
 class Exclusion(Value):

@@ -21,14 +21,15 @@ MUCH_MORE = 1.5
 
 def differences(one: Condition, other: Condition) -> dict[str, tuple[Any, Any]]:
     """Dotted name → the two values, for every leaf in which two conditions differ."""
-    return _leaves_that_differ(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+    return leaves_that_differ(one.model_dump(mode="json"), other.model_dump(mode="json"))
 
 
-def _leaves_that_differ(one: Any, other: Any, name: str) -> dict[str, tuple[Any, Any]]:
+def leaves_that_differ(one: Any, other: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Of two nested mappings, as dumped conditions are."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         found: dict[str, tuple[Any, Any]] = {}
         for key in (*one, *(k for k in other if k not in one)):
-            found |= _leaves_that_differ(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+            found |= leaves_that_differ(one.get(key), other.get(key), f"{name}.{key}" if name else key)
         return found
     return {} if one == other else {name: (one, other)}
 

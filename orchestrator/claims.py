@@ -15,6 +15,7 @@ from experiment_specs.language import Condition
 from orchestrator.audit import Audited, Claimed, Contradiction, audit
 from orchestrator.bugs.facts import claimed_percent, whole_number_of
 from orchestrator.runs_json import links_as_json, marks_as_json
+from orchestrator.statistics.checkpoints import difference_of_counts
 
 
 def contradictions(engine: Engine, history: str | None = None) -> list[Contradiction]:
@@ -122,3 +123,35 @@ def score_as_json(percent: float, questions: int | None, step: int | None, rule:
     """As written; k only where the percentage is a whole number of the stated questions."""
     k = whole_number_of(percent, questions) if questions else None
     return {"k": k, "n": questions, "samples": 1, "percent": percent, "step": step, "rule": rule, "mode": None}
+
+
+UNKNOWN_SEEDS = "one run an arm, its seed not told: what the treatments do cannot be told from luck"
+
+
+def compared(first: Claim, second: Claim) -> dict[str, Any]:
+    """Two claims in the form of a comparison. Their treatments are never assessable; their percentages may be apart by
+    more than the questions explain, where k and n follow from what is written."""
+    sides = []
+    for claim in (first, second):
+        questions, percent = claim.body.get("questions"), claimed_percent(claimed_run(claim))
+        sides.append(
+            (percent, whole_number_of(percent, questions) if percent is not None and questions else None, questions)
+        )
+    (one, k1, n1), (other, k2, n2) = sides
+    interval = p = test = None
+    notes = [UNKNOWN_SEEDS]
+    if k1 is not None and k2 is not None and n1 and n2:
+        found = difference_of_counts((k1, n1), (k2, n2))
+        interval, p, test = [found.low, found.high], found.p, found.test
+        notes.append("which questions were answered is not recorded: the interval takes them as two samples")
+    elif one is None or other is None:
+        notes.append("one of them has no score")
+    else:
+        notes.append("a percentage that is no whole number of the questions has no interval")
+    notes += [f"{c.label} is {c.validity}" for c in (first, second) if c.validity in ("affected", "superseded")]
+    return {
+        "a": first.label, "b": second.label,
+        "difference": None if one is None or other is None else other - one,
+        "interval": interval, "p": p, "test": test, "n": None, "discordant": None,
+        "verdict": "not assessable", "notes": notes,
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -12,6 +13,7 @@ from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Condition, Scan, scan_of
 from experiment_specs.presets import preset_name
 from experiment_specs.reader import MOST_LETTERS
+from orchestrator.arms import pairs
 from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import code_version, noisy_ops_contradiction
 
@@ -72,6 +74,17 @@ def scan_run(scan: Scan) -> writes.NewRun:
     )
 
 
+def _contrasts(plan: Plan) -> dict[str, Any]:
+    """As declared, with the comparisons that they are: pairs of condition ids, so that nobody has to expand again."""
+    arms = [(c.label, c.condition) for c in plan.conditions]
+    ids = {label: condition.id for label, condition in arms}
+    return {
+        name: contrast.model_dump(mode="json", by_alias=True)
+        | {"pairs": [[ids[one], ids[other]] for one, other in pairs(plan.sweep, arms, name)]}
+        for name, contrast in plan.sweep.contrasts.items()
+    }
+
+
 def submission(plan: Plan) -> writes.Submission:
     sweep = plan.sweep
     return writes.Submission(
@@ -80,7 +93,7 @@ def submission(plan: Plan) -> writes.Submission:
         spec=sweep.text,
         details={
             "score": sweep.score.model_dump(mode="json"),
-            "contrasts": {k: c.model_dump(mode="json", by_alias=True) for k, c in sweep.contrasts.items()},
+            "contrasts": _contrasts(plan),
             "budget": sweep.budget.model_dump(mode="json"),
         },
         priority=sweep.priority,

@@ -25,6 +25,17 @@ def registry(*, create: bool = False) -> Engine:
     return open_registry(load_settings().registry_url, create=create)
 
 
+def known_sweep(engine: Engine, name: str) -> None:
+    """Exits with 3 and the nearest name where no sweep is called so."""
+    from db import reads
+    from experiment_specs.errors import nearest
+
+    if name not in (names := reads.sweep_names(engine)):
+        close = nearest(name, names)
+        typer.echo(f"no sweep is called {name!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+
+
 def find_run(engine: Engine, name: str) -> Run:
     """The run of that id or label; exits with 3 where there is none, or only a claim, of which nothing is here."""
     from db.bug_reads import Claim

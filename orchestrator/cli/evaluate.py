@@ -69,7 +69,8 @@ def _print(engine: Engine, source: Run, done: Run) -> None:
     from rich.text import Text
 
     from db import reads
-    from orchestrator.cli.render import bug_notes, console, percent_with_interval, verdict_text
+    from orchestrator.cli.render import bug_notes, console, verdict_text
+    from orchestrator.numbers import percent_with_interval
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("evaluation", "step", "k/n", "score [95 %]", "verdict"):

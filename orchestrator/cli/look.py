@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import NOTHING_MATCHED, find_run, find_subject, print_json, registry
+from orchestrator.cli.common import NOTHING_MATCHED, find_run, find_subject, known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
@@ -73,13 +73,10 @@ def runs(  # noqa: PLR0917 - typer reads them as options
 ) -> None:
     """List runs, newest first, and, apart from them, imported claims."""
     from db import bug_reads, reads
-    from experiment_specs.errors import nearest
 
     engine = registry()
-    if sweep is not None and sweep not in (names := reads.sweep_names(engine)):
-        close = nearest(sweep, names)
-        typer.echo(f"no sweep is called {sweep!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
-        raise typer.Exit(NOTHING_MATCHED)
+    if sweep is not None:
+        known_sweep(engine, sweep)
     most = None if everything else limit
     found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval") if evaluations else ("train",))
     left = None if most is None else most - len(found)
@@ -173,8 +170,9 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     from db import reads
     from orchestrator.cli.evidence_view import condition_table, evidence_table
     from orchestrator.cli.overlay_view import print_overlay
-    from orchestrator.cli.render import clock, curve_lines, percent_with_interval, verdict_text
+    from orchestrator.cli.render import clock, curve_lines, verdict_text
     from orchestrator.counts import counts_of
+    from orchestrator.numbers import percent_with_interval
 
     sweeps = f", sweeps {', '.join(run.sweeps)}" if run.sweeps else ""
     screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}, seed {run.seed}{sweeps}"))

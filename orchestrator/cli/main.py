@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import bugs, claims, data, evaluate, fleet, look, plan, rerun, scan, services, spec, submit
+from orchestrator.cli import (
+    bugs,
+    claims,
+    compare,
+    data,
+    evaluate,
+    fleet,
+    look,
+    plan,
+    report,
+    rerun,
+    scan,
+    services,
+    spec,
+    submit,
+)
 
 app = typer.Typer(
     name="aqn",
@@ -31,7 +46,9 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("runs", look.runs),
     ("show", look.show),
     ("logs", look.logs),
+    ("compare", compare.compare),
     ("eval", evaluate.evaluate),
+    ("report", report.report),
     ("audit", claims.audit),
     ("rerun-tagged", rerun.rerun_tagged),
     ("ui", services.ui),

@@ -19,12 +19,12 @@ from experiment_specs.errors import one_line
 from experiment_specs.language import scan_of
 from orchestrator import checks, touched
 from orchestrator.aims import Aim
-from orchestrator.cli.words import condition_words
 from orchestrator.composed import Shown
 from orchestrator.forecast import Forecast, Question
 from orchestrator.plan import Plan, PlannedCondition
 from orchestrator.price import Price
 from orchestrator.statistics.power import MOST_SEEDS, Scatter
+from orchestrator.words import condition_words
 
 MOST_NAMED, MOST_LETTERS = 4, 60
 """With more conditions than these, or longer names, a line says how many more there are."""

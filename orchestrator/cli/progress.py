@@ -7,7 +7,8 @@ import time
 from types import TracebackType
 
 from db.reads import Run
-from orchestrator.cli.render import console, percent_with_interval, progress_table
+from orchestrator.cli.render import console, progress_table
+from orchestrator.numbers import percent_with_interval
 
 
 class Pace:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from db.bug_reads import Claim
 from db.reads import EvalPoint, Run
-from orchestrator.statistics.scores import wilson
+from orchestrator.numbers import percent_with_interval
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -30,12 +30,6 @@ def console() -> Console:
     import sys
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
-
-
-def percent_with_interval(point: EvalPoint) -> str:
-    """``64.2 % [59.9, 68.3]``."""
-    low, high = wilson(point.k, point.n * point.samples)
-    return f"{point.percent:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def sparkline(points: Sequence[EvalPoint]) -> str:
@@ -82,7 +76,7 @@ def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: 
 
 def results_table(runs: Sequence[Run]) -> RenderableType:
     """The end of a sweep: condition, score with its interval, verdict, and the reasons where it is not PROVEN."""
-    from orchestrator.cli.words import condition_words, typed_condition  # the language costs every other table time
+    from orchestrator.words import condition_words, typed_condition  # the language costs every other table time
 
     words = condition_words([typed_condition(run.condition) for run in runs])
     seeds = len({run.seed for run in runs}) > 1

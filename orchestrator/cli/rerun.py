@@ -125,7 +125,7 @@ def _print(bug: str, found: Sequence[Replacement], made: Mapping[str, str], *, d
     from rich.text import Text
 
     from orchestrator.cli.render import console
-    from orchestrator.cli.words import treatments, typed_condition
+    from orchestrator.words import treatments, typed_condition
 
     screen = console()
     if not found:

@@ -140,6 +140,7 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
     from rich.text import Text
 
     from orchestrator.cli.render import verdict_text
+    from orchestrator.report.canvas import to_png
     from orchestrator.report.scans import draw_scan
 
     screen.print(Text.assemble((run.label, "bold"), f"  run {run.id}  ", verdict_text(run)))
@@ -167,4 +168,4 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
         f"output activations, mean of {data['prompts']} questions: mean |e|/|x|, signal to noise, non-zero values that "
         "become 0, values within 1 % of the largest; then sigma's multiplier by srdd preset"
     )
-    screen.print(Text(f"plot: {draw_scan(data, picture, run.label)}"), soft_wrap=True)
+    screen.print(Text(f"plot: {to_png(draw_scan(data, run.label), picture)}"), soft_wrap=True)

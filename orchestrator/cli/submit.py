@@ -145,6 +145,7 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
         from rich.text import Text
 
         from orchestrator.cli.render import console, curve_lines, outlook, results_table
+        from orchestrator.report.canvas import to_png
         from orchestrator.report.curves import draw_curves
 
         screen = console()
@@ -152,7 +153,7 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
         for text in _differences(engine, runs):
             screen.print(Text(f"note: {text}", style="yellow"))
         if any(run.curve for run in runs):
-            picture = draw_curves(runs, settings.reports / f"{name}-curves.png", title=name)
+            picture = to_png(draw_curves(runs, name), settings.reports / f"{name}-curves.png")
             screen.print(curve_lines(runs))
             screen.print(Text(f"curves with intervals: {picture}"), soft_wrap=True)
         screen.print(outlook(runs))

@@ -1,69 +1,90 @@
-"""Eval curves as a picture: accuracy over training steps, with Wilson intervals."""
+"""Eval curves as a picture: accuracy over training steps, a colour a condition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from db.reads import Run
+from db.reads import EvalPoint, Run
+from orchestrator.report.canvas import MARKERS, PALETTE, figure, tidy
 from orchestrator.runs_json import standing
 from orchestrator.statistics.scores import wilson
+from orchestrator.statistics.treatments import difference_by_seed
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito: told apart by every common kind of colour vision."""
-MARKERS = "osD^vPX*"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_BANDS = 6
 """With more curves than these, bands hide each other: the interval stands at the last point alone."""
 
 
-def draw_curves(runs: Sequence[Run], path: Path, title: str) -> Path:
-    """Write a PNG and return its path. A run that is not valid is drawn thin, dotted and named as such."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def draw_curves(runs: Sequence[Run], title: str) -> Figure:
+    """One seed of a condition: its curve with Wilson intervals. Several: each thin, their mean bold, and at the last
+    step the t interval over seeds. A run that is not valid is drawn thin, dotted and named as such."""
     from matplotlib.ticker import MaxNLocator
 
     drawn = [run for run in runs if run.curve]
-    crowded = len(drawn) > MOST_BANDS
-    figure, axes = pyplot.subplots(figsize=(9.6 if crowded else 7.2, 4.4), dpi=150, layout="constrained")
-    try:
-        for index, run in enumerate(drawn):
-            colour = PALETTE[index % len(PALETTE)]
-            steps = [p.step for p in run.curve]
-            percent = [p.percent for p in run.curve]
-            bounds = [wilson(p.k, p.n * p.samples) for p in run.curve]
-            proven = run.valid
-            name = f"{run.label} (seed {run.seed})" + ("" if proven else f", {standing(run)}")
-            again = "--" if index >= len(PALETTE) else "-"  # the second round of colours
-            axes.plot(
-                steps, percent, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, label=name,
-                linewidth=1.8 if proven else 0.8, linestyle=again if proven else ":",
-            )  # fmt: skip
-            if not crowded:
-                axes.fill_between(
-                    steps, [100 * low for low, _ in bounds], [100 * high for _, high in bounds], color=colour,
-                    alpha=0.12, linewidth=0,
-                )  # fmt: skip
-            else:
-                (low, high), last = bounds[-1], percent[-1]
-                axes.errorbar(
-                    steps[-1], last, [[last - 100 * low], [100 * high - last]], color=colour, linewidth=0.8, capsize=2
-                )
-        axes.set_xlabel("training step")
-        axes.set_ylabel("test questions answered right, %")
-        greedy = all(run.condition["eval"]["temperature"] == 0 for run in runs)
-        kind = "greedy accuracy" if greedy else "accuracy"
-        where = " at the end" if crowded else ""
-        axes.set_title(f"{title}: {kind}, with 95 % Wilson intervals{where}", fontsize=10, loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
-        axes.legend(frameon=False, fontsize=9, **beside)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    finally:
-        pyplot.close(figure)
-    return path
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in drawn:
+        groups.setdefault((run.label, "" if run.valid else standing(run)), []).append(run)
+    crowded = len(groups) > MOST_BANDS
+    several = any(len(group) > 1 and not fault for (_, fault), group in groups.items())
+    picture = figure(9.6 if crowded else 7.2)
+    axes = picture.subplots()
+    for index, ((label, fault), group) in enumerate(groups.items()):
+        look: dict[str, Any] = {
+            "color": PALETTE[index % len(PALETTE)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "linestyle": ":" if fault else "--" if index >= len(PALETTE) else "-",  # the second round of colours
+        }
+        seeds = f"{len(group)} seeds" if len(group) > 1 else f"seed {group[0].seed}"
+        name = f"{label} ({seeds})" + (f", {fault}" if fault else "")
+        if fault or len(group) == 1:
+            for run in group:
+                _one(axes, run, look | {"linewidth": 0.8 if fault else 1.8}, name, band=not crowded and not fault)
+                name = "_nolegend_"
+        else:
+            _several(axes, group, look, name)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("test questions answered right, %")
+    greedy = all(run.condition["eval"]["temperature"] == 0 for run in runs)
+    what = "thin: single seeds" if several else "with 95 % Wilson intervals" + (" at the end" if crowded else "")
+    axes.set_title(f"{title}: {'greedy ' if greedy else ''}accuracy, {what}", fontsize=10, loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    tidy(axes)
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
+    axes.legend(frameon=False, fontsize=9, **beside)
+    return picture
+
+
+def _one(axes: Any, run: Run, look: dict[str, Any], name: str, *, band: bool) -> None:
+    steps, percent = [p.step for p in run.curve], [p.percent for p in run.curve]
+    bounds = [wilson(p.k, p.n * p.samples) for p in run.curve]
+    axes.plot(steps, percent, markersize=5, label=name, **look)
+    if band:
+        low, high = [100 * b for b, _ in bounds], [100 * b for _, b in bounds]
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    else:
+        (low_end, high_end), last = bounds[-1], percent[-1]
+        ends = [[last - 100 * low_end], [100 * high_end - last]]
+        axes.errorbar(steps[-1], last, ends, color=look["color"], linewidth=0.8, capsize=2)
+
+
+def _several(axes: Any, group: Sequence[Run], look: dict[str, Any], name: str) -> None:
+    by_step: dict[int, list[EvalPoint]] = {}
+    for run in group:
+        axes.plot(
+            [p.step for p in run.curve], [p.percent for p in run.curve], color=look["color"], linewidth=0.7, alpha=0.5
+        )
+        for point in run.curve:
+            by_step.setdefault(point.step, []).append(point)
+    steps = sorted(step for step, points in by_step.items() if len(points) == len(group))
+    mean = [sum(p.percent for p in by_step[step]) / len(group) for step in steps]
+    axes.plot(steps, mean, markersize=5, linewidth=1.8, label=name, **look)
+    if steps:
+        last = by_step[steps[-1]]
+        step = 100 / (last[0].n * last[0].samples)
+        found = difference_by_seed([p.percent for p in last], step=step)
+        if len(last) > 2 and found.low is not None and found.high is not None:  # of two seeds it spans the picture
+            ends = [[mean[-1] - found.low], [min(100.0, found.high) - mean[-1]]]
+            axes.errorbar(steps[-1], mean[-1], ends, color=look["color"], linewidth=1.2, capsize=3)

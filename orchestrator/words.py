@@ -62,5 +62,12 @@ def _words(condition: Condition, keys: Sequence[str], varied: Mapping[str, list[
     return ", ".join(parts)
 
 
+def short_value(value: Any) -> str:
+    """A part of a dumped condition, in a few letters."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {short_value(v)}" for k, v in value.items() if v is not None) + "}"
+    return "none" if value is None else _number(value)
+
+
 def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,30 @@
+"""Numbers as every table writes them: percentages with their intervals, differences in points, p-values."""
+
+from __future__ import annotations
+
+from db.reads import EvalPoint
+from orchestrator.statistics.scores import wilson
+
+
+def percent_with_interval(point: EvalPoint) -> str:
+    """``64.2 % [59.9, 68.3]``."""
+    low, high = wilson(point.k, point.n * point.samples)
+    return f"{point.percent:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """``−1.2 [−3.0, +0.6]``, with the sign of subtraction; a bare dash where there is no value."""
+    if value is None:
+        return "–"
+    text = f"{value:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if low is not None and high is not None else "")
+    return text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """``p < 0.001``, ``p = 0.042``, ``p = 0.3``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def bare_p(p: float | None) -> str:
+    """For a column of them."""
+    return "–" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")

@@ -1,0 +1,443 @@
+"""What a report says of claims: tables that people kept by hand, labelled as such, and what contradicts them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiment_specs.claims import ClaimedRun
+from experiment_specs.references import Reference
+from orchestrator.audit import CHECKS
+from orchestrator.bugs.facts import claimed_percent, whole_number_of
+from orchestrator.findings import Assessment
+from orchestrator.numbers import bare_p, points
+from orchestrator.report.canvas import to_svg
+from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table
+from orchestrator.report.forest import Line, draw_forest
+from orchestrator.report.gather import BugMaterial, HistoryMaterial
+from orchestrator.report.run_sections import comparison_with, issues_overview, marks_table
+from orchestrator.report.settings import settings_of
+from orchestrator.statistics.checkpoints import CheckpointDifference, difference_of_counts
+from orchestrator.statistics.scores import wilson
+from orchestrator.words import typed_condition
+
+CLAIM = "Claims: what people wrote. Nothing of it was measured here."
+BY_QUESTIONS = (
+    "Intervals take the questions alone as chance, and the two scores as two samples (Newcombe); one run an arm and"
+    " unknown seeds leave the treatments not assessable, whatever they say."
+)
+SMALL_BATCH, TWO_EPOCHS = 32, 2
+
+
+def sections(history: HistoryMaterial, bugs: Sequence[BugMaterial], references: Sequence[Reference]) -> list[Section]:
+    rows = list(zip(history.runs, history.rows, strict=True))
+    conditions = [typed_condition(row["condition"]) for row in history.rows if row["condition"] is not None]
+    return [
+        section
+        for section in (
+            _findings(history),
+            _complete(history, rows),
+            *_by_category(history, rows),
+            _longer(history, rows),
+            _small_batches(history, rows),
+            _best(history),
+            _configurations(history),
+            comparison_with(
+                f"{history.name}: against published work", [(history.name, settings_of(conditions))], references
+            )
+            if conditions
+            else None,
+            _issues(history, bugs),
+            _steps(history),
+            _contradictions(history),
+            _environment(history),
+        )
+        if section is not None
+    ]
+
+
+def _score(row: Mapping[str, Any]) -> Cell:
+    """As written; with Wilson's interval where k of n follows from it; struck through where a bug affects it."""
+    score = row["score"]
+    if score is None:
+        return Cell("–")
+    text = f"{score['percent']:.2f} %"
+    if score["k"] is not None:
+        low, high = wilson(score["k"], score["n"])
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    struck = row["validity"] in ("affected", "superseded")
+    bugs = ", ".join(bug["bug"] for bug in row["bugs"] if bug["state"] in ("affected", "unknown"))
+    return Cell(text, struck=struck, note=f"{row['validity']}: {bugs}" if struck and bugs else "")
+
+
+def _yes(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, "–") if isinstance(value, bool) else "–"
+
+
+def _said(run: ClaimedRun, field: str) -> str:
+    value = run.first(field)
+    return (
+        _yes(value)
+        if isinstance(value, bool)
+        else "–"
+        if value is None
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _sigma(run: ClaimedRun) -> str:
+    start, end = run.first("sigma_start"), run.first("sigma_end")
+    return f"{start:g}→{end:g}" if isinstance(start, float) and isinstance(end, float) else "–"
+
+
+def _complete(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section:
+    cells = [
+        (
+            run.label, run.category or "–", run.tensorboard or "–", _score(row), _k_of_n(row), _said(run, "epochs"),
+            _said(run, "aqn"), _said(run, "epoch_aware"), _said(run, "srdd"), _said(run, "lora"), _said(run, "dtype"),
+            _said(run, "notes"),
+        )
+        for run, row in rows
+    ]  # fmt: skip
+    columns = (
+        "run",
+        "type",
+        "TensorBoard name",
+        "as written [95 %]",
+        "k/n",
+        "epochs",
+        "AQN",
+        "epoch-aware",
+        "SRDD",
+        "LoRA",
+        "dtype",
+        "notes",
+    )
+    caption = f"{CLAIM} Every row, as the first place of the document has it. An interval stands where k of n follows."
+    table_ = table(columns, cells, right=("as written [95 %]", "k/n", "epochs"), caption=caption)
+    about = str(history.about.get("about") or "")
+    return Section(f"{history.name}: all claims", (*([Paragraph(about)] if about else []), table_))
+
+
+def _k_of_n(row: Mapping[str, Any]) -> str:
+    score = row["score"]
+    if score is None:
+        return "–"
+    return f"{score['k']}/{score['n']}" if score["k"] is not None else "no k fits" if score["n"] else "–"
+
+
+def _apart(history: HistoryMaterial, label: str, than: str, of: str = "score") -> CheckpointDifference | None:
+    """Of two claims' counts, where both follow from what is written."""
+    runs = {run.label: run for run in history.runs}
+    questions = history.about.get("questions")
+    counts = []
+    for name, field in ((than, "score"), (label, of)):
+        said = claimed_percent(runs[name]) if field == "score" else runs[name].first("peak")
+        k = whole_number_of(float(said), questions) if isinstance(said, int | float) and questions else None
+        if k is None:
+            return None
+        counts.append((k, int(questions or 0)))
+    return difference_of_counts(counts[0], counts[1])
+
+
+def _claimed_differences(history: HistoryMaterial, label: str) -> list[tuple[str, Cell, str, str]]:
+    """(than, as claimed, recomputed with its interval, p) of everything that is said of one claim."""
+    found = []
+    for one in history.compared[label]:
+        apart = _apart(history, label, one["than"], one["of"])
+        note = "; ".join([*(["by its peak"] if one["of"] == "peak" else []), *one["because"]])
+        found.append(
+            (
+                one["than"], Cell(f"{one['points']:+.2f}", struck=not one["stands"], note=note),
+                points(apart.difference, apart.low, apart.high) if apart else "–", bare_p(apart.p if apart else None),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _by_category(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> list[Section]:
+    found = []
+    for category in dict.fromkeys(run.category or "no category" for run in history.runs):
+        cells: list[tuple[Cell | str, ...]] = []
+        for run, row in rows:
+            if (run.category or "no category") != category or run.group is not None:
+                continue
+            fixed = (
+                _said(run, "dtype"),
+                _said(run, "hw_noise"),
+                _sigma(run),
+                _said(run, "epoch_aware"),
+                _said(run, "srdd"),
+            )
+            differences = _claimed_differences(history, run.label) or [("–", Cell("–"), "–", "–")]
+            for nth, (than, claimed, again, p) in enumerate(differences):
+                lead: tuple[Cell | str, ...] = (run.label, _score(row), *fixed) if nth == 0 else ("",) * 7
+                cells.append((*lead, than, claimed, again, p))
+        if cells:
+            columns = (
+                "run",
+                "as written [95 %]",
+                "dtype",
+                "hw noise",
+                "σ",
+                "epoch-aware",
+                "SRDD",
+                "against",
+                "claimed",
+                "points [95 %]",
+                "p",
+            )
+            caption = f"{CLAIM} {BY_QUESTIONS}"
+            right = ("as written [95 %]", "claimed", "points [95 %]", "p")
+            found.append(Section(f"{history.name}: {category}", (table(columns, cells, right=right, caption=caption),)))
+    return found
+
+
+def _longer(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section | None:
+    by_label = {run.label: row for run, row in rows}
+    cells = []
+    for run, row in rows:
+        if run.extends is None or run.extends not in by_label:
+            continue
+        said = next((one for one in _claimed_differences(history, run.label) if one[0] == run.extends), None)
+        _, claimed, again, _ = said or ("", Cell("–"), "–", "–")
+        peak = run.first("peak")
+        cells.append(
+            (
+                run.label, _score(by_label[run.extends]), _score(row), _said(run, "score_step"), claimed,
+                again,
+                f"{peak:.2f} % at {_said(run, 'peak_step')}" if isinstance(peak, float) else "–",
+                _said(run, "status"), _said(run, "notes"),
+            )
+        )  # fmt: skip
+    if not cells:
+        return None
+    columns = (
+        "run",
+        "shorter run [95 %]",
+        "this run [95 %]",
+        "at step",
+        "claimed",
+        "points [95 %]",
+        "peak",
+        "status",
+        "notes",
+    )
+    caption = f"{CLAIM} {BY_QUESTIONS} A peak is the best of several evals: luck alone raises it."
+    right = ("shorter run [95 %]", "this run [95 %]", "at step", "claimed", "points [95 %]")
+    return Section(f"{history.name}: training length", (table(columns, cells, right=right, caption=caption),))
+
+
+def _small_batches(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section | None:
+    cells = [
+        (
+            run.label, str(condition["batch"]["prompts"]), _sigma(run), _score(row), _said(run, "planned_steps"),
+            _said(run, "executed_steps"), _said(run, "status"), _said(run, "notes"),
+        )
+        for run, row in rows
+        if (condition := row["condition"]) is not None and condition["batch"]["prompts"] <= SMALL_BATCH
+    ]  # fmt: skip
+    if not cells:
+        return None
+    columns = ("run", "prompts a step", "σ", "as written [95 %]", "steps planned", "executed", "status", "notes")
+    right = ("prompts a step", "as written [95 %]", "steps planned", "executed")
+    return Section(f"{history.name}: small batches", (table(columns, cells, right=right, caption=CLAIM),))
+
+
+def _best(history: HistoryMaterial) -> Section | None:
+    if not history.best:
+        return None
+    validity = {run.label: row["validity"] for run, row in zip(history.runs, history.rows, strict=True)}
+    percent = {run.label: claimed_percent(run) for run in history.runs}
+    cells = []
+    for best in history.best:
+        fallen = validity[best.run] in ("affected", "superseded")
+        usable = {
+            name: value
+            for name in best.among
+            if (value := percent[name]) is not None and validity[name] not in ("affected", "superseded")
+        }
+        highest = max(usable, key=lambda name: (usable[name], name), default=None)
+        tied = [
+            name
+            for name in usable
+            if highest is not None
+            and name != highest
+            and ((apart := _apart(history, highest, name)) is None or not apart.differ)
+        ]
+        cells.append(
+            (
+                best.category, Cell(best.run, struck=fallen, note=validity[best.run] if fallen else ""),
+                Cell(f"{best.score:.2f} %", struck=fallen),
+                f"{highest} ({usable[highest]:.2f} %)" if highest is not None else "none: a bug affects all",
+                ", ".join(tied) or "–", str(len(best.among)),
+            )
+        )  # fmt: skip
+    columns = (
+        "category",
+        "called the best",
+        "as written",
+        "highest that no bug affects",
+        "within question noise of it",
+        "of",
+    )
+    caption = (
+        f"{CLAIM} The highest of several is raised by luck, by the more the more there are; one run each, so no best"
+        " treatment can be named."
+    )
+    return Section(
+        f"{history.name}: best of each category", (table(columns, cells, right=("as written", "of"), caption=caption),)
+    )
+
+
+def _configurations(history: HistoryMaterial) -> Section | None:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for run, row in zip(history.runs, history.rows, strict=True):
+        condition = row["condition"]
+        if condition is None or condition["aqn"] is None:
+            continue
+        aqn, srdd = condition["aqn"], condition["srdd"]
+        key = (
+            _sigma(run), f"{aqn['sigma_start']:g}→{aqn['sigma_end']:g}", _said(run, "epoch_aware"), aqn["schedule"],
+            _said(run, "srdd"), srdd["aim"] if srdd else "none", aqn["layer_types"],
+        )  # fmt: skip
+        groups.setdefault(key, []).append(run.label)
+    if not groups:
+        return None
+    columns = (
+        "σ, as written",
+        "σ, filed as",
+        "epoch-aware",
+        "schedule",
+        "SRDD, as written",
+        "SRDD, filed as",
+        "modules",
+        "runs",
+    )
+    caption = "As the document has it, and the condition that the claim is filed under."
+    return Section(
+        f"{history.name}: configurations of the noise",
+        (table(columns, [(*k, ", ".join(v)) for k, v in groups.items()], caption=caption),),
+    )
+
+
+def _issues(history: HistoryMaterial, bugs: Sequence[BugMaterial]) -> Section | None:
+    own = {claim.id: claim.label for claim in history.claims}
+    concerned = [bug for bug in bugs if any(mark.subject in own for mark in bug.marks)]
+    if not concerned:
+        text = "No bug rule marks a claim of this history. `aqn bugs check` says whom a rule would mark."
+        return Section(f"{history.name}: known issues", (Paragraph(text),))
+    only = [BugMaterial(b.bug, tuple(m for m in b.marks if m.subject in own), b.reruns) for b in concerned]
+    return Section(f"{history.name}: known issues", (issues_overview(only), *(marks_table(bug, own) for bug in only)))
+
+
+def _steps(history: HistoryMaterial) -> Section | None:
+    if not history.groups:
+        return None
+    members = {key: [run.label for run in history.runs if run.group == key] for key in history.groups}
+    cells = []
+    for key, group in history.groups.items():
+        whole = group.rows // group.generation_batch if group.rows and group.generation_batch else None
+        cells.append(
+            (
+                key, _n(group.rows), _n(group.generation_batch), _n(group.steps_per_epoch),
+                Cell(_n(whole), strong=whole != group.steps_per_epoch), _n(group.planned_steps),
+                "–".join(map(str, group.executed_steps)) or "–", ", ".join(map(str, group.eval_steps)) or "–",
+                ", ".join(members[key]) or "–",
+            )
+        )  # fmt: skip
+    columns = ("runs", "rows", "batch", "steps an epoch", "rows ÷ batch", "planned", "executed", "evals at", "which")
+    caption = f"{CLAIM} In bold: the division gives another number than the document."
+    return Section(
+        f"{history.name}: steps, planned and executed", (table(columns, cells, right=columns[1:7], caption=caption),)
+    )
+
+
+def _n(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _contradictions(history: HistoryMaterial) -> Section:
+    title = f"{history.name}: what the audit found"
+    if not history.contradictions:
+        return Section(title, (Paragraph("No contradiction."),))
+    blocks: list[Block] = [Paragraph("Nothing here says which of two places is right; the runs' own logs might.")]
+    for check, rule in CHECKS.items():
+        own = tuple(c.text for c in history.contradictions if c.check == check)
+        if own:
+            blocks += [Paragraph(f"{check}: {rule}"), Items(own)]
+    return Section(title, tuple(blocks))
+
+
+def _findings(history: HistoryMaterial) -> Section | None:
+    if not history.findings:
+        return None
+    cells = []
+    for one in history.findings:
+        for nth, weighed in enumerate(one.weighed):
+            lead: tuple[Cell | str, ...] = ("", "")
+            if nth == 0:
+                lead = (Cell(one.finding.says, note=one.finding.place), Cell(one.verdict, strong=True))
+            apart = weighed.apart
+            cells.append(
+                (
+                    *lead, weighed.name,
+                    points(weighed.difference, apart.low, apart.high) if apart else points(weighed.difference),
+                    bare_p(apart.p if apart else None), "; ".join(weighed.against) or "–",
+                )
+            )  # fmt: skip
+    columns = ("finding", "can the data bear it?", "by", "points [95 %]", "p", "against it")
+    caption = (
+        f"{CLAIM} {BY_QUESTIONS} Runs of equal treatment and other seeds scatter on top of that, by 0.3 to 1.6 points"
+        " where it was measured in this field, and the document has no second seed to tell."
+    )
+    blocks: list[Block] = [
+        Paragraph(_summary(history.findings)),
+        table(columns, cells, right=("points [95 %]", "p"), caption=caption),
+        _forest(history),
+    ]
+    return Section(f"{history.name}: what its findings can bear", tuple(blocks))
+
+
+def _summary(findings: Sequence[Assessment]) -> str:
+    counts: dict[str, int] = {}
+    for one in findings:
+        counts[one.verdict.partition(":")[0]] = counts.get(one.verdict.partition(":")[0], 0) + 1
+    parts = [f"{count} {verdict}" for verdict, count in counts.items()]
+    return f"Of {len(findings)} findings none can be assessed as one about treatments: {'; '.join(parts)}."
+
+
+def _forest(history: HistoryMaterial) -> Figure:
+    lines, seen = [], set()
+    for one in history.findings:
+        for weighed in one.weighed:
+            if weighed.name in seen or weighed.difference is None:
+                continue
+            seen.add(weighed.name)
+            apart = weighed.apart
+            note = "" if apart is None else "beyond question noise" if apart.differ else "within question noise"
+            fallen = one.verdict.startswith("no: it rests")
+            lines.append(
+                Line(
+                    weighed.name, weighed.difference, apart.low if apart else None, apart.high if apart else None,
+                    note="a bug affects it" if fallen else note or "no k of n", counts=not fallen,
+                )
+            )  # fmt: skip
+    caption = (
+        f"Differences behind the findings of {history.name}, with the interval that questions alone explain. None of"
+        " them is a treatment's: one run an arm."
+    )
+    picture = draw_forest(lines, "difference, points", "two checkpoints each, by the percentages as written")
+    return Figure(f"findings-{slug(history.name)}", to_svg(picture, caption), caption)
+
+
+def _environment(history: HistoryMaterial) -> Section:
+    about = history.about
+    told = [
+        f"document: {about.get('document') or '–'}, recorded {about.get('recorded', '–')}",
+        f"questions of the test: {about.get('questions') or 'not told'}",
+        "seeds, code versions, packages, machines: not told",
+    ]
+    return Section(f"{history.name}: environment", (Items(tuple(told)),))

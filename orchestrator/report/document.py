@@ -1,0 +1,86 @@
+"""A report as values: sections of paragraphs, tables and figures, which are written as Markdown and as HTML. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``struck``: a score that does not count. ``note``: why, in small letters below."""
+
+    text: str
+    struck: bool = False
+    strong: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """``right``: columns of numbers, by index."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    right: frozenset[int] = frozenset()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Items:
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``svg``: the picture itself. ``name``: of its file beside the Markdown."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+Block = Paragraph | Table | Items | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: tuple[Block, ...]
+    level: int = 2
+
+    @property
+    def anchor(self) -> str:
+        return slug(self.title)
+
+
+@dataclass(frozen=True)
+class Document:
+    title: str
+    lead: tuple[str, ...]
+    sections: tuple[Section, ...] = field(default=())
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]
+
+
+def slug(text: str) -> str:
+    """``Best of each category`` → ``best-of-each-category``."""
+    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], right: Iterable[str] = (), caption: str = ""
+) -> Table:
+    """``right``: names of columns of numbers."""
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    numbers = set(right)
+    return Table(tuple(columns), cells, frozenset(i for i, name in enumerate(columns) if name in numbers), caption)

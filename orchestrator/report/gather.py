@@ -1,0 +1,199 @@
+"""Registry → everything that a report says, as values. The only part of a report that reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+
+from db import bug_reads, reads
+from db.bug_reads import Bug, Claim, Mark
+from db.reads import Run
+from experiment_specs.claims import Best as ClaimedBest
+from experiment_specs.claims import ClaimedRun, Finding, Group
+from orchestrator.arms import Counts
+from orchestrator.audit import Contradiction
+from orchestrator.claims import claimed_run, claims_as_json, comparisons, contradictions
+from orchestrator.comparison import (
+    Answers,
+    Comparison,
+    DeclaredContrast,
+    compare,
+    declared,
+    evaluations_for,
+    recorded_answers,
+)
+from orchestrator.counts import counts_of
+from orchestrator.families import Best, batch_pairs, best_category, best_of, length_pairs, noise_pairs
+from orchestrator.findings import Assessment, Side, assess
+from orchestrator.scores import Arm, arms
+
+MOST_NOISE_CURVES = 6
+"""Arms in one picture of sigma: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class SweepMaterial:
+    name: str
+    about: str
+    runs: tuple[Run, ...]
+    contrasts: tuple[DeclaredContrast, ...]
+
+
+@dataclass(frozen=True)
+class BugMaterial:
+    """A bug with its marks and, by marked subject, the runs that were made to replace it: (id, state, verdict)."""
+
+    bug: Bug
+    marks: tuple[Mark, ...]
+    reruns: Mapping[str, Sequence[tuple[str, str, str | None]]]
+
+
+@dataclass(frozen=True)
+class HistoryMaterial:
+    """An imported history. ``rows``: its claims as `aqn runs --json` has them, in the same order."""
+
+    name: str
+    about: Mapping[str, Any]
+    claims: tuple[Claim, ...]
+    runs: tuple[ClaimedRun, ...]
+    rows: tuple[dict[str, Any], ...]
+    groups: Mapping[str, Group]
+    best: tuple[ClaimedBest, ...]
+    compared: Mapping[str, Sequence[dict[str, Any]]]
+    """Label → differences that are said of it."""
+    contradictions: tuple[Contradiction, ...]
+    findings: tuple[Assessment, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Of the whole registry, or of some sweeps; then without claims."""
+
+    sweeps: tuple[SweepMaterial, ...]
+    runs: tuple[Run, ...]
+    arms: tuple[Arm, ...]
+    noise: tuple[Comparison, ...]
+    lengths: tuple[Comparison, ...]
+    batches: tuple[Comparison, ...]
+    best: tuple[Best, ...]
+    counts: Mapping[str, Counts]
+    started: Mapping[str, dict[str, Any]]
+    """Run → what its last attempt said of code, machine and inputs."""
+    sigma: tuple[tuple[str, Sequence[dict[str, Any]]], ...]
+    """(label, what was measured after the syncs), an arm with noise."""
+    scans: tuple[tuple[str, str, dict[str, Any]], ...]
+    bugs: tuple[BugMaterial, ...]
+    histories: tuple[HistoryMaterial, ...]
+    names: Mapping[str, str]
+    """Run or claim → label."""
+
+
+def gather(engine: Engine, sweeps: Sequence[str] | None = None) -> Material:
+    """``sweeps``: names; all of the registry where None."""
+    names = list(sweeps) if sweeps is not None else sorted(reads.sweep_names(engine))
+    by_sweep = {name: tuple(reads.runs(engine, sweep=name)) for name in names}
+    everything = reads.runs(engine) if sweeps is None else _distinct(by_sweep)
+    runs = sorted(everything, key=lambda run: (run.created_at, run.id))
+    found = tuple(arms(runs, evaluations_for(engine, runs)).values())
+    answers = recorded_answers(engine)
+    attempts = {run.attempt.id: run.id for run in runs if run.attempt is not None}
+    started = reads.facts_of_kind(engine, list(attempts), "started")
+    return Material(
+        sweeps=tuple(
+            SweepMaterial(name, reads.sweep_about(engine, name), own, tuple(declared(engine, name)))
+            for name, own in by_sweep.items()
+        ),
+        runs=tuple(runs),
+        arms=found,
+        noise=_compared(noise_pairs(found), answers),
+        lengths=_compared(length_pairs(found), answers),
+        batches=_compared(batch_pairs(found), answers),
+        best=_best(found, answers),
+        counts=counts_of(engine, runs),
+        started={attempts[attempt]: facts[-1] for attempt, facts in started.items()},
+        sigma=_sigma(engine, found),
+        scans=tuple(_scans(engine, runs)),
+        bugs=_bugs(engine, None if sweeps is None else {run.id for run in runs}),
+        histories=_histories(engine) if sweeps is None else (),
+        names=bug_reads.names(engine),
+    )
+
+
+def _distinct(by_sweep: Mapping[str, Sequence[Run]]) -> list[Run]:
+    return list({run.id: run for runs in by_sweep.values() for run in runs}.values())
+
+
+def _compared(pairs: Sequence[tuple[Arm, Arm]], answers: Answers) -> tuple[Comparison, ...]:
+    """One by one: nobody declared these together, and a report says that they are not corrected."""
+    return tuple(compare(first, second, answers) for first, second in pairs)
+
+
+def _best(found: Sequence[Arm], answers: Answers) -> tuple[Best, ...]:
+    """Only what answered the same questions by the same rule is compared."""
+    groups: dict[tuple[str, str, str], list[Arm]] = {}
+    for arm in found:
+        condition = arm.condition
+        key = (best_category(condition), str(condition["model"]["path"]), str(condition["data"]["test"]))
+        groups.setdefault(key, []).append(arm)
+    several = len({key[1:] for key in groups}) > 1
+    named = {key: f"{key[0]} ({key[1]}, {key[2]})" if several else key[0] for key in sorted(groups)}
+    best = (best_of(named[key], groups[key], answers) for key in sorted(groups))
+    return tuple(one for one in best if one is not None)
+
+
+def _sigma(engine: Engine, found: Sequence[Arm]) -> tuple[tuple[str, Sequence[dict[str, Any]]], ...]:
+    noisy = [arm for arm in found if arm.condition["aqn"] is not None and arm.scored][:MOST_NOISE_CURVES]
+    attempts = {arm.label: arm.scored[0].trained.attempt for arm in noisy}
+    known = [attempt.id for attempt in attempts.values() if attempt is not None]
+    syncs = reads.facts_of_kind(engine, known, "sync")
+    return tuple((label, syncs[a.id]) for label, a in attempts.items() if a is not None and a.id in syncs)
+
+
+def _scans(engine: Engine, runs: Sequence[Run]) -> list[tuple[str, str, dict[str, Any]]]:
+    """PROVEN scans that these runs waited for."""
+    wanted = {run.waits_for for run in runs if run.waits_for}
+    return [scan for scan in reads.scans(engine) if scan[0] in wanted]
+
+
+def _bugs(engine: Engine, among: set[str] | None) -> tuple[BugMaterial, ...]:
+    found = []
+    for bug in bug_reads.bugs(engine):
+        marks = [m for m in bug_reads.marks(engine, bug.bug).values() if m.state != "withdrawn"]
+        own = sorted((m for m in marks if among is None or m.subject in among), key=lambda m: m.subject)
+        if among is None or own:
+            found.append(BugMaterial(bug, tuple(own), bug_reads.reruns(engine, [m.subject for m in own])))
+    return tuple(found)
+
+
+def _histories(engine: Engine) -> tuple[HistoryMaterial, ...]:
+    return tuple(_history(engine, name, about) for name, about in bug_reads.histories(engine).items())
+
+
+def _history(engine: Engine, name: str, about: Mapping[str, Any]) -> HistoryMaterial:
+    claims = bug_reads.claims(engine, history=name)
+    rows = claims_as_json(engine, claims)
+    runs = {claim.label: claimed_run(claim) for claim in claims}
+    sides = {
+        claim.label: Side(
+            claim.label, runs[claim.label], row["condition"], claim.body.get("questions"), claim.validity,
+            tuple(m.bug for m in claim.marks if m.state == "affected" and m.effect == "invalid"),
+        )
+        for claim, row in zip(claims, rows, strict=True)
+    }  # fmt: skip
+    findings = [Finding.model_validate(one, strict=False) for one in about.get("findings", ())]
+    known = [f for f in findings if all(c.run in sides and c.than in sides for c in f.compares)]
+    return HistoryMaterial(
+        name=name,
+        about=about,
+        claims=tuple(claims),
+        runs=tuple(runs.values()),
+        rows=tuple(rows),
+        groups={key: Group.model_validate(group, strict=False) for key, group in about.get("groups", {}).items()},
+        best=tuple(ClaimedBest.model_validate(one, strict=False) for one in about.get("best", ())),
+        compared={claim.label: comparisons(engine, claim) for claim in claims},
+        contradictions=tuple(contradictions(engine, name)),
+        findings=tuple(assess(finding, sides) for finding in known),
+    )

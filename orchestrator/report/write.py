@@ -1,0 +1,68 @@
+"""Material → document → files. The same registry gives the same bytes: nothing here asks for the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiment_specs.references import Reference
+from orchestrator.report import claim_sections, run_sections
+from orchestrator.report.document import Document, Section
+from orchestrator.report.gather import Material
+from orchestrator.report.html import as_html
+from orchestrator.report.markdown import FIGURES, as_markdown
+
+
+@dataclass(frozen=True)
+class Written:
+    markdown: Path
+    html: Path
+    figures: int
+
+
+def document(material: Material, references: Sequence[Reference], sweeps: Sequence[str] | None = None) -> Document:
+    """``sweeps``: the ones that it is restricted to, for its title."""
+    title = f"Report: {', '.join(sweeps)}" if sweeps else "Report of all experiments"
+    sections: list[Section] = run_sections.sections(material, references)
+    for history in material.histories:
+        sections += claim_sections.sections(history, material.bugs, references)
+    return Document(title, tuple(_lead(material)), tuple(sections))
+
+
+def _lead(material: Material) -> list[str]:
+    lead = []
+    runs = material.runs
+    if runs:
+        counted = sum(run.valid and run.score is not None for run in runs)
+        first, last = (run_sections.day(at) for at in (runs[0].created_at, runs[-1].created_at))
+        when = first if first == last else f"{first} to {last}"
+        lead.append(
+            f"{len(runs)} runs of {len(material.arms)} conditions, submitted {when}; {counted} of them have a score"
+            " that counts: PROVEN, and touched by no known bug. The others are shown struck through, with the"
+            " reason, and enter no comparison."
+        )
+    elif not material.histories:
+        lead.append("Nothing is recorded yet.")
+    for history in material.histories:
+        lead.append(
+            f"{len(history.claims)} claims of {history.name}, recorded {history.about.get('recorded', '–')}: what"
+            " people wrote of runs that no registry saw. They stand apart and are never compared with runs."
+        )
+    lead.append(
+        "Written by `aqn report` from the registry. Corrections belong there: run it again, and this is current."
+    )
+    return lead
+
+
+def write(made: Document, out: Path) -> Written:
+    """``report.md`` with its figures, and ``report.html``, complete in itself."""
+    folder = out / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{figure.name}.svg": figure.svg for figure in made.figures}
+    for name, svg in wanted.items():
+        (folder / name).write_text(svg + "\n", encoding="utf-8")
+    markdown, html = out / "report.md", out / "report.html"
+    markdown.write_text(as_markdown(made), encoding="utf-8")
+    html.write_text(as_html(made), encoding="utf-8")
+    return Written(markdown, html, len(wanted))
