@@ -201,7 +201,7 @@ def _check_trainer(sweep: Sweep, trainer: Any, where: Callable[[KeyPath], KeyPat
     for key, value in trainer.items():
         problem = problem_with_verl_key(key, value)
         if problem is None and key in RESULT_NEUTRAL_OVERRIDES:
-            problem = "changes memory and speed, not the result: write it under trainer, for all runs"
+            problem = "does not change the result: write it under trainer, for all runs"
         if problem is not None:
             raise sweep.error(problem, where(("trainer", key)))
 

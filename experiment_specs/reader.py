@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from experiment_specs.errors import SpecError
 from experiment_specs.language import Condition, Contrast, Value, record_in, unknown_part
 from experiment_specs.presets import resolve_name
-from experiment_specs.verl_keys import decided_by
+from experiment_specs.verl_keys import LOGGERS, decided_by
 from experiment_specs.yaml_source import KeyPath, Mark, mark_of
 
 V = TypeVar("V", bound=Value)
@@ -34,6 +34,8 @@ def problem_with_verl_key(key: str, value: Any) -> str | None:
         return f"write verl's keys dotted, as {key}.{next(iter(value), 'key')}: …"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value!r} is not a finite number"
+    if key == "trainer.logger" and not (isinstance(value, list) and value and set(map(str, value)) <= set(LOGGERS)):
+        return f"is a list of {', '.join(LOGGERS)}; MLflow is filled from the registry"
     by = decided_by(key) or decided_by(f"trainer.{key}")
     if by is None:
         return None

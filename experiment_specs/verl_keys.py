@@ -13,8 +13,13 @@ RESULT_NEUTRAL_OVERRIDES = (
     "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
     "actor_rollout_ref.model.enable_gradient_checkpointing",
     "data.dataloader_num_workers",
+    "trainer.logger",
+    "trainer.project_name",
 )
-"""verl keys that move memory and speed, not the result: they do not enter a condition's id."""
+"""verl keys that move memory, speed and where metrics are shown, not the result: not in a condition's id."""
+
+LOGGERS = ("console", "wandb", "swanlab", "tensorboard", "clearml", "trackio")
+"""verl's own backends that a spec may switch on beside the record kept here. MLflow is filled from that record."""
 
 DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.actor.clip_ratio": "algorithm.clip_low",
@@ -79,11 +84,9 @@ DECIDED_BY: dict[str, str] = {
     "trainer.critic_warmup": "the workers",
     "trainer.default_local_dir": "the run directory",
     "trainer.experiment_name": "the run",
-    "trainer.logger": "the workers",
     "trainer.max_actor_ckpt_to_keep": "checkpoints.keep",
     "trainer.n_gpus_per_node": "resources.gpus",
     "trainer.nnodes": "the workers",
-    "trainer.project_name": "the run",
     "trainer.resume_mode": "the workers",
     "trainer.save_freq": "checkpoints.keep",
     "trainer.test_freq": "eval.every",

@@ -60,7 +60,7 @@ def verl_key(key: str) -> Explanation | None:
     about = (
         f"A key of verl's that {decided} decides: it cannot be set a second time."
         if decided
-        else "A key of verl's, to be written under trainer: it changes memory and speed, not the result."
+        else "A key of verl's, to be written under trainer: it does not change the result."
         if neutral
         else "A key of verl's, to be written under trainer; it is part of the condition."
     )

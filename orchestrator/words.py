@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value
+from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value, record_in
 from experiment_specs.presets import preset_name
 
 MOST_VARIED = 3
@@ -62,10 +62,17 @@ def _words(condition: Condition, keys: Sequence[str], varied: Mapping[str, list[
     return ", ".join(parts)
 
 
-def short_value(value: Any) -> str:
-    """A part of a dumped condition, in a few letters."""
+def short_value(key: str, value: Any) -> str:
+    """A (dotted) part of a dumped condition, in a few letters; presets by name."""
+    kind = record_in(Condition.model_fields[key].annotation) if key in NAMED_FIELDS else None
+    if kind is not None and isinstance(value, Mapping):
+        return preset_name(key, kind.model_validate(value, strict=False))
+    return _short(value)
+
+
+def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {short_value(v)}" for k, v in value.items() if v is not None) + "}"
+        return "{" + ", ".join(f"{k}: {_short(v)}" for k, v in value.items() if v is not None) + "}"
     return "none" if value is None else _number(value)
 
 

@@ -36,13 +36,13 @@ def packed(right: int) -> str:
 
 def finish(
     engine: Engine, run_id: str, verdict: str = "PROVEN", facts: list[tuple[str, dict[str, Any]]] | None = None,
-    right: int = 9, state: str = "succeeded", at_start: int = 4, last: int | None = None,
+    right: int = 9, state: str = "succeeded", at_start: int = 4, last: int | None = None, questions: str = "q",
 ) -> None:  # fmt: skip
     """An attempt with an eval at the start and at the end, ended as a scheduler ends it, and judged by the rules."""
     attempt = writes.begin_attempt(engine, run_id, Path("runs"))
     assert attempt is not None
     last = reads.runs(engine, ids=[run_id])[0].total_steps if last is None else last
-    common = {"n": QUESTIONS, "samples": 1, "questions": "q", "at": 1.0}
+    common = {"n": QUESTIONS, "samples": 1, "questions": questions, "at": 1.0}
     evals = [
         {"seq": 1, "step": 0, "k": at_start, "outcomes": packed(at_start), **common},
         {"seq": 2, "step": last, "k": right, "outcomes": packed(right), **common},

@@ -34,7 +34,8 @@ def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) 
             "actor_rollout_ref.model.override_config.attn_implementation": kind,
             "actor_rollout_ref.model.use_remove_padding": False,
         }
-    return result | c.trainer | order.overrides | _evaluated(order)
+    result |= c.trainer | order.overrides | _evaluated(order)
+    return result | {"trainer.logger": list(dict.fromkeys(["console", *result["trainer.logger"]]))}
 
 
 def _evaluated(order: Order) -> dict[str, Any]:

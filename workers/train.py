@@ -130,6 +130,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
     _set_environment(order.plugins, c.hw_noise, cpu=cpu)
+    os.environ.setdefault("WANDB_DIR", str(run_dir))  # where a spec switches W&B on: what it writes stays with the run
     import ray
 
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))

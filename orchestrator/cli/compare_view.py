@@ -47,7 +47,7 @@ def print_comparison(screen: Console, found: Comparison) -> None:
 def _print_varied(screen: Console, found: Comparison) -> None:
     shown = list(found.varied.items())
     for key, (one, other) in shown[:MOST_FIELDS]:
-        screen.print(Text(f"  {key}: {short_value(one)} → {short_value(other)}", style="dim"))
+        screen.print(Text(f"  {key}: {short_value(key, one)} → {short_value(key, other)}", style="dim"))
     if len(shown) > MOST_FIELDS:
         screen.print(Text(f"  and {len(shown) - MOST_FIELDS} fields more (--json)", style="dim"))
 

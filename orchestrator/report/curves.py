@@ -23,7 +23,7 @@ def draw_curves(runs: Sequence[Run], title: str) -> Figure:
     step the t interval over seeds. A run that is not valid is drawn thin, dotted and named as such."""
     from matplotlib.ticker import MaxNLocator
 
-    drawn = [run for run in runs if run.curve]
+    drawn = sorted((run for run in runs if run.curve), key=lambda run: (run.created_at, run.seed))
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in drawn:
         groups.setdefault((run.label, "" if run.valid else standing(run)), []).append(run)
@@ -31,6 +31,7 @@ def draw_curves(runs: Sequence[Run], title: str) -> Figure:
     several = any(len(group) > 1 and not fault for (_, fault), group in groups.items())
     picture = figure(9.6 if crowded else 7.2)
     axes = picture.subplots()
+    reach = max((p.step for run in drawn for p in run.curve), default=0)
     for index, ((label, fault), group) in enumerate(groups.items()):
         look: dict[str, Any] = {
             "color": PALETTE[index % len(PALETTE)],
@@ -44,7 +45,7 @@ def draw_curves(runs: Sequence[Run], title: str) -> Figure:
                 _one(axes, run, look | {"linewidth": 0.8 if fault else 1.8}, name, band=not crowded and not fault)
                 name = "_nolegend_"
         else:
-            _several(axes, group, look, name)
+            _several(axes, group, look, name, aside=0.012 * reach * (index - (len(groups) - 1) / 2))
     axes.set_xlabel("training step")
     axes.set_ylabel("test questions answered right, %")
     greedy = all(run.condition["eval"]["temperature"] == 0 for run in runs)
@@ -70,7 +71,8 @@ def _one(axes: Any, run: Run, look: dict[str, Any], name: str, *, band: bool) ->
         axes.errorbar(steps[-1], last, ends, color=look["color"], linewidth=0.8, capsize=2)
 
 
-def _several(axes: Any, group: Sequence[Run], look: dict[str, Any], name: str) -> None:
+def _several(axes: Any, group: Sequence[Run], look: dict[str, Any], name: str, aside: float) -> None:
+    """``aside``: by how much the bar at the end is moved, so that bars of one step do not hide each other."""
     by_step: dict[int, list[EvalPoint]] = {}
     for run in group:
         axes.plot(
@@ -87,4 +89,4 @@ def _several(axes: Any, group: Sequence[Run], look: dict[str, Any], name: str) -
         found = difference_by_seed([p.percent for p in last], step=step)
         if len(last) > 2 and found.low is not None and found.high is not None:  # of two seeds it spans the picture
             ends = [[mean[-1] - found.low], [min(100.0, found.high) - mean[-1]]]
-            axes.errorbar(steps[-1], mean[-1], ends, color=look["color"], linewidth=1.2, capsize=3)
+            axes.errorbar(steps[-1] + aside, mean[-1], ends, color=look["color"], linewidth=1.2, capsize=3)

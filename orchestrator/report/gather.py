@@ -96,8 +96,10 @@ def gather(engine: Engine, sweeps: Sequence[str] | None = None) -> Material:
     names = list(sweeps) if sweeps is not None else sorted(reads.sweep_names(engine))
     by_sweep = {name: tuple(reads.runs(engine, sweep=name)) for name in names}
     everything = reads.runs(engine) if sweeps is None else _distinct(by_sweep)
-    runs = sorted(everything, key=lambda run: (run.created_at, run.id))
-    found = tuple(arms(runs, evaluations_for(engine, runs)).values())
+    oldest = sorted(everything, key=lambda run: (run.created_at, run.id))
+    found = tuple(arms(oldest, evaluations_for(engine, oldest)).values())
+    place = {arm.condition_id: index for index, arm in enumerate(found)}
+    runs = sorted(oldest, key=lambda run: (place[run.condition_id], run.seed, run.created_at, run.id))
     answers = recorded_answers(engine)
     attempts = {run.attempt.id: run.id for run in runs if run.attempt is not None}
     started = reads.facts_of_kind(engine, list(attempts), "started")

@@ -26,7 +26,8 @@ def draw_sigma(syncs: Sequence[tuple[str, Sequence[dict[str, Any]]]], title: str
         )  # fmt: skip
         axes.plot(
             steps, [s["realised"]["std"] or float("nan") for s in measured], color=colour, linestyle="",
-            marker=MARKERS[index % len(MARKERS)], markersize=5, markerfacecolor="white", label=f"{label}: realised",
+            marker=MARKERS[index % len(MARKERS)], markersize=max(3, 8 - 2 * index), markerfacecolor="none",
+            label=f"{label}: realised",
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("training step that generates with it")

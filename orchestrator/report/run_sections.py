@@ -11,7 +11,6 @@ from db.reads import Run
 from experiment_specs.presets import preset_name
 from experiment_specs.references import Reference
 from orchestrator.comparison import ONE_SEED, Comparison
-from orchestrator.counts import in_words
 from orchestrator.families import Best
 from orchestrator.numbers import bare_p, percent_with_interval, points
 from orchestrator.report.canvas import to_svg
@@ -175,7 +174,7 @@ def _complete(material: Material, words: Mapping[str, str]) -> Section:
             )
         )  # fmt: skip
     columns = ("run", "seed", "condition", "k/n", "score [95 %]", "step", "rule", "verdict", "bugs", "id")
-    caption = "Every run, oldest first. Intervals by Wilson. What is struck through counts nowhere else in this report."
+    caption = "Every run, by condition and seed, with intervals by Wilson. What is struck through counts nowhere here."
     return Section("All runs", (table(columns, rows, right=("seed", "k/n", "step"), caption=caption),))
 
 
@@ -318,7 +317,9 @@ def comparison_with(
 
 
 def _over(first: Sequence[float], own: Sequence[float]) -> str:
-    return ", ".join(f"{b - a:+.2f}" for a, b in zip(first, own, strict=True)) if tuple(first) != tuple(own) else "–"
+    if tuple(first) == tuple(own):
+        return "–"
+    return ", ".join(f"{b - a:+.2f}".replace("-", "−") for a, b in zip(first, own, strict=True))
 
 
 def _known_issues(material: Material) -> Section | None:
@@ -369,19 +370,27 @@ def _steps(material: Material) -> Section | None:
         if counts is None:
             continue
         last = run.curve[-1].step if run.curve else None
-        odd = counts.training_steps != run.total_steps or last != run.total_steps
         rows.append(
             (
                 run.label, str(run.seed), str(run.total_steps),
-                Cell(str(counts.training_steps), strong=odd), str(last) if last is not None else "–",
-                in_words(counts),
+                Cell(str(counts.training_steps), strong=counts.training_steps != run.total_steps),
+                Cell(_number(last), strong=last != run.total_steps),
+                _number(counts.optimiser_steps), _number(counts.trajectories), _number(counts.prompts_generated),
+                _number(counts.prompts_kept),
             )
         )  # fmt: skip
     if not rows:
         return None
-    columns = ("run", "seed", "planned", "executed", "last eval", "counted")
+    columns = (
+        "run", "seed", "planned", "executed", "last eval", "optimiser steps", "answers a step", "prompts generated",
+        "prompts kept",
+    )  # fmt: skip
     caption = "Training steps, by the trainer's own count. In bold: not as planned."
-    return Section("Steps", (table(columns, rows, right=columns[1:5], caption=caption),))
+    return Section("Steps, planned and executed", (table(columns, rows, right=columns[1:], caption=caption),))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,g}"
 
 
 def _curves(sweeps: Sequence[SweepMaterial]) -> list[Section]:

@@ -35,7 +35,7 @@ def _lead(material: Material) -> list[str]:
     runs = material.runs
     if runs:
         counted = sum(run.valid and run.score is not None for run in runs)
-        first, last = (run_sections.day(at) for at in (runs[0].created_at, runs[-1].created_at))
+        first, last = (run_sections.day(f(run.created_at for run in runs)) for f in (min, max))
         when = first if first == last else f"{first} to {last}"
         lead.append(
             f"{len(runs)} runs of {len(material.arms)} conditions, submitted {when}; {counted} of them have a score"

@@ -30,6 +30,7 @@ sweep: short
 base: bases/tiny-cpu.yaml
 set: {steps_per_epoch: 4, eval: {every: 2}, dtype: mxfp4, aqn: {preset: standard, num_stages: 4}}
 labels: {short: {dtype: mxfp4}}
+trainer: {trainer.logger: [wandb], trainer.project_name: addition}
 """
 
 
@@ -40,7 +41,8 @@ class Home:
         self.folder = folder
         self.spec = folder / "short.yaml"
         self.spec.write_text(SPEC)
-        self.environment = os.environ | {"AQN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+        own = {"AQN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "offline"}
+        self.environment = os.environ | own
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -103,6 +105,15 @@ def test_the_same_trainer_is_adopted_and_nothing_is_lost_or_doubled(home, adopte
     assert [t["to"] for t in run["transitions"]] == ["queued", "running", "succeeded"]
     sequence = [fact["seq"] for fact in run["evidence"]]
     assert len(sequence) == len(set(sequence))
+
+
+def test_verls_own_logger_writes_to_wandb_beside_the_record(adopted) -> None:
+    """Offline; `wandb sync` would take the file from there."""
+    (file,) = Path(adopted[1]["run_dir"]).glob("wandb/offline-run-*/run-*.wandb")
+    written = file.read_bytes()
+    assert b"addition" in written  # the project that the spec names
+    assert written.count(b"training/global_step") >= 4  # a record a step
+    assert b"val-core/" in written
 
 
 def test_the_evidence_is_of_the_treatments(adopted) -> None:

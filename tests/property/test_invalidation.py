@@ -22,10 +22,16 @@ from experiment_specs.load import load_sweep
 from orchestrator.bugs import engine as bugs
 from orchestrator.bugs import rerun as reruns
 from orchestrator.cli.render import results_table, runs_table
+from orchestrator.comparison import declared, evaluations_for
+from orchestrator.frames import chosen
 from orchestrator.history import scatter
 from orchestrator.mlflow_projector import _tags
 from orchestrator.plan import make_plan
+from orchestrator.report.document import Table
+from orchestrator.report.gather import gather
+from orchestrator.report.write import document
 from orchestrator.runs_json import run_as_json
+from orchestrator.scores import arms
 from orchestrator.submit import submission
 from tests.registry_tools import finish, probe, sync
 from workers import launch
@@ -37,6 +43,7 @@ sweep: random
 base: bases/tiny-cpu.yaml
 set: {steps_per_epoch: 4, eval: {every: 2}, aqn: standard}
 axes: {dtype: [bf16, mxfp4]}
+contrasts: {4-bit-costs: {vary: dtype, from: bf16, to: mxfp4}}
 """
 RULES = {
     "grads": "{evidence: gradient_probe.relative_error, above: 0.1}",
@@ -73,6 +80,7 @@ class Invalidation(RuleBasedStateMachine):
         self.codes = itertools.count(1)
 
     def teardown(self) -> None:
+        self._report()
         self.engine.dispose()
         self.folder.cleanup()
 
@@ -200,6 +208,7 @@ class Invalidation(RuleBasedStateMachine):
             assert run_as_json(again)["kind"] == "eval"
         self._tables(runs)
         self._spread(runs)
+        self._compared(runs)
 
     def _tables(self, runs: list[reads.Run]) -> None:
         """Scores that do not count are struck through, in both tables."""
@@ -214,6 +223,31 @@ class Invalidation(RuleBasedStateMachine):
         model = "tiny/qwen2"
         every = scatter(runs, model, "tiny/addition")
         assert every == scatter([run for run in runs if self.expected(run.id) == "valid"], model, "tiny/addition")
+
+    def _compared(self, runs: list[reads.Run]) -> None:
+        """One valid run a condition and seed stands for it: in arms, declared contrasts and exports."""
+        valid = {run.id for run in runs if self.expected(run.id) == "valid"}
+        found = arms(runs, evaluations_for(self.engine, runs))
+        counted = [scored for arm in found.values() for scored in arm.scored]
+        assert {scored.by.id for scored in counted} <= valid
+        assert {s.trained.condition_id for s in counted} == {r.condition_id for r in runs if r.id in valid}
+        left_out = {out.run.id for arm in found.values() for out in arm.left_out}
+        assert left_out | {scored.trained.id for scored in counted} == set(self.known)
+        for contrast in declared(self.engine, "random"):
+            for one in contrast.comparisons:
+                assert {side.by.id for pair in one.pairs for side in (pair.first, pair.second)} <= valid
+        assert {run.id for run in chosen(self.engine, sweep=None, everything=False)} == valid
+
+    def _report(self) -> None:
+        """What does not count is struck through in the table of all runs, and is no best of a category."""
+        if not self.known:
+            return
+        made = document(gather(self.engine), [])
+        complete = next(section for section in made.sections if section.title == "All runs").blocks[0]
+        assert isinstance(complete, Table)
+        for row in complete.rows:
+            assert row[4].struck == (self.expected(row[-1].text) != "valid")
+        assert len(complete.rows) == len(self.known)
 
 
 class CodeOf:
