@@ -25,7 +25,7 @@ def probe(error: float, unquantised: float = 0.1) -> dict[str, Any]:
 
 def sync(planned: float, realised: float) -> dict[str, Any]:
     return {
-        "step": 0, "sigma_planned": planned, "realised": {"std": realised, "modules": 5 if realised else 0},
+        "step": 0, "serves": 1, "sigma_planned": planned, "realised": {"std": realised, "modules": 5 if realised else 0},
         "layers": {"multiplier": [1.0, 1.0]},
     }  # fmt: skip
 

@@ -37,12 +37,12 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
     """Empty where nothing ran."""
     if not material.runs:
         return []
-    words = dict(zip((a.condition_id for a in material.arms), _words(material.arms), strict=True))
+    words = _words(material.arms)
     return [
         section
         for section in (
             *(_contrasts(sweep) for sweep in material.sweeps),
-            _complete(material, words),
+            complete(material),
             *_by_category(material, words),
             _pairs("Training length", "epochs", material.lengths, lambda arm: str(arm.condition["epochs"])),
             _pairs(
@@ -62,8 +62,10 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
     ]
 
 
-def _words(arms: Sequence[Arm]) -> list[str]:
-    return condition_words([typed_condition(arm.condition) for arm in arms])
+def _words(arms: Sequence[Arm]) -> dict[str, str]:
+    """Condition id → what tells it from the others."""
+    texts = condition_words([typed_condition(arm.condition) for arm in arms])
+    return dict(zip((arm.condition_id for arm in arms), texts, strict=True))
 
 
 def score_cell(run: Run) -> Cell:
@@ -160,8 +162,9 @@ def _forest(name: str, compared: Sequence[tuple[str, Comparison]]) -> Figure:
     return Figure(f"contrasts-{slug(name)}", to_svg(picture, caption), caption)
 
 
-def _complete(material: Material, words: Mapping[str, str]) -> Section:
-    rows = []
+def complete(material: Material) -> Section:
+    """Every run; what does not count is struck through."""
+    rows, words = [], _words(material.arms)
     for run in material.runs:
         score = run.score
         bugs = ", ".join(f"{m.bug} ({m.state})" for m in run.marks if m.state != "withdrawn")

@@ -29,7 +29,7 @@ from orchestrator.mlflow_projector import _tags
 from orchestrator.plan import make_plan
 from orchestrator.report.document import Table
 from orchestrator.report.gather import gather
-from orchestrator.report.write import document
+from orchestrator.report.run_sections import complete
 from orchestrator.runs_json import run_as_json
 from orchestrator.scores import arms
 from orchestrator.submit import submission
@@ -81,6 +81,9 @@ class Invalidation(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self._report()
+        self.close()
+
+    def close(self) -> None:
         self.engine.dispose()
         self.folder.cleanup()
 
@@ -239,15 +242,14 @@ class Invalidation(RuleBasedStateMachine):
         assert {run.id for run in chosen(self.engine, sweep=None, everything=False)} == valid
 
     def _report(self) -> None:
-        """What does not count is struck through in the table of all runs, and is no best of a category."""
+        """What does not count is struck through in the table of all runs."""
         if not self.known:
             return
-        made = document(gather(self.engine), [])
-        complete = next(section for section in made.sections if section.title == "All runs").blocks[0]
-        assert isinstance(complete, Table)
-        for row in complete.rows:
+        table = complete(gather(self.engine)).blocks[0]
+        assert isinstance(table, Table)
+        for row in table.rows:
             assert row[4].struck == (self.expected(row[-1].text) != "valid")
-        assert len(complete.rows) == len(self.known)
+        assert len(table.rows) == len(self.known)
 
 
 class CodeOf:
@@ -286,4 +288,4 @@ def test_the_model_is_not_asleep(tmp_path: Path) -> None:
             return
         raise AssertionError("a forgotten mark was not noticed")
     finally:
-        machine.teardown()
+        machine.close()
