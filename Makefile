@@ -55,12 +55,13 @@ test-verl: $(VENV)/.dev  ## the command line on real verl runs
 test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest --durations=10
 
-bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size
+bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size, error rates of comparisons
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/light_commands.py
 	PYTHONPATH=. $(BIN)/python benchmarks/step_shares.py
 	$(BIN)/python benchmarks/fake_quantise.py
 	$(BIN)/python benchmarks/registry.py
+	PYTHONPATH=. $(BIN)/python benchmarks/comparisons.py
 
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \
