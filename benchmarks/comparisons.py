@@ -15,7 +15,7 @@ from orchestrator.statistics.power import power, scatter_of, smallest_effect
 from orchestrator.statistics.treatments import ALPHA, difference_by_seed, family
 from tests.simulated_sweeps import World, answers, differences
 
-SWEEPS = 8000
+SWEEPS = 20_000
 AT_ONCE = 100
 FAMILY = 4
 COLUMNS = (
@@ -80,7 +80,7 @@ def planned(world: World, seeds: int) -> str:
 
 
 def main() -> None:
-    print(f"{SWEEPS} simulated sweeps a row; ± is the simulation's own 95 %.\n")
+    print(f"{SWEEPS:,} simulated sweeps a row; ± is the simulation's own 95 %.\n")
     for world in WORLDS:
         print(
             f"## {world.questions} questions, {100 * world.accuracy:.0f} % right, equal runs truly"
