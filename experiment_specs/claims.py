@@ -169,6 +169,13 @@ class Compared(Value):
     than_of: Literal["score", "peak"] = "score"
 
 
+class Setting(Value):
+    """A setting in a few words. ``what``: one in which reports describe runs, so that studies stand side by side."""
+
+    what: str
+    says: str
+
+
 class Finding(Value):
     """What a document concludes, in short, and the comparisons that it rests on.
 
@@ -201,6 +208,7 @@ class History(Value):
     groups: dict[str, Group] = Field(default_factory=dict)
     runs: Annotated[tuple[ClaimedRun, ...], Field(strict=False, min_length=1)]
     best: Annotated[tuple[Best, ...], Field(strict=False)] = ()
+    settings: Annotated[tuple[Setting, ...], Field(strict=False)] = ()
     findings: Annotated[tuple[Finding, ...], Field(strict=False)] = ()
 
 

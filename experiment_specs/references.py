@@ -7,18 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from experiment_specs.claims import Percent, Texts
+from experiment_specs.claims import Percent, Setting, Texts
 from experiment_specs.language import Value
 from experiment_specs.presets import PACKAGE
 from experiment_specs.reader import Reader
 from experiment_specs.yaml_source import read_yaml
-
-
-class Setting(Value):
-    """``what``: one of the words in which a report describes its own runs, so that the two stand side by side."""
-
-    what: str
-    says: str
 
 
 class Row(Value):

@@ -18,7 +18,9 @@ from db.reads import Run
 from orchestrator.arms import leaves_that_differ
 from orchestrator.scores import Arm, Scored, arms
 from orchestrator.statistics.checkpoints import CheckpointDifference, answers, difference_on_shared
+from orchestrator.statistics.power import smallest_effect
 from orchestrator.statistics.treatments import (
+    ALPHA,
     EQUAL_WITHIN,
     Adjusted,
     Noise,
@@ -58,6 +60,12 @@ class Comparison:
     problems: tuple[str, ...]
     """Why the scores cannot be compared at all."""
     notes: tuple[str, ...]
+
+    @property
+    def could_find(self) -> float | None:
+        """Points that as many seeds, scattered as these are, would find with 80 % (at 5 %, uncorrected)."""
+        sd = self.treatment.sd
+        return smallest_effect(self.treatment.seeds, ALPHA) * sd if sd else None
 
     @property
     def verdict(self) -> str:
@@ -221,6 +229,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "differs": {key: list(values) for key, values in comparison.varied.items()},
         "seeds": [pair.first.seed for pair in pairs],
         "sd": treatment.sd,
+        "differences": list(treatment.differences),
+        "could_find": comparison.could_find,
         "equal_within": treatment.margin,
         "p_equal": treatment.p_equal,
         "holm": {"p": adjusted.p, "p_equal": adjusted.p_equal, "interval": _interval(adjusted.low, adjusted.high)},

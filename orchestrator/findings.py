@@ -43,75 +43,101 @@ class Side:
 
 @dataclass(frozen=True)
 class Weighed:
-    """One comparison of a finding. ``apart``: None where k of n does not follow from what is written."""
+    """One comparison of a finding. ``apart``: None where it cannot be tested. ``standing``: what it shows by itself."""
 
     name: str
     difference: float | None
     apart: CheckpointDifference | None
+    standing: str
     against: tuple[str, ...]
     """What speaks against it, each in a sentence."""
 
 
 @dataclass(frozen=True)
 class Assessment:
+    """``verdict``: a word or two, a colon, and why."""
+
     finding: Finding
     verdict: str
     weighed: tuple[Weighed, ...]
-    reasons: tuple[str, ...]
+
+
+MARKED, BEYOND, WITHIN = "rests on marked runs", "beyond questions", "within questions"
+UNTESTED, SAME_RUN, MISSING = "cannot be tested: no k of n", "one run: no test", "a score is missing"
 
 
 def assess(finding: Finding, sides: Mapping[str, Side]) -> Assessment:
-    """The worst of what its comparisons show decides. Every verdict says no to the treatment, and why."""
+    """The worst of what its comparisons show decides. No verdict grants the treatment anything."""
     weighed = tuple(_weigh(finding, one, sides) for one in finding.compares)
-    fallen = sorted({bug for one in finding.compares for name in (one.run, one.than) for bug in sides[name].bugs})
-    differences = [w.difference for w in weighed if w.difference is not None]
-    reasons = [f"{w.name}: {text}" for w in weighed for text in w.against]
-    if fallen:
-        return Assessment(
-            finding, "no: it rests on runs that a bug affects", weighed, (f"bug {', '.join(fallen)}", *reasons)
-        )
-    if len(differences) < len(weighed):
-        return Assessment(finding, "no: a score is missing", weighed, tuple(reasons))
-    if not all(_as_said(finding, d) for d in differences):
-        return Assessment(finding, "no: its own figures say otherwise", weighed, tuple(reasons))
+    return Assessment(finding, _verdict(finding, weighed), weighed)
+
+
+def _verdict(finding: Finding, weighed: Sequence[Weighed]) -> str:
+    standings = [w.standing for w in weighed]
+    if MARKED in standings:
+        return "no: it rests on runs that a bug rule marks"
+    if MISSING in standings:
+        return "no: a score is missing"
+    otherwise = sum(not _as_said(finding, w.difference or 0.0) for w in weighed)
+    if otherwise:
+        return "no: its own figures say otherwise" + (f" ({otherwise} of {len(weighed)})" if len(weighed) > 1 else "")
     if finding.direction == "equal":
-        return Assessment(finding, "not shown: what does not differ is not shown to be equal", weighed, tuple(reasons))
-    within = [w for w in weighed if w.apart is None or not w.apart.differ]
-    if within:
-        share = "its difference is" if len(weighed) == 1 else f"{len(within)} of {len(weighed)} differences are"
-        return Assessment(finding, f"not shown: {share} within what questions alone explain", weighed, tuple(reasons))
-    return Assessment(finding, "of these checkpoints, not of the treatment: one run an arm", weighed, tuple(reasons))
+        return "not contradicted: no difference is shown, and no equality either"
+    within, untested = standings.count(WITHIN), sum(s in (UNTESTED, SAME_RUN) for s in standings)
+    if within or untested:
+        parts = [f"{within} of {len(weighed)} within what questions explain"] if within else []
+        parts += [f"{untested} cannot be tested"] if untested else []
+        return f"not established: {', '.join(parts)}"
+    return "these checkpoints only: one run an arm, and its seed not told"
 
 
 def _weigh(finding: Finding, one: Compared, sides: Mapping[str, Side]) -> Weighed:
     run, than = sides[one.run], sides[one.than]
     mine, theirs = run.percent(one.of), than.percent(one.than_of)
-    name = f"{one.run} over {one.than}" if one.run != one.than else f"{one.run}, {one.of} over {one.than_of}"
+    name = f"{one.run} over {one.than}" if one.run != one.than else f"{one.run}: {one.of} over its {one.than_of}"
     if mine is None or theirs is None:
-        return Weighed(name, None, None, ("a score is missing",))
-    difference, against = mine - theirs, []
+        return Weighed(name, None, None, MISSING, ())
+    apart = _apart(run, mine, than, theirs) if one.run != one.than else None
+    difference = apart.difference if apart is not None else mine - theirs
+    if run.bugs or than.bugs:
+        standing = MARKED
+    elif apart is None:
+        standing = SAME_RUN if one.run == one.than else UNTESTED
+    else:
+        standing = BEYOND if apart.differ else WITHIN
+    return Weighed(name, difference, apart, standing, tuple(_against(finding, difference, run, than)))
+
+
+def _apart(run: Side, mine: float, than: Side, theirs: float) -> CheckpointDifference | None:
+    if not run.questions or not than.questions:
+        return None
+    k1, k2 = whole_number_of(theirs, than.questions), whole_number_of(mine, run.questions)
+    return (
+        difference_of_counts((k1, than.questions), (k2, run.questions)) if k1 is not None and k2 is not None else None
+    )
+
+
+def _against(finding: Finding, difference: float, run: Side, than: Side) -> list[str]:
+    found = []
     if not _as_said(finding, difference):
         said = f"{finding.points[0]:g} to {finding.points[1]:g} points" if finding.points else finding.direction
-        against.append(f"said {said}, and the scores as written give {points(difference)}")
-    counts = [
-        (whole_number_of(percent, side.questions), side.questions) if side.questions else (None, None)
-        for percent, side in ((theirs, than), (mine, run))
-    ]
-    (k1, n1), (k2, n2) = counts
-    apart = difference_of_counts((k1, n1), (k2, n2)) if None not in (k1, n1, k2, n2) else None  # type: ignore[arg-type]
-    if run.condition is not None and than.condition is not None and finding.because:
-        also = [
-            key
-            for key in leaves_that_differ(than.condition, run.condition)
-            if not _named(key, finding.because) and key not in HARMLESS
-        ]
-        if also:
-            against.append(f"{', '.join(also)} differ{'s' * (len(also) == 1)} too")
-    return Weighed(name, difference, apart, tuple(against))
+        found.append(f"said {said}, and the scores give {points(difference)}")
+    if run.condition is None or than.condition is None or not finding.because:
+        return found
+    differs = [key for key in leaves_that_differ(than.condition, run.condition) if key not in HARMLESS]
+    causes = [cause for cause in finding.because if any(_under(key, cause) for key in differs)]
+    if len(causes) > 1:
+        found.append(f"changed at once: {', '.join(causes)}")
+    if also := [key for key in differs if not any(_under(key, cause) for cause in finding.because)]:
+        found.append(f"{', '.join(also)} differ{'s' * (len(also) == 1)} too")
+    in_evals = ["eval" in ((side.condition or {}).get("hw_noise") or {}).get("phases", ()) for side in (run, than)]
+    if in_evals[0] != in_evals[1]:
+        found.append("one was evaluated under the errors and the other was not")
+    return found
 
 
-def _named(key: str, because: Sequence[str]) -> bool:
-    return any(key == field or key.startswith(f"{field}.") for field in because)
+def _under(key: str, cause: str) -> bool:
+    return key == cause or key.startswith(f"{cause}.")
 
 
 def _as_said(finding: Finding, difference: float) -> bool:

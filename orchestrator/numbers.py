@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from db.reads import EvalPoint
 from orchestrator.statistics.scores import wilson
+from orchestrator.statistics.treatments import Noise
 
 
 def percent_with_interval(point: EvalPoint) -> str:
@@ -18,6 +19,13 @@ def points(value: float | None, low: float | None = None, high: float | None = N
         return "–"
     text = f"{value:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if low is not None and high is not None else "")
     return text.replace("-", "−")
+
+
+def noise_in_words(noise: Noise) -> str:
+    """The two standard errors of a mean difference, apart."""
+    seeds = "" if noise.seeds is None else f"{noise.seeds:.1f} points from seeds, "
+    questions = "none to be seen" if noise.questions is None else f"{noise.questions:.1f}"
+    return f"standard error of the mean: {seeds}{questions} from the choice of questions"
 
 
 def p_value(p: float) -> str:

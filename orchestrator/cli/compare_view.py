@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.comparison import ONE_SEED, Comparison, DeclaredContrast
-from orchestrator.numbers import bare_p, p_value, percent_with_interval, points
+from orchestrator.numbers import bare_p, noise_in_words, p_value, percent_with_interval, points
 from orchestrator.scores import LeftOut
 from orchestrator.statistics.treatments import ALPHA
 from orchestrator.words import short_value
@@ -93,14 +93,11 @@ def treatment_lines(found: Comparison) -> list[Text]:
     if found.verdict == "equivalent":
         line.append(f"; within ±{treatment.margin:g}: {p_value(treatment.p_equal or 0.0)}")
     lines.append(line.append(")"))
+    if found.could_find is not None:
+        seeds = f"{treatment.seeds} seeds that scatter so"
+        lines.append(Text.assemble(("power       ", "bold"), f"{seeds} find {found.could_find:.1f} points with 80 %"))
     if found.noise is not None and found.noise.seeds is not None:
-        lines.append(
-            Text.assemble(
-                ("noise       ", "bold"),
-                f"{found.noise.seeds:.1f} points between seeds; {found.noise.questions:.1f} more, were other questions"
-                " asked",
-            )
-        )
+        lines.append(Text.assemble(("noise       ", "bold"), noise_in_words(found.noise)))
     return lines
 
 

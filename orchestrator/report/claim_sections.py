@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiment_specs.claims import ClaimedRun
+from experiment_specs.language import Condition
 from experiment_specs.references import Reference
 from orchestrator.audit import CHECKS
 from orchestrator.bugs.facts import claimed_percent, whole_number_of
-from orchestrator.findings import Assessment
+from orchestrator.findings import BEYOND, MARKED, WITHIN, Assessment
 from orchestrator.numbers import bare_p, points
 from orchestrator.report.canvas import to_svg
-from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table
+from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table, without_empty
 from orchestrator.report.forest import Line, draw_forest
 from orchestrator.report.gather import BugMaterial, HistoryMaterial
 from orchestrator.report.run_sections import comparison_with, issues_overview, marks_table
 from orchestrator.report.settings import settings_of
 from orchestrator.statistics.checkpoints import CheckpointDifference, difference_of_counts
 from orchestrator.statistics.scores import wilson
+from orchestrator.statistics.treatments import holm
 from orchestrator.words import typed_condition
 
 CLAIM = "Claims: what people wrote. Nothing of it was measured here."
 BY_QUESTIONS = (
-    "Intervals take the questions alone as chance, and the two scores as two samples (Newcombe); one run an arm and"
-    " unknown seeds leave the treatments not assessable, whatever they say."
+    "Intervals (Newcombe) and p-values (score test) take the questions alone as chance, and the two scores as"
+    " independent samples: which questions each run answered is not recorded, and on shared questions the paired"
+    " interval would be narrower. Between seeds runs scatter on top of that, and no seed is told. So no p-value here"
+    " is one of a treatment."
 )
-SMALL_BATCH, TWO_EPOCHS = 32, 2
+SMALL_BATCH = 32
+_PICTOGRAM = re.compile("[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")
+"""Signs that many fonts do not have."""
 
 
 def sections(history: HistoryMaterial, bugs: Sequence[BugMaterial], references: Sequence[Reference]) -> list[Section]:
@@ -42,11 +49,7 @@ def sections(history: HistoryMaterial, bugs: Sequence[BugMaterial], references: 
             _small_batches(history, rows),
             _best(history),
             _configurations(history),
-            comparison_with(
-                f"{history.name}: against published work", [(history.name, settings_of(conditions))], references
-            )
-            if conditions
-            else None,
+            _against(history, conditions, references),
             _issues(history, bugs),
             _steps(history),
             _contradictions(history),
@@ -54,6 +57,16 @@ def sections(history: HistoryMaterial, bugs: Sequence[BugMaterial], references: 
         )
         if section is not None
     ]
+
+
+def _against(
+    history: HistoryMaterial, conditions: Sequence[Condition], references: Sequence[Reference]
+) -> Section | None:
+    """What the document says of itself, and the conditions that its claims are filed under, beside published work."""
+    settings = {one["what"]: one["says"] for one in history.about.get("settings", ())}
+    own: list[tuple[str, Mapping[str, str]]] = [("the document says", settings)] if settings else []
+    own += [("its claims are filed as", settings_of(conditions))] if conditions else []
+    return comparison_with(f"{history.name}: against published work", own, references) if own and references else None
 
 
 def _score(row: Mapping[str, Any]) -> Cell:
@@ -88,8 +101,9 @@ def _said(run: ClaimedRun, field: str) -> str:
 
 
 def _sigma(run: ClaimedRun) -> str:
-    start, end = run.first("sigma_start"), run.first("sigma_end")
-    return f"{start:g}→{end:g}" if isinstance(start, float) and isinstance(end, float) else "–"
+    """As its places have it; where they disagree, each."""
+    ranges = [f"{said.sigma_start:g}→{said.sigma_end:g}" for said in run.said if said.sigma_start and said.sigma_end]
+    return " or ".join(dict.fromkeys(ranges)) or "–"
 
 
 def _complete(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section:
@@ -142,18 +156,17 @@ def _apart(history: HistoryMaterial, label: str, than: str, of: str = "score") -
     return difference_of_counts(counts[0], counts[1])
 
 
-def _claimed_differences(history: HistoryMaterial, label: str) -> list[tuple[str, Cell, str, str]]:
-    """(than, as claimed, recomputed with its interval, p) of everything that is said of one claim."""
-    found = []
+def _claimed_differences(history: HistoryMaterial, label: str) -> list[tuple[str, Cell, Cell, str]]:
+    """(than, as claimed, recomputed with its interval, p) of everything that is said of one claim. A peak was chosen
+    among several evals: what it is above another score has no interval."""
+    found: list[tuple[str, Cell, Cell, str]] = []
     for one in history.compared[label]:
-        apart = _apart(history, label, one["than"], one["of"])
-        note = "; ".join([*(["by its peak"] if one["of"] == "peak" else []), *one["because"]])
-        found.append(
-            (
-                one["than"], Cell(f"{one['points']:+.2f}", struck=not one["stands"], note=note),
-                points(apart.difference, apart.low, apart.high) if apart else "–", bare_p(apart.p if apart else None),
-            )
-        )  # fmt: skip
+        struck, peak = not one["stands"], one["of"] == "peak"
+        apart = None if peak else _apart(history, label, one["than"])
+        note = "; ".join([*(["by its peak"] if peak else []), *one["because"]])
+        again = points(apart.difference, apart.low, apart.high) if apart else "–"
+        claimed = Cell(f"{one['points']:+.2f}".replace("-", "−"), struck=struck, note=note)
+        found.append((one["than"], claimed, Cell(again, struck=struck), bare_p(apart.p if apart else None)))
     return found
 
 
@@ -171,10 +184,10 @@ def _by_category(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict
                 _said(run, "epoch_aware"),
                 _said(run, "srdd"),
             )
-            differences = _claimed_differences(history, run.label) or [("–", Cell("–"), "–", "–")]
+            differences = _claimed_differences(history, run.label) or [("–", Cell("–"), Cell("–"), "–")]
             for nth, (than, claimed, again, p) in enumerate(differences):
                 lead: tuple[Cell | str, ...] = (run.label, _score(row), *fixed) if nth == 0 else ("",) * 7
-                cells.append((*lead, than, claimed, again, p))
+                cells.append((*lead, than, claimed, again, p, _said(run, "notes") if nth == 0 else ""))
         if cells:
             columns = (
                 "run",
@@ -185,13 +198,18 @@ def _by_category(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict
                 "epoch-aware",
                 "SRDD",
                 "against",
-                "claimed",
+                "claimed benefit",
                 "points [95 %]",
                 "p",
+                "notes",
             )
             caption = f"{CLAIM} {BY_QUESTIONS}"
-            right = ("as written [95 %]", "claimed", "points [95 %]", "p")
-            found.append(Section(f"{history.name}: {category}", (table(columns, cells, right=right, caption=caption),)))
+            right = ("as written [95 %]", "claimed benefit", "points [95 %]", "p")
+            found.append(
+                Section(
+                    f"{history.name}: {category}", (without_empty(table(columns, cells, right=right, caption=caption)),)
+                )
+            )
     return found
 
 
@@ -202,13 +220,17 @@ def _longer(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str,
         if run.extends is None or run.extends not in by_label:
             continue
         said = next((one for one in _claimed_differences(history, run.label) if one[0] == run.extends), None)
-        _, claimed, again, _ = said or ("", Cell("–"), "–", "–")
+        _, claimed, again, p = said or ("", Cell("–"), Cell("–"), "–")
         peak = run.first("peak")
         cells.append(
             (
                 run.label, _score(by_label[run.extends]), _score(row), _said(run, "score_step"), claimed,
                 again,
-                f"{peak:.2f} % at {_said(run, 'peak_step')}" if isinstance(peak, float) else "–",
+                p,
+                Cell(
+                    f"{peak:.2f} % at {_said(run, 'peak_step')}" if isinstance(peak, float) else "–",
+                    struck=row["validity"] in ("affected", "superseded"),
+                ),
                 _said(run, "status"), _said(run, "notes"),
             )
         )  # fmt: skip
@@ -221,11 +243,15 @@ def _longer(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str,
         "at step",
         "claimed",
         "points [95 %]",
+        "p",
         "peak",
         "status",
         "notes",
     )
-    caption = f"{CLAIM} {BY_QUESTIONS} A peak is the best of several evals: luck alone raises it."
+    caption = (
+        f"{CLAIM} {BY_QUESTIONS} A peak is the best of several evals: luck alone raises it. At which step the shorter"
+        " runs were evaluated is not told."
+    )
     right = ("shorter run [95 %]", "this run [95 %]", "at step", "claimed", "points [95 %]")
     return Section(f"{history.name}: training length", (table(columns, cells, right=right, caption=caption),))
 
@@ -233,7 +259,7 @@ def _longer(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str,
 def _small_batches(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section | None:
     cells = [
         (
-            run.label, str(condition["batch"]["prompts"]), _sigma(run), _score(row), _said(run, "planned_steps"),
+            run.label, str(condition["batch"]["prompts"]), _sigma(run), _score(row), _planned(history, run),
             _said(run, "executed_steps"), _said(run, "status"), _said(run, "notes"),
         )
         for run, row in rows
@@ -243,7 +269,17 @@ def _small_batches(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, di
         return None
     columns = ("run", "prompts a step", "σ", "as written [95 %]", "steps planned", "executed", "status", "notes")
     right = ("prompts a step", "as written [95 %]", "steps planned", "executed")
-    return Section(f"{history.name}: small batches", (table(columns, cells, right=right, caption=CLAIM),))
+    return Section(
+        f"{history.name}: small batches",
+        (table(columns, cells, right=right, caption=f"Runs of at most {SMALL_BATCH} prompts a step. {CLAIM}"),),
+    )
+
+
+def _planned(history: HistoryMaterial, run: ClaimedRun) -> str:
+    """Of the run, or of its group."""
+    group = history.groups.get(run.group or "")
+    said = _said(run, "planned_steps")
+    return _n(group.planned_steps) if said == "–" and group is not None else said
 
 
 def _best(history: HistoryMaterial) -> Section | None:
@@ -260,35 +296,33 @@ def _best(history: HistoryMaterial) -> Section | None:
             if (value := percent[name]) is not None and validity[name] not in ("affected", "superseded")
         }
         highest = max(usable, key=lambda name: (usable[name], name), default=None)
-        tied = [
-            name
-            for name in usable
-            if highest is not None
-            and name != highest
-            and ((apart := _apart(history, highest, name)) is None or not apart.differ)
-        ]
+        others = {name: _apart(history, highest, name) for name in usable if highest is not None and name != highest}
+        tied = [name for name, apart in others.items() if apart is not None and not apart.differ]
+        untested = [name for name, apart in others.items() if apart is None]
+        beside = ", ".join([*tied, *(f"{name} (no k of n: not tested)" for name in untested)])
         cells.append(
             (
                 best.category, Cell(best.run, struck=fallen, note=validity[best.run] if fallen else ""),
                 Cell(f"{best.score:.2f} %", struck=fallen),
-                f"{highest} ({usable[highest]:.2f} %)" if highest is not None else "none: a bug affects all",
-                ", ".join(tied) or "–", str(len(best.among)),
+                f"{highest} ({usable[highest]:.2f} %)" if highest is not None else "none: a rule marks all",
+                beside or "–", str(len(best.among)),
             )
         )  # fmt: skip
     columns = (
         "category",
         "called the best",
         "as written",
-        "highest that no bug affects",
+        "highest that no rule marks",
         "within question noise of it",
-        "of",
+        "runs in the category",
     )
     caption = (
         f"{CLAIM} The highest of several is raised by luck, by the more the more there are; one run each, so no best"
         " treatment can be named."
     )
     return Section(
-        f"{history.name}: best of each category", (table(columns, cells, right=("as written", "of"), caption=caption),)
+        f"{history.name}: best of each category",
+        (table(columns, cells, right=("as written", "runs in the category"), caption=caption),),
     )
 
 
@@ -344,7 +378,7 @@ def _steps(history: HistoryMaterial) -> Section | None:
             (
                 key, _n(group.rows), _n(group.generation_batch), _n(group.steps_per_epoch),
                 Cell(_n(whole), strong=whole != group.steps_per_epoch), _n(group.planned_steps),
-                "–".join(map(str, group.executed_steps)) or "–", ", ".join(map(str, group.eval_steps)) or "–",
+                "–".join(map(str, group.executed_steps)) or _executed(history, members[key]), ", ".join(map(str, group.eval_steps)) or "–",
                 ", ".join(members[key]) or "–",
             )
         )  # fmt: skip
@@ -353,6 +387,11 @@ def _steps(history: HistoryMaterial) -> Section | None:
     return Section(
         f"{history.name}: steps, planned and executed", (table(columns, cells, right=columns[1:7], caption=caption),)
     )
+
+
+def _executed(history: HistoryMaterial, labels: Sequence[str]) -> str:
+    told = {run.label: run.first("executed_steps") for run in history.runs if run.label in labels}
+    return ", ".join(f"{steps} ({label})" for label, steps in told.items() if steps is not None) or "–"
 
 
 def _n(value: int | None) -> str:
@@ -374,28 +413,31 @@ def _contradictions(history: HistoryMaterial) -> Section:
 def _findings(history: HistoryMaterial) -> Section | None:
     if not history.findings:
         return None
+    known = [w.apart.p for one in history.findings for w in one.weighed if w.apart and w.standing in (BEYOND, WITHIN)]
+    corrected = iter(holm(known))
     cells = []
-    for one in history.findings:
+    for number, one in enumerate(history.findings, 1):
         for nth, weighed in enumerate(one.weighed):
-            lead: tuple[Cell | str, ...] = ("", "")
+            lead: tuple[Cell | str, ...] = ("", "", "")
             if nth == 0:
-                lead = (Cell(one.finding.says, note=one.finding.place), Cell(one.verdict, strong=True))
-            apart = weighed.apart
+                lead = (str(number), Cell(one.finding.says, note=one.finding.place), Cell(one.verdict, strong=True))
+            apart, struck = weighed.apart, weighed.standing == MARKED
+            tested = apart is not None and weighed.standing in (BEYOND, WITHIN)
+            text = points(weighed.difference, apart.low, apart.high) if apart else points(weighed.difference)
             cells.append(
                 (
-                    *lead, weighed.name,
-                    points(weighed.difference, apart.low, apart.high) if apart else points(weighed.difference),
-                    bare_p(apart.p if apart else None), "; ".join(weighed.against) or "–",
+                    *lead, weighed.name, Cell(text, struck=struck), bare_p(apart.p) if apart and tested else "–",
+                    bare_p(next(corrected)) if tested else "–", weighed.standing, "; ".join(weighed.against) or "–",
                 )
             )  # fmt: skip
-    columns = ("finding", "can the data bear it?", "by", "points [95 %]", "p", "against it")
+    columns = ("", "finding", "can the data bear it?", "by", "points [95 %]", "p", "p, Holm", "by itself", "against it")
     caption = (
-        f"{CLAIM} {BY_QUESTIONS} Runs of equal treatment and other seeds scatter on top of that, by 0.3 to 1.6 points"
-        " where it was measured in this field, and the document has no second seed to tell."
+        f"{CLAIM} {BY_QUESTIONS} p, Holm: corrected over the {len(known)} comparisons that can be tested. Fields are"
+        " those of the condition that a claim is filed under."
     )
     blocks: list[Block] = [
         Paragraph(_summary(history.findings)),
-        table(columns, cells, right=("points [95 %]", "p"), caption=caption),
+        table(columns, cells, right=("", "points [95 %]", "p", "p, Holm"), caption=caption),
         _forest(history),
     ]
     return Section(f"{history.name}: what its findings can bear", tuple(blocks))
@@ -405,31 +447,35 @@ def _summary(findings: Sequence[Assessment]) -> str:
     counts: dict[str, int] = {}
     for one in findings:
         counts[one.verdict.partition(":")[0]] = counts.get(one.verdict.partition(":")[0], 0) + 1
-    parts = [f"{count} {verdict}" for verdict, count in counts.items()]
-    return f"Of {len(findings)} findings none can be assessed as one about treatments: {'; '.join(parts)}."
+    words = {
+        "no": "contradicted by its own figures, or resting on marked runs",
+        "not contradicted": "no difference shown, and no equality",
+        "not established": "its differences are no larger than the choice of questions explains, or cannot be tested",
+        "these checkpoints only": "these checkpoints differ, for whatever reason",
+    }
+    parts = [f"{counts[verdict]}: {meaning}" for verdict, meaning in words.items() if verdict in counts]
+    return (
+        f"None of the {len(findings)} findings can be attributed to a treatment, by one run an arm. {'; '.join(parts)}."
+    )
 
 
 def _forest(history: HistoryMaterial) -> Figure:
-    lines, seen = [], set()
-    for one in history.findings:
+    lines = []
+    for number, one in enumerate(history.findings, 1):
         for weighed in one.weighed:
-            if weighed.name in seen or weighed.difference is None:
-                continue
-            seen.add(weighed.name)
-            apart = weighed.apart
-            note = "" if apart is None else "beyond question noise" if apart.differ else "within question noise"
-            fallen = one.verdict.startswith("no: it rests")
-            lines.append(
-                Line(
-                    weighed.name, weighed.difference, apart.low if apart else None, apart.high if apart else None,
-                    note="a bug affects it" if fallen else note or "no k of n", counts=not fallen,
-                )
-            )  # fmt: skip
+            if weighed.difference is not None:
+                apart = weighed.apart
+                lines.append(
+                    Line(
+                        f"{number}: {weighed.name}", weighed.difference, apart.low if apart else None,
+                        apart.high if apart else None, note=weighed.standing, counts=weighed.standing != MARKED,
+                    )
+                )  # fmt: skip
     caption = (
-        f"Differences behind the findings of {history.name}, with the interval that questions alone explain. None of"
-        " them is a treatment's: one run an arm."
+        f"Differences behind the findings of {history.name}, by their numbers, with the interval that questions alone"
+        " explain. Hollow: without an interval; grey: a bug rule marks a side. None of them is a treatment's."
     )
-    picture = draw_forest(lines, "difference, points", "two checkpoints each, by the percentages as written")
+    picture = draw_forest(lines, "difference, points", "two checkpoints each, as written")
     return Figure(f"findings-{slug(history.name)}", to_svg(picture, caption), caption)
 
 

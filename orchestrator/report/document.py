@@ -77,6 +77,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.lower()).strip("-")
 
 
+def without_empty(block: Table) -> Table:
+    """Without the columns in which nothing stands."""
+    kept = [i for i in range(len(block.columns)) if any(row[i].text not in ("", "–") for row in block.rows)]
+    return Table(
+        tuple(block.columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in block.rows),
+        frozenset(new for new, old in enumerate(kept) if old in block.right),
+        block.caption,
+    )
+
+
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], right: Iterable[str] = (), caption: str = ""
 ) -> Table:

@@ -25,6 +25,8 @@ class Line:
     margin: float | None = None
     note: str = ""
     counts: bool = True
+    single: tuple[float, ...] = ()
+    """Per-seed differences, drawn as ticks."""
 
 
 def draw_forest(lines: Sequence[Line], xlabel: str, explained: str) -> Figure:
@@ -42,6 +44,8 @@ def draw_forest(lines: Sequence[Line], xlabel: str, explained: str) -> Figure:
             axes.plot(line.widest, (position, position), color=colour, linewidth=0.8)
         if line.low is not None and line.high is not None:
             axes.plot((line.low, line.high), (position, position), color=colour, linewidth=2.6, solid_capstyle="butt")
+        if line.single:
+            axes.plot(line.single, [position] * len(line.single), "|", color="#000000", markersize=9)
         if line.difference is not None:
             face = colour if line.low is not None and line.counts else "white"
             axes.plot(line.difference, position, "o", color=colour, markerfacecolor=face, markersize=6)

@@ -22,6 +22,7 @@ def draw_sigma(syncs: Sequence[tuple[str, Sequence[dict[str, Any]]]], title: str
         steps = [s["serves"] for s in measured]
         axes.step(
             steps, [s["sigma_planned"] or float("nan") for s in measured], where="mid", color=colour, linewidth=1.2,
+            linestyle=("-", "--", ":", "-.")[index % 4],
             label=f"{label}: planned",
         )  # fmt: skip
         axes.plot(

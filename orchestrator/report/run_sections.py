@@ -9,10 +9,10 @@ from typing import Any
 
 from db.reads import Run
 from experiment_specs.presets import preset_name
-from experiment_specs.references import Reference
+from experiment_specs.references import Reference, Results
 from orchestrator.comparison import ONE_SEED, Comparison
 from orchestrator.families import Best
-from orchestrator.numbers import bare_p, percent_with_interval, points
+from orchestrator.numbers import bare_p, noise_in_words, percent_with_interval, points
 from orchestrator.report.canvas import to_svg
 from orchestrator.report.curves import draw_curves
 from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table
@@ -23,13 +23,16 @@ from orchestrator.report.scans import draw_scan
 from orchestrator.report.settings import SETTINGS, settings_of
 from orchestrator.runs_json import category, standing
 from orchestrator.scores import Arm
+from orchestrator.statistics.checkpoints import difference_of_counts
 from orchestrator.statistics.treatments import difference_by_seed
 from orchestrator.words import condition_words, typed_condition
 
 CATEGORIES = {"HW": "Imitated hardware errors", "Quant": "Full fine-tuning", "LoRA": "Adapters on a fixed base"}
+UNSEEN = "never recorded"
+"""What a bug rule's facts say where evidence is missing."""
 UNCORRECTED = (
-    "Differences with a t interval of 95 % over per-seed pairs; nobody declared these comparisons together, and they"
-    " are not corrected for their number."
+    "Differences with a t interval of 95 % over per-seed pairs, each taken alone: not corrected for their number, as"
+    " declared contrasts are. Intervals of scores end at 0 and 100 %."
 )
 
 
@@ -112,21 +115,32 @@ def _contrasts(sweep: SweepMaterial) -> Section | None:
             (
                 contrast.name, f"{one.first.label} → {one.second.label}", str(one.treatment.seeds),
                 points(one.treatment.difference, one.treatment.low, one.treatment.high),
-                points(one.treatment.difference, one.adjusted.low, one.adjusted.high) if one.adjusted.low else "–",
+                _interval(one.adjusted.low, one.adjusted.high), _each(one),
+                f"{one.could_find:.1f}" if one.could_find is not None else "–",
                 bare_p(one.adjusted.p), Cell(one.verdict, strong=one.verdict in ("higher", "lower", "equivalent")),
             )
         )  # fmt: skip
+    margins = " or ±".join(sorted({f"{one.treatment.margin:g}" for _, one in compared}))
     caption = (
-        "Second minus first, in points, over per-seed pairs: the t interval of 95 % of each, and the intervals that"
-        f" hold together for all {len(compared)} (Bonferroni). p by Holm over all of them. Equivalent: surely within ±"
-        f"{' or ±'.join(sorted({f'{one.treatment.margin:g}' for _, one in compared}))} points; not distinguishable is"
-        " no proof of equality."
+        "Second minus first, in points. The t interval of 95 % of each over per-seed pairs; the intervals that hold"
+        f" together for all {len(compared)} (Bonferroni); the difference of each seed; what as many seeds, scattered as"
+        " these are, would find with 80 %; p of the t test, by Holm over all of them. Equivalent: surely within"
+        f" ±{margins} points. Not distinguishable is no proof of equality: few seeds find large differences alone."
     )
-    columns = ("contrast", "from → to", "seeds", "points [95 %]", "all together", "p", "verdict")
-    blocks.append(table(columns, rows, right=("seeds", "points [95 %]", "all together", "p"), caption=caption))
+    columns = ("contrast", "from → to", "seeds", "points [95 %]", "all together", "by seed", "finds", "p", "verdict")
+    right = ("seeds", "points [95 %]", "all together", "finds", "p")
+    blocks.append(table(columns, rows, right=right, caption=caption))
     blocks += _noise_and_problems([one for _, one in compared])
     blocks.append(_forest(sweep.name, [(f"{c.name}: {o.first.label} → {o.second.label}", o) for c, o in compared]))
     return Section(title, tuple(blocks))
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"[{low:+.1f}, {high:+.1f}]".replace("-", "−")
+
+
+def _each(one: Comparison) -> str:
+    return ", ".join(points(d) for d in one.treatment.differences) or "–"
 
 
 def _noise_and_problems(compared: Sequence[Comparison]) -> list[Block]:
@@ -137,10 +151,7 @@ def _noise_and_problems(compared: Sequence[Comparison]) -> list[Block]:
         if not one.treatment.assessable and not one.problems:
             entries.append(f"{name}: {ONE_SEED if one.pairs else 'no seed has a score that counts on both sides'}")
         elif one.noise is not None and one.noise.seeds is not None:
-            entries.append(
-                f"{name}: the difference scatters by {one.noise.seeds:.1f} points between seeds; other questions would"
-                f" move it by {one.noise.questions:.1f} points more"
-            )
+            entries.append(f"{name}: {noise_in_words(one.noise)}")
         for arm in (one.first, one.second):
             entries += [f"{name}: left out, seed {out.run.seed} of {arm.label} ({out.why})" for out in arm.left_out]
     return [Items(tuple(dict.fromkeys(entries)))] if entries else []
@@ -154,11 +165,14 @@ def _forest(name: str, compared: Sequence[tuple[str, Comparison]]) -> Figure:
         lines.append(
             Line(
                 label, one.treatment.difference, one.treatment.low, one.treatment.high, both, one.treatment.margin,
-                one.verdict, one.treatment.assessable,
+                one.verdict, one.treatment.assessable, one.treatment.differences,
             )
         )  # fmt: skip
-    picture = draw_forest(lines, "difference, points", "bold: 95 % each; thin: 95 % together; grey: counted as equal")
-    caption = f"Declared contrasts of {name}. Hollow: one seed an arm, without an interval for the treatments."
+    picture = draw_forest(lines, "difference, points", f"{name}: declared contrasts, second minus first")
+    caption = (
+        f"Declared contrasts of {name}. Dot: mean over seeds; ticks: single seeds; bold: t interval of 95 % of each;"
+        " thin: intervals of all together; shaded: within which two treatments count as equal."
+    )
     return Figure(f"contrasts-{slug(name)}", to_svg(picture, caption), caption)
 
 
@@ -298,31 +312,34 @@ def comparison_with(
     blocks: list[Block] = []
     for reference in references:
         says = {setting.what: setting.says for setting in reference.settings}
-        rows = [(what, says.get(what, "–"), *(settings.get(what, "–") for _, settings in own)) for what in SETTINGS]
-        columns = ("", reference.reference, *(name for name, _ in own))
-        blocks.append(table(columns, rows, caption=f"{reference.reference}: as published ({reference.source})."))
-        if (results := reference.results) is not None:
-            rows = [
-                (
-                    row.method,
-                    *(f"{percent:.2f} %" for percent in row.percent),
-                    _over(results.rows[0].percent, row.percent),
-                )
-                for row in results.rows
-            ]
-            caption = (
-                f"{reference.reference}, {results.title}: claims of others, one number a cell, without seeds; on"
-                f" {' and '.join(f'{n:,}' for n in results.questions)} questions."
-            )
-            columns = ("method", *results.columns, f"over {results.rows[0].method}")
-            blocks.append(table(columns, rows, right=results.columns, caption=caption))
+        whats = list(dict.fromkeys([*says, *SETTINGS]))
+        rows = [(what, says.get(what, "–"), *(settings.get(what, "–") for _, settings in own)) for what in whats]
+        columns = ("setting", reference.reference, *(name for name, _ in own))
+        blocks.append(table(columns, rows, caption=f"{reference.reference}: {reference.source}."))
+        if reference.results is not None:
+            blocks.append(_published(reference.reference, reference.results))
     return Section(title, tuple(blocks))
 
 
-def _over(first: Sequence[float], own: Sequence[float]) -> str:
-    if tuple(first) == tuple(own):
-        return "–"
-    return ", ".join(f"{b - a:+.2f}".replace("-", "−") for a, b in zip(first, own, strict=True))
+def _published(name: str, results: Results) -> Block:
+    """Percentages, and each row over the one above with the interval that its questions explain."""
+    rows = []
+    for nth, row in enumerate(results.rows):
+        above = results.rows[nth - 1].percent if nth else ()
+        apart = [
+            difference_of_counts(*((round(percent * n / 100), n) for percent in pair))
+            for pair, n in zip(zip(above, row.percent, strict=False), results.questions, strict=False)
+        ]
+        over = [points(one.difference, one.low, one.high) for one in apart] or ["–"] * len(results.columns)
+        rows.append((row.method, *(f"{percent:.2f} %" for percent in row.percent), *over))
+    over_columns = tuple(f"{column}: over the row above" for column in results.columns)
+    caption = (
+        f"{name}, {results.title}: claims of others, one number a cell, without seeds, on"
+        f" {' and '.join(f'{n:,}' for n in results.questions)} questions. Differences in points, with the interval"
+        " (Newcombe) that questions alone explain."
+    )
+    columns = ("method", *results.columns, *over_columns)
+    return table(columns, rows, right=columns[1:], caption=caption)
 
 
 def _known_issues(material: Material) -> Section | None:
@@ -363,7 +380,14 @@ def marks_table(one: BugMaterial, names: Mapping[str, str]) -> Block:
             )
         )
     columns = ("run", "mark", "by these facts", "rerun", "why")
-    return table(columns, rows, caption=f"{one.bug.bug}, version {one.bug.version} of the rule.")
+    caption = f"{one.bug.bug}: {one.bug.title} Version {one.bug.version} of the rule, {one.bug.status}."
+    unseen = sum(any(UNSEEN in fact for fact in mark.facts) for mark in one.marks)
+    if unseen:
+        caption += (
+            f" {unseen} of {len(one.marks)} marks rest on something that was never recorded, which the rule decides as"
+            " its author wrote: nothing measured confirms them, and what it leaves unmarked is not shown to be clean."
+        )
+    return table(columns, rows, caption=caption)
 
 
 def _steps(material: Material) -> Section | None:
@@ -457,6 +481,29 @@ def _environment(material: Material) -> Section | None:
     columns = ("code", "commit", "packages", "machine", "inputs", "runs")
     caption = "As the workers found it at their start. Inputs: fingerprints of model and data."
     return Section("Environment", (table(columns, rows, right=("runs",), caption=caption),))
+
+
+WORDS = (
+    ("PROVEN, REFUTED, UNPROVEN", "what was measured agrees with what was planned; contradicts it; does not suffice"),
+    ("a score that counts", "PROVEN, and marked by no bug rule; only such scores are compared"),
+    ("k/n", "right answers of all answers to the test questions"),
+    (
+        "AQN, σ",
+        "Gaussian noise of standard deviation σ on the RMSNorm weights that generate, drawn at every weight sync",
+    ),
+    ("kstage, linear, epoch_aware", "how σ falls: in stages over all steps, linearly, or in stages within each epoch"),
+    ("rounded away (inert)", "noise so small that the number format leaves the weights as they were"),
+    ("lifted", "the test questions are answered without the noise"),
+    ("SRDD", "a scan of the layers' quantisation error; targeted: noise in the worst layers; variable: by error"),
+    ("hardware noise", "a relative error on matrix products, y + scale·|y|·N(0, 1)"),
+    ("points", "percentage points of accuracy"),
+    ("a seed", "decides the order of prompts and all sampling; the model at step 0 is the same for all"),
+    ("claim", "what people wrote of a run that no registry saw; filed under the condition that it seems to have had"),
+)
+
+
+def glossary() -> Section:
+    return Section("Words", (table(("word", "means"), WORDS),))
 
 
 def day(at: float) -> str:

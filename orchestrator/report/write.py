@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ def document(material: Material, references: Sequence[Reference], sweeps: Sequen
     sections: list[Section] = run_sections.sections(material, references)
     for history in material.histories:
         sections += claim_sections.sections(history, material.bugs, references)
+    if sections:
+        sections.append(run_sections.glossary())
     return Document(title, tuple(_lead(material)), tuple(sections))
 
 
@@ -39,8 +42,8 @@ def _lead(material: Material) -> list[str]:
         when = first if first == last else f"{first} to {last}"
         lead.append(
             f"{len(runs)} runs of {len(material.arms)} conditions, submitted {when}; {counted} of them have a score"
-            " that counts: PROVEN, and touched by no known bug. The others are shown struck through, with the"
-            " reason, and enter no comparison."
+            " that counts: PROVEN, and touched by no known bug."
+            + (" The others are struck through, with the reason, and enter no comparison." * (counted < len(runs)))
         )
     elif not material.histories:
         lead.append("Nothing is recorded yet.")
@@ -49,9 +52,7 @@ def _lead(material: Material) -> list[str]:
             f"{len(history.claims)} claims of {history.name}, recorded {history.about.get('recorded', '–')}: what"
             " people wrote of runs that no registry saw. They stand apart and are never compared with runs."
         )
-    lead.append(
-        "Written by `aqn report` from the registry. Corrections belong there: run it again, and this is current."
-    )
+    lead.append("Written by aqn report from the registry. Corrections belong there: run it again, and this is current.")
     return lead
 
 
@@ -60,9 +61,18 @@ def write(made: Document, out: Path) -> Written:
     folder = out / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {f"{figure.name}.svg": figure.svg for figure in made.figures}
+    markdown, html = out / "report.md", out / "report.html"
+    for name in _drawn_before(markdown) - wanted.keys():
+        (folder / name).unlink(missing_ok=True)
     for name, svg in wanted.items():
         (folder / name).write_text(svg + "\n", encoding="utf-8")
-    markdown, html = out / "report.md", out / "report.html"
     markdown.write_text(as_markdown(made), encoding="utf-8")
     html.write_text(as_html(made), encoding="utf-8")
     return Written(markdown, html, len(wanted))
+
+
+def _drawn_before(markdown: Path) -> set[str]:
+    """Pictures of the report that is about to be replaced."""
+    if not markdown.exists():
+        return set()
+    return set(re.findall(rf"\({FIGURES}/([\w.-]+\.svg)\)", markdown.read_text(encoding="utf-8")))

@@ -122,12 +122,12 @@ def _verdict(member: TreatmentDifference, p: float, p_equal: float) -> Verdict:
 
 @dataclass(frozen=True)
 class Noise:
-    """Where the scatter of a score, or of a difference, comes from; standard deviations in points."""
+    """Two standard errors of one mean (of a score over seeds, or of a difference), in points."""
 
     seeds: float | None
-    """Between seeds, on these questions; None with one seed."""
-    questions: float
-    """Of the mean over seeds, between tests of as many questions."""
+    """From the seeds, on these questions: what the t interval is made of; None with one seed."""
+    questions: float | None
+    """From the choice of the questions, beyond that; None where the estimate is not above 0."""
 
 
 def noise(by_seed: Sequence[Sequence[float]]) -> Noise:
@@ -135,7 +135,7 @@ def noise(by_seed: Sequence[Sequence[float]]) -> Noise:
     answers, or a difference of two), in the same order; at least one seed and two questions.
 
     With several seeds the question part is that of a two-way layout without replication: the mean square of
-    questions less that of the residual, which is chance within a seed and shrinks with more of them.
+    questions less that of the residual, which is chance within a seed and is in the seeds' part already.
     """
     from numpy import array, float64
 
@@ -147,5 +147,6 @@ def noise(by_seed: Sequence[Sequence[float]]) -> Noise:
     own = values.mean(axis=1)
     residual = values - own[:, None] - by_question[None, :] + values.mean()
     within = float((residual**2).sum()) / ((seeds - 1) * (n - 1))
-    between = max(0.0, float(by_question.var(ddof=1)) - within / seeds)
-    return Noise(100 * float(own.std(ddof=1)), 100 * math.sqrt(between / n))
+    between = float(by_question.var(ddof=1)) - within / seeds
+    of_seeds = 100 * float(own.std(ddof=1)) / math.sqrt(seeds)
+    return Noise(of_seeds, 100 * math.sqrt(between / n) if between > 0 else None)

@@ -140,8 +140,9 @@ def test_noise_of_seeds_and_of_questions_apart() -> None:
     values = tastes[None, :] + rng.normal(0, 0.02, seeds)[:, None] + rng.normal(0, 0.1, (seeds, n))
     found = noise(values.tolist())
     assert found.questions == pytest.approx(100 * 0.3 / math.sqrt(n), rel=0.1)
-    assert found.seeds == pytest.approx(100 * math.hypot(0.02, 0.1 / math.sqrt(n)), rel=0.25)
+    assert found.seeds == pytest.approx(100 * math.hypot(0.02, 0.1 / math.sqrt(n)) / math.sqrt(seeds), rel=0.25)
     assert noise(values[:1].tolist()).seeds is None
+    assert noise([[0.0, 1.0], [1.0, 0.0]]).questions is None  # nothing is left for the questions
 
 
 SWEEPS = 3000
