@@ -43,7 +43,7 @@ def false_alarms(world: World, seeds: int) -> tuple[str, str, str, str]:
     alone = sum(t.p is not None and t.p < ALPHA for t in tested)
     missed = sum(t.low is not None and t.high is not None and not t.low <= 0 <= t.high for t in tested)
     families = [tested[i : i + FAMILY] for i in range(0, SWEEPS, FAMILY)]
-    holm = sum(any(a.verdict in ("higher", "lower") for a in family(f, step)) for f in families)
+    holm = sum(any(a.verdict in ("higher", "lower") for a in family(f)) for f in families)
     bare = sum(any(t.p is not None and t.p < ALPHA for t in f) for f in families)
     return share(alone, SWEEPS), share(missed, SWEEPS), share(holm, len(families)), share(bare, len(families))
 

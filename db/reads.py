@@ -287,6 +287,15 @@ def run(engine: Engine, name: str) -> Run | None:
     return runs(engine, ids=[found])[0] if found else None
 
 
+def conditions_called(engine: Engine, label: str, sweep: str | None = None) -> list[str]:
+    """Ids of the conditions whose training runs have this label (in this sweep), the newest run's first."""
+    query = select(RunRow.condition_id).where(RunRow.label == label, RunRow.kind == "train")
+    if sweep is not None:
+        query = query.join(SweepRunRow, SweepRunRow.run_id == RunRow.id).join(SweepRow).where(SweepRow.name == sweep)
+    with Session(engine.execution_options(read_only=True)) as session:
+        return list(dict.fromkeys(session.scalars(query.order_by(RunRow.created_at.desc()))))
+
+
 def known_names(engine: Engine) -> list[str]:
     """Labels and ids of the newest thousand runs, for "did you mean"."""
     with Session(engine.execution_options(read_only=True)) as session:

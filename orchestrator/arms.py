@@ -6,6 +6,7 @@ step: each once made a difference of scores that was read as another's effect.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,17 +90,39 @@ def pairs(sweep: Sweep, conditions: Sequence[tuple[str, Condition]], name: str) 
 
 def _nearest(vary: str, pair: tuple[Arms, Arms]) -> list[tuple[str, str, list[str]]]:
     """For each arm on the left: its nearest on the right, and the fields in which they differ beyond ``vary``."""
-    found = []
+    right = [(partner, other.model_dump(mode="json")) for partner, other in pair[1]]
+    by_rest: dict[str, list[str]] = {}
+    for partner, dumped in right:
+        by_rest.setdefault(_rest(vary, dumped), []).append(partner)
+    found: list[tuple[str, str, list[str]]] = []
     for label, condition in pair[0]:
-        others = [(_apart_from(vary, condition, other), partner) for partner, other in pair[1]]
-        equal = [(label, partner, extra) for extra, partner in others if not extra]
-        extra, partner = min(others, key=lambda item: len(item[0]))
-        found += equal or [(label, partner, extra)]
+        dumped = condition.model_dump(mode="json")
+        if equal := by_rest.get(_rest(vary, dumped)):
+            found += [(label, partner, []) for partner in equal]
+        else:
+            others = [(_apart_from(vary, dumped, other), partner) for partner, other in right]
+            extra, partner = min(others, key=lambda item: len(item[0]))
+            found.append((label, partner, extra))
     return found
 
 
-def _apart_from(vary: str, one: Condition, other: Condition) -> list[str]:
-    return [key for key in differences(one, other) if key != vary and not key.startswith(f"{vary}.")]
+def _rest(vary: str, dumped: dict[str, Any]) -> str:
+    """A condition without what is varied, as a text that is equal where it is."""
+    return json.dumps([(k, v) for k, v in sorted(_leaves(dumped)) if not _is_of(vary, k)], sort_keys=True)
+
+
+def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}.{key}" if name else key)]
+
+
+def _apart_from(vary: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [key for key in leaves_that_differ(one, other) if not _is_of(vary, key)]
+
+
+def _is_of(vary: str, key: str) -> bool:
+    return key == vary or key.startswith(f"{vary}.")
 
 
 @dataclass(frozen=True)

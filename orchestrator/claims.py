@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from db import bug_reads, reads
@@ -16,6 +15,7 @@ from orchestrator.audit import Audited, Claimed, Contradiction, audit
 from orchestrator.bugs.facts import claimed_percent, whole_number_of
 from orchestrator.runs_json import links_as_json, marks_as_json
 from orchestrator.statistics.checkpoints import difference_of_counts
+from orchestrator.words import readable
 
 
 def contradictions(engine: Engine, history: str | None = None) -> list[Contradiction]:
@@ -41,16 +41,14 @@ def claimed_run(claim: Claim) -> ClaimedRun:
 
 def _condition(conditions: dict[str, dict[str, Any]], claim: Claim) -> Condition | None:
     body = conditions.get(claim.condition_id or "")
-    try:
-        return Condition.model_validate(body, strict=False) if body is not None else None
-    except ValidationError:  # written by a version whose rules were looser
-        return None
+    return readable(body) if body is not None else None
 
 
-def comparisons(engine: Engine, claim: Claim) -> list[dict[str, Any]]:
-    """Every difference that is said of a claim, and what it no longer stands for: a comparison falls with its sides."""
-    labels = {b.than for said in claimed_run(claim).said for b in said.better}
-    others = {c.label: c for c in bug_reads.claims(engine, history=claim.history) if c.label in labels}
+def comparisons(claim: Claim, others: Mapping[str, Claim]) -> list[dict[str, Any]]:
+    """Every difference that is said of a claim, and what it no longer stands for: a comparison falls with its sides.
+
+    ``others``: label → claim, of its history.
+    """
     found = []
     for said in claimed_run(claim).said:
         for better in said.better:

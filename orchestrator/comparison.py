@@ -18,9 +18,7 @@ from db.reads import Run
 from orchestrator.arms import leaves_that_differ
 from orchestrator.scores import Arm, Scored, arms
 from orchestrator.statistics.checkpoints import CheckpointDifference, answers, difference_on_shared
-from orchestrator.statistics.power import smallest_effect
 from orchestrator.statistics.treatments import (
-    ALPHA,
     EQUAL_WITHIN,
     Adjusted,
     Noise,
@@ -30,7 +28,7 @@ from orchestrator.statistics.treatments import (
     noise,
 )
 
-ONE_SEED = "one seed an arm tells the two checkpoints apart, not the treatments"
+ONE_SEED = "one pair of runs tells two checkpoints apart, not the treatments"
 Answers = Callable[[Scored], bytes | None]
 """The packed outcomes of a score's eval."""
 
@@ -60,12 +58,6 @@ class Comparison:
     problems: tuple[str, ...]
     """Why the scores cannot be compared at all."""
     notes: tuple[str, ...]
-
-    @property
-    def could_find(self) -> float | None:
-        """Points that as many seeds, scattered as these are, would find with 80 % (at 5 %, uncorrected)."""
-        sd = self.treatment.sd
-        return smallest_effect(self.treatment.seeds, ALPHA) * sd if sd else None
 
     @property
     def verdict(self) -> str:
@@ -110,8 +102,7 @@ def compare(first: Arm, second: Arm, answers_of: Answers, margin: float = EQUAL_
 def compare_family(asked: Sequence[tuple[Arm, Arm, float]], answers_of: Answers, at_least: int = 0) -> list[Comparison]:
     """Comparisons that belong together: their p-values are corrected for their number, or a larger one."""
     drafts = [_draft(first, second, answers_of, margin) for first, second, margin in asked]
-    step = max((_step(draft.pairs) for draft in drafts), default=0.0)
-    adjusted = family([draft.treatment for draft in drafts], step, at_least)
+    adjusted = family([draft.treatment for draft in drafts], at_least)
     return [Comparison(**{**vars(d), "adjusted": a}) for d, a in zip(drafts, adjusted, strict=True)]
 
 
@@ -120,16 +111,25 @@ NOT_ADJUSTED = Adjusted(None, None, None, None, "not assessable")
 
 def _draft(first: Arm, second: Arm, answers_of: Answers, margin: float) -> Comparison:
     problems = _problems(first, second)
-    mine, theirs = ({s.seed: s for s in arm.scored} for arm in (first, second))
-    shared = [] if problems else sorted(mine.keys() & theirs.keys())
-    raw = {seed: (answers_of(mine[seed]), answers_of(theirs[seed])) for seed in shared}
-    pairs = tuple(SeedPair(mine[s], theirs[s], _checkpoints(mine[s], theirs[s], *raw[s])) for s in shared)
+    matched = [] if problems else _matched(first, second)
+    raw = [(answers_of(one), answers_of(other)) for one, other in matched]
+    pairs = tuple(
+        SeedPair(one, other, _checkpoints(one, other, *both)) for (one, other), both in zip(matched, raw, strict=True)
+    )
     apart = [pair.second.point.percent - pair.first.point.percent for pair in pairs]
     return Comparison(
         first, second, leaves_that_differ(first.condition, second.condition), pairs,
         difference_by_seed(apart, margin, _step(pairs)), NOT_ADJUSTED, _noise(pairs, raw), tuple(problems),
         tuple(_notes(first, second, pairs)),
     )  # fmt: skip
+
+
+def _matched(first: Arm, second: Arm) -> list[tuple[Scored, Scored]]:
+    """Scores of the same seed; of two single runs, those two, whatever their seeds: as checkpoints they compare."""
+    if len(first.scored) == len(second.scored) == 1:
+        return [(first.scored[0], second.scored[0])]
+    theirs = {scored.seed: scored for scored in second.scored}
+    return [(scored, theirs[scored.seed]) for scored in first.scored if scored.seed in theirs]
 
 
 def _step(pairs: Sequence[SeedPair]) -> float:
@@ -143,10 +143,9 @@ def _checkpoints(first: Scored, second: Scored, one: bytes | None, other: bytes 
     return difference_on_shared(answers(one, a.n, a.samples), answers(other, b.n, b.samples), (a.samples, b.samples))
 
 
-def _noise(pairs: Sequence[SeedPair], raw: Mapping[int, tuple[bytes | None, bytes | None]]) -> Noise | None:
+def _noise(pairs: Sequence[SeedPair], raw: Sequence[tuple[bytes | None, bytes | None]]) -> Noise | None:
     by_seed = []
-    for pair in pairs:
-        one, other = raw[pair.first.seed]
+    for pair, (one, other) in zip(pairs, raw, strict=True):
         if one is None or other is None or pair.first.point.n < 2:
             return None
         a, b = pair.first.point, pair.second.point
@@ -177,6 +176,11 @@ def _notes(first: Arm, second: Arm, pairs: Sequence[SeedPair]) -> list[str]:
     found = []
     if first.condition_id == second.condition_id:
         found.append("both are the same condition")
+    if first.scored and second.scored and not pairs:
+        found.append(f"no seed in common: {_list(first.seeds)} and {_list(second.seeds)}")
+    elif any(pair.first.seed != pair.second.seed for pair in pairs):
+        found.append(f"the two runs have other seeds: {_list(first.seeds)} and {_list(second.seeds)}")
+        return found
     for arm, other in ((first, second), (second, first)):
         alone = sorted(set(arm.seeds) - set(other.seeds))
         if alone and pairs:
@@ -224,13 +228,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "p": p,
         "test": test if p is not None else None,
         "n": alone.n if alone is not None else len(pairs),
-        "discordant": [sum(c.only_first or 0 for c in checkpoints), sum(c.only_second or 0 for c in checkpoints)],
+        "discordant": [sum(c.only_first or 0 for c in checkpoints), sum(c.only_second or 0 for c in checkpoints)]
+        if checkpoints
+        else None,
         "verdict": comparison.verdict,
         "differs": {key: list(values) for key, values in comparison.varied.items()},
         "seeds": [pair.first.seed for pair in pairs],
         "sd": treatment.sd,
         "differences": list(treatment.differences),
-        "could_find": comparison.could_find,
         "equal_within": treatment.margin,
         "p_equal": treatment.p_equal,
         "holm": {"p": adjusted.p, "p_equal": adjusted.p_equal, "interval": _interval(adjusted.low, adjusted.high)},

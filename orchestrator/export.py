@@ -15,7 +15,7 @@ from db.reads import Run
 from experiment_specs.language import Condition
 from experiment_specs.presets import presets
 from orchestrator.frames import Registry, chosen
-from orchestrator.words import typed_condition
+from orchestrator.words import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ FORMATS = (*TABLES, "tensorboard")
 def export(engine: Engine, out: Path, format_: str, *, sweep: str | None, everything: bool) -> list[tuple[Path, int]]:
     """Write to the folder ``out``. Returns (file or folder, rows or runs). Claims come with the whole registry only."""
     if format_ == "tensorboard":
-        runs = chosen(engine, sweep=sweep, everything=everything)
+        runs = [one.run for one in chosen(engine, sweep=sweep, everything=everything)]
         return [(out, len(write_tensorboard(engine, runs, out)))]
     registry = Registry(engine)
     tables = {
@@ -97,7 +97,8 @@ def tensorboard_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _plain(run: Run) -> str:
-    name = tensorboard_name(typed_condition(run.condition), run.score.percent if run.score else None)
+    condition, score = readable(run.condition), run.score
+    name = run.label if condition is None else tensorboard_name(condition, score.percent if score else None)
     return re.sub(r"[^\w.+-]", "-", name)
 
 

@@ -73,18 +73,23 @@ def best_category(condition: Any) -> str:
 
 @dataclass(frozen=True)
 class Best:
-    """The arm of the highest mean, and those that cannot be told from it."""
+    """The arm of the highest mean, and how each of the others compares with it, seed by seed."""
 
     category: str
     leader: Arm
-    tied: tuple[Arm, ...]
-    below: tuple[Arm, ...]
-    """Surely lower, corrected for their number."""
     comparisons: tuple[Comparison, ...]
+
+    def others(self, *verdicts: str) -> list[Arm]:
+        return [one.second for one in self.comparisons if one.verdict in verdicts]
+
+    @property
+    def alone(self) -> bool:
+        """Is every other surely lower?"""
+        return bool(self.comparisons) and all(one.verdict == "lower" for one in self.comparisons)
 
 
 def best_of(category: str, arms: Sequence[Arm], answers: Answers) -> Best | None:
-    """None where no arm has a score that counts. With one seed an arm nothing is told apart, and all are tied.
+    """None where no arm has a score that counts.
 
     The leader was chosen for its score, so a plain test against each other would favour it: the correction is over
     all pairs of the category, whichever of them had come out first.
@@ -96,6 +101,4 @@ def best_of(category: str, arms: Sequence[Arm], answers: Answers) -> Best | None
     others = [arm for arm in scored if arm is not leader]
     pairs = len(scored) * (len(scored) - 1) // 2
     compared = compare_family([(leader, other, EQUAL_WITHIN) for other in others], answers, pairs)
-    tied = tuple(c.second for c in compared if c.verdict != "lower")
-    below = tuple(c.second for c in compared if c.verdict == "lower")
-    return Best(category, leader, tied, below, tuple(compared))
+    return Best(category, leader, tuple(compared))

@@ -66,6 +66,9 @@ MARKED, BEYOND, WITHIN = "rests on marked runs", "beyond questions", "within que
 UNTESTED, SAME_RUN, MISSING = "cannot be tested: no k of n", "one run: no test", "a score is missing"
 
 
+NO_DIFFERENCE = "not contradicted: no difference is shown, and no equality either"
+
+
 def assess(finding: Finding, sides: Mapping[str, Side]) -> Assessment:
     """The worst of what its comparisons show decides. No verdict grants the treatment anything."""
     weighed = tuple(_weigh(finding, one, sides) for one in finding.compares)
@@ -82,7 +85,8 @@ def _verdict(finding: Finding, weighed: Sequence[Weighed]) -> str:
     if otherwise:
         return "no: its own figures say otherwise" + (f" ({otherwise} of {len(weighed)})" if len(weighed) > 1 else "")
     if finding.direction == "equal":
-        return "not contradicted: no difference is shown, and no equality either"
+        apart = BEYOND in standings
+        return "no: they differ by more than questions explain" if apart else NO_DIFFERENCE
     within, untested = standings.count(WITHIN), sum(s in (UNTESTED, SAME_RUN) for s in standings)
     if within or untested:
         parts = [f"{within} of {len(weighed)} within what questions explain"] if within else []
@@ -99,7 +103,7 @@ def _weigh(finding: Finding, one: Compared, sides: Mapping[str, Side]) -> Weighe
         return Weighed(name, None, None, MISSING, ())
     apart = _apart(run, mine, than, theirs) if one.run != one.than else None
     difference = apart.difference if apart is not None else mine - theirs
-    if run.bugs or than.bugs:
+    if {run.validity, than.validity} & {"affected", "superseded"}:
         standing = MARKED
     elif apart is None:
         standing = SAME_RUN if one.run == one.than else UNTESTED

@@ -12,16 +12,18 @@ from sqlalchemy import Engine
 from db import bug_reads, reads
 from db.reads import EvalPoint, Run
 from orchestrator.claims import claims_as_json
+from orchestrator.comparison import evaluations_for
+from orchestrator.numbers import score_interval
 from orchestrator.runs_json import category
-from orchestrator.statistics.scores import wilson
+from orchestrator.scores import arms
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUN_COLUMNS = (
     "run_id", "label", "category", "sweeps", "seed", "condition_id", "status", "verdict", "validity", "k", "n",
-    "samples", "percent", "low", "high", "step", "rule", "mode", "total_steps", "bugs", "supersedes", "superseded_by",
-    "code_version", "created_at",
+    "samples", "percent", "low", "high", "step", "scored_by", "rule", "mode", "total_steps",
+    "bugs", "supersedes", "superseded_by", "code_version", "created_at",
 )  # fmt: skip
 CURVE_COLUMNS = (
     "run_id", "label", "seed", "condition_id", "validity", "step", "k", "n", "samples", "percent", "low", "high", "at",
@@ -41,33 +43,50 @@ class Registry:
     def runs(self, *, sweep: str | None = None, everything: bool = False) -> pd.DataFrame:
         """A row a training run, newest first: its score with Wilson's interval in percent, and its whole condition in
         columns ``condition.dtype.format``, …; valid runs alone, unless ``everything``."""
-        found = chosen(self.engine, sweep=sweep, everything=everything)
-        rows = [run_row(run) for run in found]
+        rows = [run_row(one) for one in chosen(self.engine, sweep=sweep, everything=everything)]
         columns = dict.fromkeys(RUN_COLUMNS) | dict.fromkeys(key for row in rows for key in row)
         return _frame(rows, columns)
 
     def curves(self, *, sweep: str | None = None, everything: bool = False) -> pd.DataFrame:
-        """A row an eval of a training run, in the order of the runs and of the steps."""
+        """A row an eval of a training run, in the order of the runs and of the steps. Of a run whose score a new
+        evaluation mended, its own curve: ``validity`` says so."""
         found = chosen(self.engine, sweep=sweep, everything=everything)
-        return _frame([curve_row(run, point) for run in found for point in run.curve], CURVE_COLUMNS)
+        rows = [curve_row(one.run, point) for one in found for point in one.run.curve]
+        return _frame(rows, CURVE_COLUMNS)
 
     def claims(self, *, history: str | None = None) -> pd.DataFrame:
         """A row an imported claim: what people wrote; nothing of it was measured here."""
         return _frame(claim_rows(self.engine, history), CLAIM_COLUMNS)
 
 
-def chosen(engine: Engine, *, sweep: str | None, everything: bool) -> list[Run]:
-    """Training runs; those whose score counts, or all."""
-    return [run for run in reads.runs(engine, sweep=sweep) if everything or (run.valid and run.score is not None)]
+@dataclass(frozen=True)
+class Chosen:
+    """A training run with the score that stands for it; ``by``: the run that measured it, itself or an evaluation."""
+
+    run: Run
+    score: EvalPoint | None
+    by: str | None
 
 
-def run_row(run: Run) -> dict[str, Any]:
+def chosen(engine: Engine, *, sweep: str | None, everything: bool) -> list[Chosen]:
+    """What counts, one run a condition and seed, as in comparisons (:mod:`orchestrator.scores`); or all training runs,
+    each with its own score."""
+    runs = reads.runs(engine, sweep=sweep)
+    if everything:
+        return [Chosen(run, run.score, run.id if run.score else None) for run in runs]
+    found = arms(runs, evaluations_for(engine, runs))
+    counted = {s.trained.id: Chosen(s.trained, s.point, s.by.id) for arm in found.values() for s in arm.scored}
+    return [counted[run.id] for run in runs if run.id in counted]
+
+
+def run_row(one: Chosen) -> dict[str, Any]:
     """One run, flat: None where a thing is not there."""
+    run = one.run
     bugs = [mark.bug for mark in run.marks if mark.state in ("affected", "unknown")]
     row: dict[str, Any] = {
         "run_id": run.id, "label": run.label, "category": category(run.condition), "sweeps": ",".join(run.sweeps),
         "seed": run.seed, "condition_id": run.condition_id, "status": run.state, "verdict": run.verdict,
-        "validity": run.validity, **_score(run.score), "rule": run.score_rule.get("rule"),
+        "validity": run.validity, **_score(one.score), "scored_by": one.by, "rule": run.score_rule.get("rule"),
         "mode": run.score_rule.get("mode"), "total_steps": run.total_steps, "bugs": ",".join(bugs),
         "supersedes": run.supersedes, "superseded_by": run.superseded_by, "code_version": run.code_version,
         "created_at": run.created_at,
@@ -101,10 +120,10 @@ def claim_rows(engine: Engine, history: str | None = None) -> list[dict[str, Any
 def _score(point: EvalPoint | None) -> dict[str, Any]:
     if point is None:
         return dict.fromkeys(("k", "n", "samples", "percent", "low", "high", "step"))
-    low, high = wilson(point.k, point.n * point.samples)
+    low, high = score_interval(point)
     return {
-        "k": point.k, "n": point.n, "samples": point.samples, "percent": point.percent, "low": 100 * low,
-        "high": 100 * high, "step": point.step,
+        "k": point.k, "n": point.n, "samples": point.samples, "percent": point.percent, "low": low,
+        "high": high, "step": point.step,
     }  # fmt: skip
 
 

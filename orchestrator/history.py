@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from db import reads
-from experiment_specs.language import Condition
 from orchestrator.price import Past, answers_of, kind_of
 from orchestrator.statistics.power import Scatter, scatter_of
 from orchestrator.steps import plan_steps
+from orchestrator.words import readable
 
 MOST_RUNS = 500
 
@@ -26,7 +25,7 @@ def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
     first_steps = reads.first_steps(engine, [run.attempt.id for run in runs if run.attempt])
     found = []
     for run in runs:
-        attempt, condition = run.attempt, _condition(run)
+        attempt, condition = run.attempt, readable(run.condition)
         if attempt is None or attempt.ended_at is None or condition is None or attempt.last_step < run.total_steps:
             continue
         if attempt.id not in first_steps:
@@ -52,10 +51,3 @@ def scatter(runs: Sequence[reads.Run], model: str, questions: str) -> Scatter:
         if run.valid and same and final and run.score is not None:
             groups.setdefault(run.condition_id, {}).setdefault(run.seed, run.score.percent)
     return scatter_of([list(group.values()) for group in groups.values()])
-
-
-def _condition(run: reads.Run) -> Condition | None:
-    try:
-        return Condition.model_validate(run.condition, strict=False)
-    except ValidationError:  # written by a version whose rules were looser
-        return None

@@ -9,8 +9,15 @@ from orchestrator.statistics.treatments import Noise
 
 def percent_with_interval(point: EvalPoint) -> str:
     """``64.2 % [59.9, 68.3]``."""
-    low, high = wilson(point.k, point.n * point.samples)
-    return f"{point.percent:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = score_interval(point)
+    return f"{point.percent:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def score_interval(point: EvalPoint) -> tuple[float, float]:
+    """Wilson's, in percent. Samples of one question are not independent: several count as one, which is never too
+    narrow."""
+    low, high = wilson(point.k / point.samples, point.n)
+    return 100 * low, 100 * high
 
 
 def points(value: float | None, low: float | None = None, high: float | None = None) -> str:

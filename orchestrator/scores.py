@@ -48,6 +48,11 @@ class Arm:
     left_out: tuple[LeftOut, ...]
 
     @property
+    def rule(self) -> str | None:
+        """Of all its scores."""
+        return self.scored[0].rule if self.scored else None
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(s.seed for s in self.scored)
 
@@ -73,16 +78,21 @@ def arms(runs: Iterable[Run], evaluations: Iterable[Run] = ()) -> dict[str, Arm]
 
 def _arm(group: Sequence[Run], anew: Mapping[str, Run]) -> Arm:
     newest = sorted(group, key=lambda run: (-run.created_at, run.id))
+    found = {run.id: score for run in newest if (score := _score_of(run, anew)) is not None}
+    rules = {score.rule for score in found.values()}
+    rule = "final" if "final" in rules else next(iter(rules), None)  # a best of several evals is another thing
     scored: dict[int, Scored] = {}
     left_out = []
     for run in newest:
-        found = _score_of(run, anew)
-        if found is None:
+        score = found.get(run.id)
+        if score is None:
             left_out.append(LeftOut(run, standing(run) if run.score or run.verdict else run.state))
+        elif score.rule != rule:
+            left_out.append(LeftOut(run, f"scored by another rule, {score.rule}"))
         elif run.seed in scored:
             left_out.append(LeftOut(run, "a newer run has this seed"))
         else:
-            scored[run.seed] = found
+            scored[run.seed] = score
     first = newest[0]
     in_order = tuple(scored[seed] for seed in sorted(scored))
     return Arm(first.label, first.condition_id, first.condition, in_order, tuple(left_out))

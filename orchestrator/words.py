@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value, record_in
 from experiment_specs.presets import preset_name
 
@@ -29,6 +31,14 @@ def condition_words(conditions: Sequence[Condition]) -> list[str]:
 def typed_condition(body: Mapping[str, Any]) -> Condition:
     """A condition as the registry has it."""
     return Condition.model_validate(body, strict=False)
+
+
+def readable(body: Mapping[str, Any]) -> Condition | None:
+    """A condition as the registry has it; None where another version wrote it, whose rules were looser."""
+    try:
+        return typed_condition(body)
+    except ValidationError:
+        return None
 
 
 def treatments(condition: Condition) -> str:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from db.bug_reads import Claim
-    from db.reads import Run
     from orchestrator.scores import Arm
 
 Side = Annotated[
@@ -28,15 +27,18 @@ def compare(
         str | None, typer.Option(help="Only runs of this sweep; alone: all contrasts that it declares.")
     ] = None,
     equal_within: Annotated[
-        float, typer.Option(help="Points within which two treatments count as equal.", min=0)
-    ] = 1.0,
+        float | None, typer.Option(help="Points within which two treatments count as equal: 1.", min=0)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare B with A: by shared questions as checkpoints, by seeds as treatments."""
+    from db.bug_reads import Claim
     from experiment_specs.errors import SpecError
     from orchestrator.comparison import as_json as in_json
     from orchestrator.comparison import compare as compare_arms
     from orchestrator.comparison import recorded_answers
+    from orchestrator.scores import Arm
+    from orchestrator.statistics.treatments import EQUAL_WITHIN
 
     engine = registry()
     if sweep is not None:
@@ -44,15 +46,24 @@ def compare(
     if a is None or b is None:
         if a is not None or sweep is None:
             raise SpecError("compare takes two runs, or --sweep with declared contrasts", key="A B")
+        if equal_within is not None:
+            raise SpecError(
+                "a sweep's contrasts say themselves what counts as equal (equal_within)", key="--equal-within"
+            )
         _contrasts(engine, sweep, as_json=as_json)
         return
-    sides = [find_subject(engine, name) for name in (a, b)]
-    arms = [_arm(engine, side, name, sweep) for side, name in zip(sides, (a, b), strict=True)]
-    first, second = arms
-    if first is None or second is None:
-        _claims(engine, sides, as_json=as_json)
+    sides = [_side(engine, name, sweep) for name in (a, b)]
+    claims = [side for side in sides if isinstance(side, Claim)]
+    arms = [side for side in sides if isinstance(side, Arm)]
+    if claims and arms:
+        raise SpecError("a claim and a run are never compared: nothing of a claim was measured here", key="compare")
+    if claims:
+        _claims(claims[0], claims[1], as_json=as_json)
         return
-    found = compare_arms(first, second, recorded_answers(engine), equal_within)
+    first, second = arms
+    found = compare_arms(
+        first, second, recorded_answers(engine), EQUAL_WITHIN if equal_within is None else equal_within
+    )
     if as_json:
         print_json(in_json(found))
     else:
@@ -64,22 +75,27 @@ def compare(
         raise typer.Exit(NOTHING_MATCHED)
 
 
-def _arm(engine: Engine, side: Run | Claim, name: str, sweep: str | None) -> Arm | None:
-    """All runs of a label's condition, or the one run that was named; None for a claim."""
+def _side(engine: Engine, name: str, sweep: str | None) -> Arm | Claim:
+    """All runs of a label's condition, or the one run that was named, or a claim."""
+    from db import reads
     from db.bug_reads import Claim
     from experiment_specs.errors import SpecError
     from orchestrator.comparison import evaluations_for, load_arms
     from orchestrator.scores import arms
 
+    if called := reads.conditions_called(engine, name, sweep):
+        if len(called) > 1:
+            typer.echo(
+                f"note: {name} names {len(called)} conditions; the newest is compared (--sweep, or ids)", err=True
+            )
+        return load_arms(engine, called[:1], sweep)[called[0]]
+    if sweep is not None:
+        raise SpecError(f"no run of sweep {sweep} has this label", key="compare", value=name)
+    side = find_subject(engine, name)
     if isinstance(side, Claim):
-        return None
+        return side
     if side.kind != "train":
         raise SpecError("is no training run", key="compare", value=side.label)
-    if name == side.label:
-        found = load_arms(engine, [side.condition_id], sweep)
-        if side.condition_id not in found:
-            raise SpecError(f"no run of sweep {sweep} has this condition", key="compare", value=name)
-        return found[side.condition_id]
     return arms([side], evaluations_for(engine, [side]))[side.condition_id]
 
 
@@ -106,15 +122,10 @@ def _contrasts(engine: Engine, sweep: str, *, as_json: bool) -> None:
         raise typer.Exit(NOTHING_MATCHED)
 
 
-def _claims(engine: Engine, sides: list[Run | Claim], *, as_json: bool) -> None:
-    from db.bug_reads import Claim
-    from experiment_specs.errors import SpecError
+def _claims(first: Claim, second: Claim, *, as_json: bool) -> None:
     from orchestrator.claims import compared
 
-    claims = [side for side in sides if isinstance(side, Claim)]
-    if len(claims) < len(sides):
-        raise SpecError("a claim and a run are never compared: nothing of a claim was measured here", key="compare")
-    found = compared(claims[0], claims[1])
+    found = compared(first, second)
     if as_json:
         print_json(found)
         return

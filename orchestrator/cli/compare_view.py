@@ -93,9 +93,6 @@ def treatment_lines(found: Comparison) -> list[Text]:
     if found.verdict == "equivalent":
         line.append(f"; within ±{treatment.margin:g}: {p_value(treatment.p_equal or 0.0)}")
     lines.append(line.append(")"))
-    if found.could_find is not None:
-        seeds = f"{treatment.seeds} seeds that scatter so"
-        lines.append(Text.assemble(("power       ", "bold"), f"{seeds} find {found.could_find:.1f} points with 80 %"))
     if found.noise is not None and found.noise.seeds is not None:
         lines.append(Text.assemble(("noise       ", "bold"), noise_in_words(found.noise)))
     return lines

@@ -66,7 +66,8 @@ def print_overlay(screen: Console, engine: Engine, of: Run | Claim) -> None:
 def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
     from orchestrator.claims import claims_as_json, comparisons, contradictions
 
-    compared = comparisons(engine, claim)
+    others = {other.label: other for other in bug_reads.claims(engine, history=claim.history)}
+    compared = comparisons(claim, others)
     row = claims_as_json(engine, [claim], curves=True)[0]
     against = [c for c in contradictions(engine, claim.history) if claim.label in c.runs]
     if as_json:

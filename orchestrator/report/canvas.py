@@ -24,6 +24,11 @@ def figure(width: float = 7.2, height: float = 4.4) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
+def literal(text: str) -> str:
+    """A name as matplotlib shows it: no formula between dollars, and not hidden from a legend by a leading _."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def tidy(axes: Any, *, grid: str = "both") -> None:
     axes.grid(alpha=0.3, linewidth=0.5, axis=grid)
     axes.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,7 @@ from orchestrator.report.settings import settings_of
 from orchestrator.statistics.checkpoints import CheckpointDifference, difference_of_counts
 from orchestrator.statistics.scores import wilson
 from orchestrator.statistics.treatments import holm
-from orchestrator.words import typed_condition
+from orchestrator.words import readable
 
 CLAIM = "Claims: what people wrote. Nothing of it was measured here."
 BY_QUESTIONS = (
@@ -38,7 +38,7 @@ _PICTOGRAM = re.compile("[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]")
 
 def sections(history: HistoryMaterial, bugs: Sequence[BugMaterial], references: Sequence[Reference]) -> list[Section]:
     rows = list(zip(history.runs, history.rows, strict=True))
-    conditions = [typed_condition(row["condition"]) for row in history.rows if row["condition"] is not None]
+    conditions = [c for row in history.rows if row["condition"] and (c := readable(row["condition"])) is not None]
     return [
         section
         for section in (
@@ -378,7 +378,8 @@ def _steps(history: HistoryMaterial) -> Section | None:
             (
                 key, _n(group.rows), _n(group.generation_batch), _n(group.steps_per_epoch),
                 Cell(_n(whole), strong=whole != group.steps_per_epoch), _n(group.planned_steps),
-                "–".join(map(str, group.executed_steps)) or _executed(history, members[key]), ", ".join(map(str, group.eval_steps)) or "–",
+                "–".join(map(str, group.executed_steps)) or _executed(history, members[key]),
+                ", ".join(map(str, group.eval_steps)) or "–",
                 ", ".join(members[key]) or "–",
             )
         )  # fmt: skip

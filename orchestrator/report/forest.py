@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.report.canvas import PALETTE, figure, tidy
+from orchestrator.report.canvas import PALETTE, figure, literal, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,10 +49,10 @@ def draw_forest(lines: Sequence[Line], xlabel: str, explained: str) -> Figure:
         if line.difference is not None:
             face = colour if line.low is not None and line.counts else "white"
             axes.plot(line.difference, position, "o", color=colour, markerfacecolor=face, markersize=6)
-    axes.set_yticks(list(positions), [line.name for line in lines], fontsize=9)
+    axes.set_yticks(list(positions), [literal(line.name) for line in lines], fontsize=9)
     axes.set_ylim(0.4, len(lines) + 0.6)
     axes.set_xlabel(xlabel)
-    axes.set_title(explained, fontsize=9, loc="left")
+    axes.set_title(literal(explained), fontsize=9, loc="left")
     right = axes.secondary_yaxis("right")
     right.set_yticks(list(positions), [line.note for line in lines], fontsize=9)
     right.tick_params(length=0)

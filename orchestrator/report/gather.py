@@ -135,23 +135,28 @@ def _compared(pairs: Sequence[tuple[Arm, Arm]], answers: Answers) -> tuple[Compa
 
 def _best(found: Sequence[Arm], answers: Answers) -> tuple[Best, ...]:
     """Only what answered the same questions by the same rule is compared."""
-    groups: dict[tuple[str, str, str], list[Arm]] = {}
+    groups: dict[tuple[str, ...], list[Arm]] = {}
     for arm in found:
-        condition = arm.condition
-        key = (best_category(condition), str(condition["model"]["path"]), str(condition["data"]["test"]))
-        groups.setdefault(key, []).append(arm)
-    several = len({key[1:] for key in groups}) > 1
-    named = {key: f"{key[0]} ({key[1]}, {key[2]})" if several else key[0] for key in sorted(groups)}
+        if arm.scored:
+            condition, point = arm.condition, arm.scored[0].point
+            where = (str(condition["model"]["path"]), str(condition["data"]["test"]))
+            asked = (str(arm.rule), point.questions, f"{point.n} questions")
+            groups.setdefault((best_category(condition), *where, *asked), []).append(arm)
+    parts = [{key[i] for key in groups} for i in range(6)]
+    named = {key: f"{key[0]}{_apart([key[i] for i in (1, 2, 3, 5) if len(parts[i]) > 1])}" for key in sorted(groups)}
     best = (best_of(named[key], groups[key], answers) for key in sorted(groups))
     return tuple(one for one in best if one is not None)
 
 
+def _apart(words: Sequence[str]) -> str:
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _sigma(engine: Engine, found: Sequence[Arm]) -> tuple[tuple[str, Sequence[dict[str, Any]]], ...]:
     noisy = [arm for arm in found if arm.condition["aqn"] is not None and arm.scored][:MOST_NOISE_CURVES]
-    attempts = {arm.label: arm.scored[0].trained.attempt for arm in noisy}
-    known = [attempt.id for attempt in attempts.values() if attempt is not None]
-    syncs = reads.facts_of_kind(engine, known, "sync")
-    return tuple((label, syncs[a.id]) for label, a in attempts.items() if a is not None and a.id in syncs)
+    attempts = [(arm.label, arm.scored[0].trained.attempt) for arm in noisy]
+    syncs = reads.facts_of_kind(engine, [attempt.id for _, attempt in attempts if attempt is not None], "sync")
+    return tuple((label, syncs[a.id]) for label, a in attempts if a is not None and a.id in syncs)
 
 
 def _scans(engine: Engine, runs: Sequence[Run]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -177,11 +182,12 @@ def _histories(engine: Engine) -> tuple[HistoryMaterial, ...]:
 def _history(engine: Engine, name: str, about: Mapping[str, Any]) -> HistoryMaterial:
     claims = bug_reads.claims(engine, history=name)
     rows = claims_as_json(engine, claims)
+    by_label = {claim.label: claim for claim in claims}
     runs = {claim.label: claimed_run(claim) for claim in claims}
     sides = {
         claim.label: Side(
             claim.label, runs[claim.label], row["condition"], claim.body.get("questions"), claim.validity,
-            tuple(m.bug for m in claim.marks if m.state == "affected" and m.effect == "invalid"),
+            tuple(m.bug for m in claim.marks if m.state in ("affected", "resolved") and m.effect != "none"),
         )
         for claim, row in zip(claims, rows, strict=True)
     }  # fmt: skip
@@ -195,7 +201,7 @@ def _history(engine: Engine, name: str, about: Mapping[str, Any]) -> HistoryMate
         rows=tuple(rows),
         groups={key: Group.model_validate(group, strict=False) for key, group in about.get("groups", {}).items()},
         best=tuple(ClaimedBest.model_validate(one, strict=False) for one in about.get("best", ())),
-        compared={claim.label: comparisons(engine, claim) for claim in claims},
+        compared={claim.label: comparisons(claim, by_label) for claim in claims},
         contradictions=tuple(contradictions(engine, name)),
         findings=tuple(assess(finding, sides) for finding in known),
     )

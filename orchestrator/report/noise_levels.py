@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.report.canvas import MARKERS, PALETTE, figure, tidy
+from orchestrator.report.canvas import MARKERS, PALETTE, figure, literal, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,12 +23,12 @@ def draw_sigma(syncs: Sequence[tuple[str, Sequence[dict[str, Any]]]], title: str
         axes.step(
             steps, [s["sigma_planned"] or float("nan") for s in measured], where="mid", color=colour, linewidth=1.2,
             linestyle=("-", "--", ":", "-.")[index % 4],
-            label=f"{label}: planned",
+            label=literal(f"{label}: planned"),
         )  # fmt: skip
         axes.plot(
             steps, [s["realised"]["std"] or float("nan") for s in measured], color=colour, linestyle="",
             marker=MARKERS[index % len(MARKERS)], markersize=max(3, 8 - 2 * index), markerfacecolor="none",
-            label=f"{label}: realised",
+            label=literal(f"{label}: realised"),
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("training step that generates with it")

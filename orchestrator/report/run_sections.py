@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from db.reads import Run
@@ -25,7 +26,7 @@ from orchestrator.runs_json import category, standing
 from orchestrator.scores import Arm
 from orchestrator.statistics.checkpoints import difference_of_counts
 from orchestrator.statistics.treatments import difference_by_seed
-from orchestrator.words import condition_words, typed_condition
+from orchestrator.words import condition_words, readable
 
 CATEGORIES = {"HW": "Imitated hardware errors", "Quant": "Full fine-tuning", "LoRA": "Adapters on a fixed base"}
 UNSEEN = "never recorded"
@@ -67,8 +68,10 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
 
 def _words(arms: Sequence[Arm]) -> dict[str, str]:
     """Condition id → what tells it from the others."""
-    texts = condition_words([typed_condition(arm.condition) for arm in arms])
-    return dict(zip((arm.condition_id for arm in arms), texts, strict=True))
+    known = [(arm.condition_id, c) for arm in arms if (c := readable(arm.condition)) is not None]
+    texts = condition_words([condition for _, condition in known]) if known else []
+    told = dict(zip((condition_id for condition_id, _ in known), texts, strict=True))
+    return {arm.condition_id: told.get(arm.condition_id, "written by another version") for arm in arms}
 
 
 def score_cell(run: Run) -> Cell:
@@ -116,19 +119,18 @@ def _contrasts(sweep: SweepMaterial) -> Section | None:
                 contrast.name, f"{one.first.label} → {one.second.label}", str(one.treatment.seeds),
                 points(one.treatment.difference, one.treatment.low, one.treatment.high),
                 _interval(one.adjusted.low, one.adjusted.high), _each(one),
-                f"{one.could_find:.1f}" if one.could_find is not None else "–",
                 bare_p(one.adjusted.p), Cell(one.verdict, strong=one.verdict in ("higher", "lower", "equivalent")),
             )
         )  # fmt: skip
     margins = " or ±".join(sorted({f"{one.treatment.margin:g}" for _, one in compared}))
     caption = (
         "Second minus first, in points. The t interval of 95 % of each over per-seed pairs; the intervals that hold"
-        f" together for all {len(compared)} (Bonferroni); the difference of each seed; what as many seeds, scattered as"
-        " these are, would find with 80 %; p of the t test, by Holm over all of them. Equivalent: surely within"
+        f" together for all {len(compared)} (Bonferroni); the difference of each seed; p"
+        " of the t test, by Holm over all of them. Equivalent: surely within"
         f" ±{margins} points. Not distinguishable is no proof of equality: few seeds find large differences alone."
     )
-    columns = ("contrast", "from → to", "seeds", "points [95 %]", "all together", "by seed", "finds", "p", "verdict")
-    right = ("seeds", "points [95 %]", "all together", "finds", "p")
+    columns = ("contrast", "from → to", "seeds", "points [95 %]", "all together", "by seed", "p", "verdict")
+    right = ("seeds", "points [95 %]", "all together", "p")
     blocks.append(table(columns, rows, right=right, caption=caption))
     blocks += _noise_and_problems([one for _, one in compared])
     blocks.append(_forest(sweep.name, [(f"{c.name}: {o.first.label} → {o.second.label}", o) for c, o in compared]))
@@ -179,13 +181,20 @@ def _forest(name: str, compared: Sequence[tuple[str, Comparison]]) -> Figure:
 def complete(material: Material) -> Section:
     """Every run; what does not count is struck through."""
     rows, words = [], _words(material.arms)
+    out = {left.run.id: left.why for arm in material.arms for left in arm.left_out}
+    mended = {s.trained.id: s for arm in material.arms for s in arm.scored if s.by is not s.trained}
     for run in material.runs:
         score = run.score
         bugs = ", ".join(f"{m.bug} ({m.state})" for m in run.marks if m.state != "withdrawn")
+        cell = score_cell(run)
+        if run.valid and run.id in out:
+            cell = replace(cell, note=f"not compared: {out[run.id]}")
+        if run.id in mended:
+            again = mended[run.id]
+            cell = replace(cell, note=f"its checkpoint, by run {again.by.id}: {percent_with_interval(again.point)}")
         rows.append(
             (
-                run.label, str(run.seed), words[run.condition_id],
-                _count(run), score_cell(run),
+                run.label, str(run.seed), words[run.condition_id], _count(run), cell,
                 f"{score.step} of {run.total_steps}" if score else f"– of {run.total_steps}",
                 run.score_rule.get("rule", "final"), run.verdict or run.state, bugs or "–", run.id,
             )
@@ -206,11 +215,11 @@ def _by_category(material: Material, words: Mapping[str, str]) -> list[Section]:
             continue
         rows = []
         for arm in arms:
-            condition = typed_condition(arm.condition)
             own = benefit.get(arm.condition_id)
             rows.append(
                 (
-                    arm.label, words[arm.condition_id], str(condition.epochs), str(len(arm.scored)), arm_score(arm),
+                    arm.label, words[arm.condition_id], str(arm.condition["epochs"]), str(len(arm.scored)),
+                    arm_score(arm),
                     points(own.treatment.difference, own.treatment.low, own.treatment.high) if own else "–",
                     Cell(own.verdict, note=f"against {own.first.label}") if own else "",
                 )
@@ -251,20 +260,22 @@ def _best(best: Sequence[Best], words: Mapping[str, str]) -> Section | None:
         return None
     rows = []
     for one in best:
-        alone = not one.tied
-        single = any(len(arm.scored) < 2 for arm in (one.leader, *one.tied))
-        why = "one seed an arm: not assessable" if single and one.tied else "cannot be told apart"
-        tied = ", ".join(arm.label for arm in one.tied)
+        notes = [
+            f"{', '.join(arm.label for arm in arms)}: {why}"
+            for verdicts, why in TIES.items()
+            if (arms := one.others(*verdicts))
+        ]
+        rule = "" if one.leader.rule == "final" else f" ({one.leader.rule} of its evals)"
         rows.append(
             (
-                one.category, Cell(one.leader.label, strong=alone, note=f"with {tied}: {why}" if one.tied else ""),
-                words[one.leader.condition_id], arm_score(one.leader), str(len(one.leader.scored)),
-                ", ".join(arm.label for arm in one.below) or "–",
+                one.category, Cell(one.leader.label, strong=one.alone, note="; ".join(notes)),
+                words[one.leader.condition_id], arm_score(one.leader) + rule, str(len(one.leader.scored)),
+                ", ".join(arm.label for arm in one.others("lower")) or "–",
             )
         )  # fmt: skip
     caption = (
-        "Of each category the highest mean, and with it every condition that is not surely lower (paired by seed,"
-        " corrected over all pairs of the category). Only runs that count."
+        "Of each category the highest mean over seeds, and below it what is not surely lower (paired by seed, corrected"
+        " over all pairs of the category); in bold where everything else is. Only runs that count, by one score rule."
     )
     columns = ("category", "highest", "what it is", "score % [95 %]", "seeds", "surely lower")
     return Section("Best of each category", (table(columns, rows, right=("score % [95 %]", "seeds"), caption=caption),))
@@ -273,10 +284,10 @@ def _best(best: Sequence[Best], words: Mapping[str, str]) -> Section | None:
 def _configurations(arms: Sequence[Arm]) -> Section | None:
     groups: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
-        condition = typed_condition(arm.condition)
-        aqn = condition.aqn
-        if aqn is None:
+        condition = readable(arm.condition)
+        if condition is None or condition.aqn is None:
             continue
+        aqn = condition.aqn
         stages = aqn.num_stages or aqn.stages_per_epoch
         key = (
             preset_name("aqn", aqn), f"{aqn.sigma_start:g}→{aqn.sigma_end:g}", aqn.schedule,
@@ -294,14 +305,11 @@ def _configurations(arms: Sequence[Arm]) -> Section | None:
 def _against(material: Material, references: Sequence[Reference]) -> Section | None:
     if not references:
         return None
-    own = [
-        (
-            sweep.name,
-            settings_of([typed_condition(c) for c in {r.condition_id: r.condition for r in sweep.runs}.values()]),
-        )
-        for sweep in material.sweeps
-        if sweep.runs
-    ]
+    own = []
+    for sweep in material.sweeps:
+        bodies = {run.condition_id: run.condition for run in sweep.runs}
+        if conditions := [c for body in bodies.values() if (c := readable(body)) is not None]:
+            own.append((sweep.name, settings_of(conditions)))
     return comparison_with("Against published work", own, references)
 
 
@@ -500,6 +508,15 @@ WORDS = (
     ("a seed", "decides the order of prompts and all sampling; the model at step 0 is the same for all"),
     ("claim", "what people wrote of a run that no registry saw; filed under the condition that it seems to have had"),
 )
+
+
+TIES = {
+    ("equivalent", "not distinguishable"): "cannot be told apart from it",
+    ("not assessable",): "not assessable, too few shared seeds",
+    ("not comparable",): "not comparable",
+    ("higher",): "higher on the seeds that both have",
+}
+"""Verdict against the leader → in words."""
 
 
 def glossary() -> Section:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiment_specs.references import Reference
 from orchestrator.report import claim_sections, run_sections
-from orchestrator.report.document import Document, Section
+from orchestrator.report.document import Block, Document, Figure, Section
 from orchestrator.report.gather import Material
 from orchestrator.report.html import as_html
 from orchestrator.report.markdown import FIGURES, as_markdown
@@ -30,20 +31,37 @@ def document(material: Material, references: Sequence[Reference], sweeps: Sequen
         sections += claim_sections.sections(history, material.bugs, references)
     if sections:
         sections.append(run_sections.glossary())
-    return Document(title, tuple(_lead(material)), tuple(sections))
+    return Document(title, tuple(_lead(material)), tuple(_named_apart(sections)))
+
+
+def _named_apart(sections: Sequence[Section]) -> list[Section]:
+    """Names of files that only blanks or capitals tell apart become different ones."""
+    seen: Counter[str] = Counter()
+    found = []
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if isinstance(block, Figure):
+                seen[block.name] += 1
+                again = seen[block.name]
+                blocks.append(replace(block, name=f"{block.name}-{again}") if again > 1 else block)
+            else:
+                blocks.append(block)
+        found.append(replace(section, blocks=tuple(blocks)))
+    return found
 
 
 def _lead(material: Material) -> list[str]:
     lead = []
     runs = material.runs
     if runs:
-        counted = sum(run.valid and run.score is not None for run in runs)
+        counted = sum(len(arm.scored) for arm in material.arms)
         first, last = (run_sections.day(f(run.created_at for run in runs)) for f in (min, max))
         when = first if first == last else f"{first} to {last}"
         lead.append(
-            f"{len(runs)} runs of {len(material.arms)} conditions, submitted {when}; {counted} of them have a score"
-            " that counts: PROVEN, and touched by no known bug."
-            + (" The others are struck through, with the reason, and enter no comparison." * (counted < len(runs)))
+            f"{len(runs)} runs of {len(material.arms)} conditions, submitted {when}; {counted} scores count:"
+            " PROVEN, marked by no known bug, one a condition and seed."
+            + (" The others enter no comparison; the table of all runs says why." * (counted < len(runs)))
         )
     elif not material.histories:
         lead.append("Nothing is recorded yet.")

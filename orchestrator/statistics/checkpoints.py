@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
-ALPHA = 0.05
+from orchestrator.statistics.treatments import ALPHA, difference_by_seed
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def difference_on_shared(
     if n != len(second) or not n:
         raise ValueError(f"{n} and {len(second)} questions are not the same")
     if samples != (1, 1):
-        return _by_shares([k / samples[0] for k in first], [k / samples[1] for k in second])
+        return _by_shares([k / samples[0] for k in first], [k / samples[1] for k in second], samples)
     from statsmodels.stats.contingency_tables import mcnemar
 
     pairs = list(zip(first, second, strict=True))
@@ -63,7 +64,7 @@ def difference_on_shared(
     table = [[both, only_first], [only_second, n - both - only_first - only_second]]
     p = float(mcnemar(table, exact=True).pvalue)
     one, other = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
-    half = _normal_quantile() * math.sqrt((one + other - (other - one) ** 2) / (n + 2))
+    half = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt((one + other - (other - one) ** 2) / (n + 2))
     centre = other - one
     return CheckpointDifference(
         100 * (only_second - only_first) / n, 100 * max(-1.0, centre - half), 100 * min(1.0, centre + half),
@@ -71,23 +72,17 @@ def difference_on_shared(
     )  # fmt: skip
 
 
-def _by_shares(first: Sequence[float], second: Sequence[float]) -> CheckpointDifference:
-    from scipy.stats import ttest_rel
-
+def _by_shares(first: Sequence[float], second: Sequence[float], samples: tuple[int, int]) -> CheckpointDifference:
     n = len(first)
-    apart = [b - a for a, b in zip(first, second, strict=True)]
-    mean = sum(apart) / n
-    if len(set(apart)) == 1:  # no scatter to test against
-        low = high = mean
-        p = 1.0 if mean == 0 else 0.0
-    else:
-        found = ttest_rel(second, first)
-        bounds = found.confidence_interval(1 - ALPHA)
-        low, high, p = float(bounds.low), float(bounds.high), float(found.pvalue)
+    apart = [100 * (b - a) for a, b in zip(first, second, strict=True)]
+    found = difference_by_seed(apart, step=100 / max(samples), alpha=ALPHA)  # the same arithmetic, over questions
+    counts = sum(d < 0 for d in apart), sum(d > 0 for d in apart)
+    low, high, p = found.low, found.high, found.p
+    if low is None or high is None or p is None:  # one question
+        low, high, p = -100.0, 100.0, 1.0
     return CheckpointDifference(
-        100 * mean, 100 * low, 100 * high, p, "paired t over questions", n,
-        sum(a > b for a, b in zip(first, second, strict=True)), sum(a < b for a, b in zip(first, second, strict=True)),
-    )  # fmt: skip
+        math.fsum(apart) / n, max(-100.0, low), min(100.0, high), p, "paired t over questions", n, *counts
+    )
 
 
 def difference_of_counts(first: tuple[int, int], second: tuple[int, int]) -> CheckpointDifference:
@@ -107,9 +102,3 @@ def difference_of_counts(first: tuple[int, int], second: tuple[int, int]) -> Che
         None,
         None,
     )
-
-
-def _normal_quantile() -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(1 - ALPHA / 2)

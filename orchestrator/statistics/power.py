@@ -52,6 +52,8 @@ def scatter_of(groups: Sequence[Sequence[float]]) -> Scatter:
     from scipy.special import chdtri
 
     squares = sum((score - sum(group) / len(group)) ** 2 for group in pairs for score in group)
+    if squares == 0:  # all answers right, or none: that is no scatter of anything
+        return Scatter(ASSUMED_SD, 0)
     return Scatter(math.sqrt(squares / float(chdtri(freedom, SURE))), sum(map(len, pairs)))
 
 

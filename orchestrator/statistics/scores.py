@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of k successes in n trials, as shares (0..1).
 
     Checked against ``scipy.stats.binomtest(...).proportion_ci(method="wilson")`` by the tests; scipy itself would
@@ -18,4 +18,4 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     share = k / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return 0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half)

@@ -30,6 +30,8 @@ class TreatmentDifference:
     sd: float | None
     """Of the per-seed differences."""
     margin: float
+    step: float = 0.0
+    """By how many points a score of these can move at least."""
 
     @property
     def seeds(self) -> int:
@@ -52,7 +54,7 @@ def difference_by_seed(
     given = tuple(differences)
     if len(given) < 2:
         mean = given[0] if given else None
-        return TreatmentDifference(given, mean, None, None, None, None, None, margin)
+        return TreatmentDifference(given, mean, None, None, None, None, None, margin, step)
     from scipy.special import stdtr, stdtrit
 
     n = len(given)
@@ -65,7 +67,7 @@ def difference_by_seed(
     half = float(stdtrit(freedom, 1 - alpha / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(mean) / error))
     p_equal = float(stdtr(freedom, (abs(mean) - margin) / error))  # the nearer of the two margins decides
-    return TreatmentDifference(given, mean, mean - half, mean + half, p, p_equal, sd, margin)
+    return TreatmentDifference(given, mean, mean - half, mean + half, p, p_equal, sd, margin, step)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,9 @@ class Adjusted:
     verdict: Verdict
 
 
-def family(members: Sequence[TreatmentDifference], step: float = 0.0, size: int = 0) -> list[Adjusted]:
+def family(members: Sequence[TreatmentDifference], size: int = 0) -> list[Adjusted]:
     """Every declared comparison counts, those that cannot be assessed yet too (as p = 1): a family does not change as
-    its runs come in. ``step``: as in :func:`difference_by_seed`, the largest of the members'. ``size``: of the family,
-    where more is compared in it than these.
+    its runs come in. ``size``: of the family, where more is compared in it than these.
     """
     if not members:
         return []
@@ -94,7 +95,7 @@ def family(members: Sequence[TreatmentDifference], step: float = 0.0, size: int 
         if not member.assessable:
             found.append(Adjusted(None, None, None, None, "not assessable"))
             continue
-        wide = difference_by_seed(member.differences, member.margin, step, ALPHA / max(size, len(members)))
+        wide = difference_by_seed(member.differences, member.margin, member.step, ALPHA / max(size, len(members)))
         found.append(Adjusted(p, p_equal, wide.low, wide.high, _verdict(member, p, p_equal)))
     return found
 

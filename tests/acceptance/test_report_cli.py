@@ -51,17 +51,20 @@ def sweep(tmp_path: Path) -> None:
 def test_the_report_of_the_study_has_all_that_the_study_had(claims, tmp_path) -> None:
     ok("bugs", "apply", "ste-backward")
     out = ok("report", "--out", tmp_path)
-    assert "14 sections" in out
+    assert "15 sections" in out
     text = (tmp_path / "report.md").read_text()
     for title in TITLES:
         assert f"## aqn-2026-01: {title}\n" in text
     for label in json.loads(aqn("runs", "--json").stdout):
         assert f"| {label['label']} |" in text
     assert text.count("~~74.37 % \\[72.0, 76.7\\]~~ (affected: ste-backward)") >= 2
-    assert "none: a bug affects all" in text  # of the best of full fine-tuning on 4-bit weights
+    assert "none: a rule marks all" in text  # of the best of full fine-tuning on 4-bit weights
     assert "no k fits" in text  # 70.27 %
-    assert "Of 13 findings none can be assessed" in text
-    assert "| HW Inject | E9b | 71.19 % | E9b (71.19 %) | E5, E5b, E5c, E9a, E9a-high-σ | 6 |" in text
+    assert "None of the 14 findings can be attributed to a treatment" in text
+    assert (
+        "| HW Inject | E9b | 71.19 % | E9b (71.19 %) | E5, E5b, E9a, E9a-high-σ, E5c (no k of n: not tested) | 6 |"
+        in text
+    )
     assert "Nothing of it was measured here" in text
 
 
@@ -91,10 +94,11 @@ def test_a_sweeps_contrasts_and_one_comparison(sweep) -> None:
     found = json.loads(ok("compare", "a", "b", "--json"))
     assert found["n"] == 3
     assert found["interval"][0] <= found["difference"] <= found["interval"][1] < 0
+    assert json.loads(ok("compare", "a", "b", "--sweep", "seeds", "--json"))["verdict"] == "lower"
     ids = [run["run_id"] for run in json.loads(ok("runs", "--json")) if run["seed"] == 1]
     single = flat(ok("compare", *ids))
     assert "checkpoints differ" in single
-    assert "not assessable: one seed an arm" in single
+    assert "not assessable: one pair of runs" in single
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,8 @@ def test_a_sweeps_contrasts_and_one_comparison(sweep) -> None:
         (("compare", "a", "E6b"), 2, "a claim and a run are never compared"),
         (("compare", "--sweep", "sedes"), 3, "did you mean 'seeds'"),
         (("report", "--sweep", "sedes"), 3, "did you mean 'seeds'"),
+        (("compare", "--sweep", "seeds", "--equal-within", "2"), 2, "say themselves what counts as equal"),
+        (("compare", "a", "b", "--sweep", "other"), 3, "no sweep is called 'other'"),
         (("export", "x", "--format", "cvs"), 2, "did you mean 'csv'"),
     ],
 )

@@ -25,6 +25,7 @@ from orchestrator.export import export, tensorboard_name, write_tensorboard
 from orchestrator.families import batch_pairs, best_of, length_pairs, noise_pairs
 from orchestrator.importers import tensorboard
 from orchestrator.importers.history import claims_of, import_history
+from orchestrator.report.curves import draw_curves
 from orchestrator.report.document import Document, Section, Table
 from orchestrator.report.gather import gather
 from orchestrator.report.write import document, write
@@ -156,15 +157,20 @@ def test_one_seed_an_arm_is_never_a_finding(engine, submit) -> None:
     assert found.pairs[0].checkpoints.differ
     best = best_of("x", list(arms(reads.runs(engine)).values()), recorded_answers(engine))
     assert best is not None
-    assert len(best.tied) == 3
+    assert len(best.others("not assessable")) == 3
+    assert not best.alone
 
 
 def test_the_best_is_named_with_all_that_cannot_be_told_from_it(finished) -> None:
     best = best_of("x", list(arms(reads.runs(finished)).values()), recorded_answers(finished))
     assert best is not None
-    assert {best.leader.label, *(a.label for a in best.tied)} >= {"plain", "noisy"}
+    assert {best.leader.label, *(a.label for a in best.others("equivalent", "not distinguishable"))} >= {
+        "plain",
+        "noisy",
+    }
     assert best.leader.label in ("plain", "noisy")
-    assert [a.label for a in best.below] == ["small"]
+    assert [a.label for a in best.others("lower")] == ["small"]
+    assert not best.alone
 
 
 def test_other_questions_are_not_compared(engine, submit) -> None:
@@ -200,6 +206,69 @@ def test_a_native_evaluation_stands_in_for_the_score_that_it_mends(finished, tmp
     small = arm(finished, "small")
     assert [(s.seed, s.point.k, s.by.id == again) for s in small.scored] == [(1, 4, False), (2, 7, True), (3, 5, False)]
     assert [run.id for run in evaluations_for(finished, reads.runs(finished))] == [again]
+    frame = orchestrator.open_registry().runs()
+    assert frame[frame.run_id == run.id][["k", "scored_by", "validity"]].values.tolist() == [[7, again, "superseded"]]
+    (row,) = [
+        row for row in section(document(gather(finished), []), "All runs").blocks[0].rows if row[-1].text == run.id
+    ]  # type: ignore[union-attr]
+    assert row[4].struck
+    assert row[4].note.startswith(f"its checkpoint, by run {again}: 43.8 %")
+
+
+def test_a_best_of_evals_is_never_mixed_with_final_scores(finished, submit) -> None:
+    submit(SWEEP.replace("sweep: compared", "sweep: peaks\nscore: {rule: best}").replace("[1, 2, 3]", "[4]"))
+    for run in reads.runs(finished, sweep="peaks"):
+        finish(finished, run.id, right=15)
+    small = arm(finished, "small")
+    assert small.seeds == (1, 2, 3)
+    assert [out.why for out in small.left_out] == ["scored by another rule, best"]
+    peaks = load_arms(finished, [small.condition_id], "peaks")[small.condition_id]
+    assert compare(small, peaks, recorded_answers(finished)).verdict == "not comparable"
+
+
+def test_two_runs_of_other_seeds_are_two_checkpoints(finished) -> None:
+    runs = by_label(finished)
+    one, other = (arms([runs[("plain", seed)]]).popitem()[1] for seed in (1, 2))
+    found = compare(one, other, recorded_answers(finished))
+    assert found.verdict == "not assessable"
+    assert found.pairs[0].checkpoints is not None
+    assert found.notes == ("both are the same condition", "the two runs have other seeds: 1 and 2")
+
+
+def test_nobody_shares_a_seed(finished) -> None:
+    runs = by_label(finished)
+    one = arms([runs[("plain", 1)], runs[("plain", 2)]]).popitem()[1]
+    other = arms([runs[("small", 3)]]).popitem()[1]
+    found = compare(one, other, recorded_answers(finished))
+    assert not found.pairs
+    assert "no seed in common: 1, 2 and 3" in found.notes
+    assert as_json(found)["discordant"] is None
+
+
+def test_scores_at_both_ends_and_odd_names_are_drawn(engine, submit, tmp_path) -> None:
+    labels = {"plain": "'$\\sigma_$ and $x'", "noisy": "_hidden", "small": "'lr 1'", "small-noisy": "'lr-1'"}
+    text = SWEEP.replace("[1, 2, 3]", "[1]")
+    for name, odd in labels.items():
+        text = text.replace(f"  {name}:", f"  {odd}:")
+    submit(text)
+    submit(text.replace("sweep: compared", "sweep: Compared"))
+    for run, right in zip(reads.runs(engine), (0, 16, 16, 0), strict=True):
+        finish(engine, run.id, verdict="UNPROVEN" if right == 0 else "PROVEN", right=right, at_start=0)
+    made = document(gather(engine), [])
+    written = write(made, tmp_path)
+    assert len({figure.name for figure in made.figures}) == len(made.figures) == written.figures
+    assert len(list((tmp_path / "figures").iterdir())) == written.figures
+    assert "_hidden" in (tmp_path / "report.html").read_text()
+
+
+def test_conditions_that_share_a_label_are_drawn_apart(engine, submit) -> None:
+    submit(SWEEP.replace("[1, 2, 3]", "[1, 2]"))
+    submit(SWEEP.replace("[1, 2, 3]", "[1, 2]").replace("set: {", "set: {optimiser.lr: 1e-3, "))
+    for run in reads.runs(engine):
+        finish(engine, run.id)
+    legend = draw_curves(reads.runs(engine), "x").axes[0].get_legend_handles_labels()[1]
+    assert len(legend) == len(set(legend)) == 8
+    assert all("(2 seeds)" in name for name in legend)
 
 
 def test_arms_that_differ_in_noise_length_or_batch_alone_are_paired(engine, submit) -> None:
@@ -258,7 +327,7 @@ def test_an_empty_registry_and_a_sweep_that_waits_have_a_report(engine, submit, 
     made = document(gather(engine), shipped_references())
     write(made, tmp_path)
     assert len(rows(section(made, "All runs"))) == 12
-    assert "0 of them have a score" in made.lead[0]
+    assert "0 scores count" in made.lead[0]
 
 
 def test_a_report_of_one_sweep_knows_nothing_of_others(finished, submit) -> None:

@@ -9,7 +9,7 @@ import pytest
 from experiment_specs.claims import ClaimedRun, Compared, Finding, Statement, load_history
 from experiment_specs.errors import SpecError
 from experiment_specs.presets import PACKAGE
-from orchestrator.findings import Side, assess
+from orchestrator.findings import MARKED, Side, assess
 
 SEED = PACKAGE / "history" / "aqn_2026_01.yaml"
 
@@ -35,12 +35,13 @@ def verdict(one: Finding, new: Side, old: Side) -> str:
 @pytest.mark.parametrize(
     ("direction", "new", "old", "expected"),
     [
-        ("higher", 72.48, 65.88, "of these checkpoints, not of the treatment"),
-        ("higher", 70.58, 68.92, "not shown"),  # within what 1,319 questions explain
+        ("higher", 72.48, 65.88, "these checkpoints only"),
+        ("higher", 70.58, 68.92, "not established"),  # within what 1,319 questions explain
         ("higher", 68.92, 70.58, "no"),  # it is lower
-        ("lower", 68.92, 76.88, "of these checkpoints, not of the treatment"),
-        ("equal", 66.72, 67.48, "not shown"),
-        ("higher", 70.27, 60.0, "not shown"),  # 70.27 % is no k of 1,319
+        ("lower", 68.92, 76.88, "these checkpoints only"),
+        ("equal", 66.72, 67.48, "not contradicted"),
+        ("equal", 72.48, 40.03, "no"),
+        ("higher", 70.27, 60.0, "not established"),  # 70.27 % is no k of 1,319
         ("higher", None, 60.0, "no"),
     ],
 )
@@ -48,11 +49,12 @@ def test_verdicts(direction, new, old, expected) -> None:
     assert verdict(finding(direction), side("new", new), side("old", old)) == expected
 
 
-def test_a_bug_on_either_side_decides() -> None:
-    marked = side("old", 65.88, validity="affected", bugs=("ste-backward",))
+@pytest.mark.parametrize("validity", ["affected", "superseded"])
+def test_a_bug_on_either_side_decides_also_after_its_rerun(validity) -> None:
+    marked = side("old", 65.88, validity=validity, bugs=("ste-backward",))
     found = assess(finding(), {"new": side("new", 72.48), "old": marked})
-    assert found.verdict == "no: it rests on runs that a bug affects"
-    assert found.reasons[0] == "bug ste-backward"
+    assert found.verdict == "no: it rests on runs that a bug rule marks"
+    assert found.weighed[0].standing == MARKED
 
 
 def test_what_else_differs_is_named_and_what_only_evaluates_is_not() -> None:
@@ -60,6 +62,14 @@ def test_what_else_differs_is_named_and_what_only_evaluates_is_not() -> None:
     old = side("old", 65.88, condition={"aqn": None, "epochs": 1, "eval": {"every": 20}})
     found = assess(finding(because=("aqn",)), {"new": new, "old": old})
     assert found.weighed[0].against == ("epochs differs too",)
+    both = assess(finding(because=("aqn", "epochs")), {"new": new, "old": old})
+    assert both.weighed[0].against == ("changed at once: aqn, epochs",)
+
+
+def test_a_score_under_errors_is_no_score_without_them() -> None:
+    noisy = side("new", 68.92, condition={"aqn": None, "epochs": 1, "hw_noise": {"phases": ["train", "eval"]}})
+    found = assess(finding("lower", because=("hw_noise",)), {"new": noisy, "old": side("old", 76.88)})
+    assert found.weighed[0].against == ("one was evaluated under the errors and the other was not",)
 
 
 def test_a_range_that_is_said_is_held_against_the_scores() -> None:
@@ -70,7 +80,7 @@ def test_a_range_that_is_said_is_held_against_the_scores() -> None:
 
 def test_every_finding_of_the_shipped_history_is_of_its_runs() -> None:
     history = load_history(SEED).history
-    assert len(history.findings) == 13
+    assert len(history.findings) == 14
     assert {c.run for f in history.findings for c in f.compares} <= {run.label for run in history.runs}
 
 
@@ -78,7 +88,7 @@ def test_every_finding_of_the_shipped_history_is_of_its_runs() -> None:
     ("change", "message"),
     [
         ("{run: E12, than: E6b}]\n  - place: 2-Epoch|{run: E12, than: E6x}]\n  - place: 2-Epoch", "did you mean 'E6"),
-        ("because: [batch]|because: [bach]", "did you mean 'batch'"),
+        ("because: [batch,|because: [bach,", "did you mean 'batch'"),
         ("points: [5, 7]|points: [7, 5]", "the least and the most"),
         ("direction: equal|direction: same", "direction"),
     ],

@@ -56,6 +56,17 @@ def test_several_samples_of_a_question_are_one_unit() -> None:
     assert eight.high - eight.low == pytest.approx(once.high - once.low, rel=0.05)
 
 
+def test_one_question_and_no_scatter_prove_nothing() -> None:
+    assert difference_on_shared([0], [4], (4, 4)).p == 1.0
+    assert difference_on_shared([0, 0], [1, 1], (4, 4)).p > ALPHA
+
+
+def test_a_coarse_member_of_a_family_widens_no_other() -> None:
+    fine, coarse = difference_by_seed([2.0, 2.1, 1.9], step=0.076), difference_by_seed([5.0, 0.0, 10.0], step=5.0)
+    alone, both = family([fine], size=2)[0], family([fine, coarse])[0]
+    assert (alone.low, alone.high) == (both.low, both.high)
+
+
 def test_packed_outcomes() -> None:
     assert answers(bytes([0b0000_0101]), 4, 1) == [1, 0, 1, 0]
     assert answers(bytes([0b0000_0111]), 2, 3) == [3, 0]
@@ -158,7 +169,7 @@ def test_null_sweeps_are_called_different_as_often_as_promised(seeds) -> None:
     false = sum(t.p < ALPHA for t in tested if t.p is not None)
     assert binomtest(false, SWEEPS, ALPHA, alternative="greater").pvalue > 1e-3
     families = [tested[i : i + 4] for i in range(0, SWEEPS, 4)]
-    wrong = sum(any(a.verdict in ("higher", "lower") for a in family(f, 100 / world.questions)) for f in families)
+    wrong = sum(any(a.verdict in ("higher", "lower") for a in family(f)) for f in families)
     assert binomtest(wrong, len(families), ALPHA, alternative="greater").pvalue > 1e-3
 
 

@@ -21,3 +21,9 @@ def test_wilson_equals_scipy(n, share, confidence) -> None:
 def test_what_is_no_score_is_refused(k, n) -> None:
     with pytest.raises(ValueError, match="no score"):
         wilson(k, n)
+
+
+@pytest.mark.parametrize("n", [1, 30, 500, 1319, 2999])
+def test_wilson_ends_where_shares_end(n) -> None:
+    assert wilson(0, n)[0] == 0.0
+    assert wilson(n, n)[1] == 1.0
