@@ -83,21 +83,14 @@ def _score(row: Mapping[str, Any]) -> Cell:
     return Cell(text, struck=struck, note=f"{row['validity']}: {bugs}" if struck and bugs else "")
 
 
-def _yes(value: object) -> str:
-    return {True: "yes", False: "no"}.get(value, "–") if isinstance(value, bool) else "–"
-
-
 def _said(run: ClaimedRun, field: str) -> str:
+    """What the first place that speaks of a field says, in words."""
     value = run.first(field)
-    return (
-        _yes(value)
-        if isinstance(value, bool)
-        else "–"
-        if value is None
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, str):
+        return _PICTOGRAM.sub("", value).strip()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _sigma(run: ClaimedRun) -> str:
@@ -166,7 +159,9 @@ def _claimed_differences(history: HistoryMaterial, label: str) -> list[tuple[str
         note = "; ".join([*(["by its peak"] if peak else []), *one["because"]])
         again = points(apart.difference, apart.low, apart.high) if apart else "–"
         claimed = Cell(f"{one['points']:+.2f}".replace("-", "−"), struck=struck, note=note)
-        found.append((one["than"], claimed, Cell(again, struck=struck), bare_p(apart.p if apart else None)))
+        found.append(
+            (one["than"], claimed, Cell(again, struck=struck), bare_p(apart.p if apart and not struck else None))
+        )
     return found
 
 
@@ -252,7 +247,7 @@ def _longer(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str,
         f"{CLAIM} {BY_QUESTIONS} A peak is the best of several evals: luck alone raises it. At which step the shorter"
         " runs were evaluated is not told."
     )
-    right = ("shorter run [95 %]", "this run [95 %]", "at step", "claimed", "points [95 %]")
+    right = ("shorter run [95 %]", "this run [95 %]", "at step", "claimed", "points [95 %]", "p")
     return Section(f"{history.name}: training length", (table(columns, cells, right=right, caption=caption),))
 
 
