@@ -46,12 +46,15 @@ def draw_curves(runs: Sequence[Run], title: str) -> Figure:
         seeds = f"{len(counted)} seeds" if len(counted) > 1 else f"seed {counted[0].seed}"
         label = min(labels[condition]) + (f" {condition}" if shared[min(labels[condition])] > 1 else "")
         name = literal(f"{label} ({seeds})" + (f", {fault}" if fault else ""))
+        aside = 0.012 * reach * (index - (len(groups) - 1) / 2)
         if fault or len(counted) == 1:
             for run in group if fault else counted:
-                _one(axes, run, look | {"linewidth": 0.8 if fault else 1.8}, name, band=not crowded and not fault)
+                _one(
+                    axes, run, look | {"linewidth": 0.8 if fault else 1.8}, name, aside, band=not crowded and not fault
+                )
                 name = "_nolegend_"
         else:
-            _several(axes, counted, look, name, aside=0.012 * reach * (index - (len(groups) - 1) / 2))
+            _several(axes, counted, look, name, aside)
     axes.set_xlabel("training step")
     axes.set_ylabel("test questions answered right, %")
     greedy = all(run.condition["eval"]["temperature"] == 0 for run in runs)
@@ -70,7 +73,8 @@ def _newest(group: Sequence[Run]) -> list[Run]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _one(axes: Any, run: Run, look: dict[str, Any], name: str, *, band: bool) -> None:
+def _one(axes: Any, run: Run, look: dict[str, Any], name: str, aside: float, *, band: bool) -> None:
+    """``aside``: by how much a bar at the end is moved, so that bars of one step do not hide each other."""
     steps, percent = [p.step for p in run.curve], [p.percent for p in run.curve]
     bounds = [score_interval(p) for p in run.curve]
     axes.plot(steps, percent, markersize=5, label=name, **look)
@@ -80,11 +84,10 @@ def _one(axes: Any, run: Run, look: dict[str, Any], name: str, *, band: bool) ->
     else:
         (low_end, high_end), last = bounds[-1], percent[-1]
         ends = [[max(0.0, last - low_end)], [max(0.0, high_end - last)]]
-        axes.errorbar(steps[-1], last, ends, color=look["color"], linewidth=0.8, capsize=2)
+        axes.errorbar(steps[-1] + aside, last, ends, color=look["color"], linewidth=0.8, capsize=2)
 
 
 def _several(axes: Any, group: Sequence[Run], look: dict[str, Any], name: str, aside: float) -> None:
-    """``aside``: by how much the bar at the end is moved, so that bars of one step do not hide each other."""
     by_step: dict[int, list[EvalPoint]] = {}
     for run in group:
         axes.plot(

@@ -15,7 +15,7 @@ def draw_sigma(syncs: Sequence[tuple[str, Sequence[dict[str, Any]]]], title: str
     """``syncs``: (label, what a run measured after its weight syncs)."""
     from matplotlib.ticker import MaxNLocator
 
-    picture = figure(7.2, 3.8)
+    picture = figure(9.0, 3.8)
     axes = picture.subplots()
     for index, (label, measured) in enumerate(syncs):
         colour = PALETTE[index % len(PALETTE)]
@@ -36,5 +36,5 @@ def draw_sigma(syncs: Sequence[tuple[str, Sequence[dict[str, Any]]]], title: str
     axes.set_title(f"{title}: steps without noise are left out", fontsize=10, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return picture

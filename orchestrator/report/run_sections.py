@@ -26,9 +26,11 @@ from orchestrator.runs_json import category, standing
 from orchestrator.scores import Arm
 from orchestrator.statistics.checkpoints import difference_of_counts
 from orchestrator.statistics.treatments import difference_by_seed
-from orchestrator.words import condition_words, readable
+from orchestrator.words import condition_words, readable, treatments
 
 CATEGORIES = {"HW": "Imitated hardware errors", "Quant": "Full fine-tuning", "LoRA": "Adapters on a fixed base"}
+MOST_LETTERS = 60
+"""In the words for a condition: of longer ones the treatments alone are shown."""
 UNSEEN = "never recorded"
 """What a bug rule's facts say where evidence is missing."""
 UNCORRECTED = (
@@ -45,9 +47,10 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
     return [
         section
         for section in (
-            *(_contrasts(sweep) for sweep in material.sweeps),
+            *(_contrasts(sweep) for sweep in material.sweeps if _asks(sweep)),
+            _silent([sweep for sweep in material.sweeps if not _asks(sweep)]),
             complete(material),
-            *_by_category(material, words),
+            *_by_category(material),
             _pairs("Training length", "epochs", material.lengths, lambda arm: str(arm.condition["epochs"])),
             _pairs(
                 "Batch size", "prompts a step", material.batches, lambda arm: str(arm.condition["batch"]["prompts"])
@@ -70,6 +73,8 @@ def _words(arms: Sequence[Arm]) -> dict[str, str]:
     """Condition id → what tells it from the others."""
     known = [(arm.condition_id, c) for arm in arms if (c := readable(arm.condition)) is not None]
     texts = condition_words([condition for _, condition in known]) if known else []
+    if max(map(len, texts), default=0) > MOST_LETTERS:  # too many things differ for all of them to be said
+        texts = [treatments(condition) for _, condition in known]
     told = dict(zip((condition_id for condition_id, _ in known), texts, strict=True))
     return {arm.condition_id: told.get(arm.condition_id, "written by another version") for arm in arms}
 
@@ -103,15 +108,25 @@ def arm_score(arm: Arm) -> str:
     return f"{arm.mean:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def _contrasts(sweep: SweepMaterial) -> Section | None:
+def _asks(sweep: SweepMaterial) -> bool:
+    return any(contrast.comparisons for contrast in sweep.contrasts)
+
+
+def _silent(sweeps: Sequence[SweepMaterial]) -> Section | None:
+    """Sweeps of which nothing is compared, and why."""
+    rows = [
+        (sweep.name, sweep.about or "–", "recorded without the pairs of its contrasts: submitting it again adds them")
+        if sweep.contrasts
+        else (sweep.name, sweep.about or "–", "declares no contrasts: what it wants to compare is not told")
+        for sweep in sweeps
+    ]
+    return Section("Sweeps without comparisons", (table(("sweep", "asks", "why"), rows),)) if rows else None
+
+
+def _contrasts(sweep: SweepMaterial) -> Section:
     compared = [(contrast, one) for contrast in sweep.contrasts for one in contrast.comparisons]
     title = f"What {sweep.name} shows"
     blocks: list[Block] = [Paragraph(sweep.about)] if sweep.about else []
-    if not compared:
-        missing = "declares no contrasts: what it wants to know is not told" if not sweep.contrasts else (
-            "was recorded without the pairs of its contrasts; submitting it again adds them"
-        )  # fmt: skip
-        return Section(title, (*blocks, Paragraph(f"This sweep {missing}.")))
     rows = []
     for contrast, one in compared:
         rows.append(
@@ -201,10 +216,10 @@ def complete(material: Material) -> Section:
         )  # fmt: skip
     columns = ("run", "seed", "condition", "k/n", "score [95 %]", "step", "rule", "verdict", "bugs", "id")
     caption = "Every run, by condition and seed, with intervals by Wilson. What is struck through counts nowhere here."
-    return Section("All runs", (table(columns, rows, right=("seed", "k/n", "step"), caption=caption),))
+    return Section("All runs", (table(columns, rows, right=("seed", "k/n", "score [95 %]", "step"), caption=caption),))
 
 
-def _by_category(material: Material, words: Mapping[str, str]) -> list[Section]:
+def _by_category(material: Material) -> list[Section]:
     benefit: dict[str, Comparison] = {}
     for one in material.noise:
         benefit.setdefault(one.second.condition_id, one)
@@ -213,6 +228,7 @@ def _by_category(material: Material, words: Mapping[str, str]) -> list[Section]:
         arms = [arm for arm in material.arms if category(dict(arm.condition)) == key]
         if not arms:
             continue
+        words = _words(arms)
         rows = []
         for arm in arms:
             own = benefit.get(arm.condition_id)
