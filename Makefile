@@ -47,7 +47,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 test: test-fast test-verl  ## all tests but the long ones, real verl runs included; a quarter of an hour
 
 test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
-	$(BIN)/python -m pytest -m "not verl and not slow" --durations=5
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not verl and not slow" --durations=5
 
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
 	$(BIN)/python -m pytest -m "verl and not slow" --durations=5

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 from statsmodels.stats.multitest import multipletests
@@ -131,9 +131,9 @@ def test_holm_over_a_family() -> None:
     assert family([]) == []
 
 
-@settings(max_examples=20)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@pytest.mark.parametrize("p", [[0.5], [0.01, 0.04, 0.03, 0.5, 0.01, 1.0], [0.2, 0.0, 0.2, 0.05]])
 def test_holm_is_statsmodels(p) -> None:
+    """Few examples: each of its calls collects garbage, a second of it in a process that has loaded torch."""
     assert holm(p) == pytest.approx(list(multipletests(p, method="holm")[1]))
 
 
