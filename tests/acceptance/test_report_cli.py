@@ -50,7 +50,7 @@ def sweep(tmp_path: Path) -> None:
 
 def test_the_report_of_the_study_has_all_that_the_study_had(claims, tmp_path) -> None:
     ok("bugs", "apply", "ste-backward")
-    out = ok("report", "--out", tmp_path)
+    out = aqn("report", "--out", tmp_path).stdout  # its paths are as long as the folder
     assert "15 sections" in out
     text = (tmp_path / "report.md").read_text()
     for title in TITLES:
@@ -69,7 +69,7 @@ def test_the_report_of_the_study_has_all_that_the_study_had(claims, tmp_path) ->
 
 
 def test_the_audit_stands_beside_the_claims(claims, tmp_path) -> None:
-    ok("report", "--out", tmp_path)
+    assert aqn("report", "--out", tmp_path).exit_code == 0
     text = flat((tmp_path / "report.md").read_text().replace("\\", ""))
     for contradiction in json.loads(aqn("audit", "--json").stdout):
         assert flat(contradiction["text"]) in text
