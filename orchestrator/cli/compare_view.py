@@ -105,7 +105,7 @@ def _checkpoints_word(p: float) -> str:
 def print_contrasts(screen: Console, sweep: str, contrasts: Sequence[DeclaredContrast]) -> None:
     """All declared comparisons of a sweep, with Holm's correction over them."""
     total = sum(len(contrast.comparisons) for contrast in contrasts)
-    screen.print(Text.assemble((sweep, "bold"), f"  declared contrasts: {total} comparisons"))
+    screen.print(Text.assemble((sweep, "bold"), f"  declared contrasts: {total} comparison{'s' * (total != 1)}"))
     for contrast in contrasts:
         screen.print(Text.assemble("\n", (contrast.name, "bold"), f"  varies {contrast.vary}"))
         if not contrast.comparisons:

@@ -156,6 +156,7 @@ def outlook(runs: Sequence[Run]) -> RenderableType:
     return Text(
         f"look further:  aqn show {name}   the evidence behind a verdict\n"
         f"               aqn logs {name}   what the trainer printed\n"
+        "               aqn report            tables, differences and plots on one page\n"
         "               aqn ui                MLflow, with every metric of every step\n",
         style="",
     )

@@ -142,20 +142,30 @@ def _finish(settings: Settings, engine: Engine, name: str, ids: list[str], *, as
     if as_json:
         print_json([run_as_json(run, curves=True) for run in runs])
     else:
-        from rich.text import Text
-
-        from orchestrator.cli.render import console, curve_lines, outlook, results_table
-        from orchestrator.report.canvas import to_png
-        from orchestrator.report.curves import draw_curves
-
-        screen = console()
-        screen.print(results_table(runs))
-        for text in _differences(engine, runs):
-            screen.print(Text(f"note: {text}", style="yellow"))
-        if any(run.curve for run in runs):
-            picture = to_png(draw_curves(runs, name), settings.reports / f"{name}-curves.png")
-            screen.print(curve_lines(runs))
-            screen.print(Text(f"curves with intervals: {picture}"), soft_wrap=True)
-        screen.print(outlook(runs))
+        print_results(settings, engine, name, runs)
     if any(run.state != "succeeded" or not run.valid for run in runs):
         raise typer.Exit(FAILED)
+
+
+def print_results(settings: Settings, engine: Engine, name: str, runs: list[Run]) -> None:
+    """Scores, the sweep's declared contrasts, curves, and where to look further."""
+    from rich.text import Text
+
+    from orchestrator.cli.compare_view import print_contrasts
+    from orchestrator.cli.render import console, curve_lines, outlook, results_table
+    from orchestrator.comparison import declared
+    from orchestrator.report.canvas import to_png
+    from orchestrator.report.curves import draw_curves
+
+    screen = console()
+    screen.print(results_table(runs))
+    for text in _differences(engine, runs):
+        screen.print(Text(f"note: {text}", style="yellow"))
+    contrasts = [c for c in declared(engine, name) if c.comparisons]
+    if contrasts:
+        print_contrasts(screen, name, contrasts)
+    if any(run.curve for run in runs):
+        picture = to_png(draw_curves(runs, name), settings.reports / f"{name}-curves.png")
+        screen.print(curve_lines(runs))
+        screen.print(Text(f"curves with intervals: {picture}"), soft_wrap=True)
+    screen.print(outlook(runs))

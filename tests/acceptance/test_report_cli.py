@@ -10,6 +10,7 @@ import pytest
 from db import reads
 from db.engine import open_registry
 from experiment_specs.load import load_sweep
+from orchestrator.cli.submit import print_results
 from orchestrator.plan import make_plan
 from orchestrator.settings import load_settings
 from orchestrator.submit import record
@@ -127,3 +128,14 @@ def test_export_leaves_out_what_does_not_count_and_says_so(sweep, tmp_path) -> N
     assert [entry["rows"] for entry in json.loads(out)] == [6, 12]
     assert "left out" in aqn("export", tmp_path / "events", "--format", "tensorboard").stdout
     assert len(list((tmp_path / "events").iterdir())) == 6
+
+
+def test_a_sweep_ends_with_what_its_contrasts_show(sweep, capsys) -> None:
+    settings = load_settings()
+    engine = open_registry(settings.registry_url)
+    print_results(settings, engine, "seeds", reads.runs(engine, sweep="seeds"))
+    shown = capsys.readouterr().out
+    assert max(map(len, (line for line in shown.splitlines() if "curves with intervals" not in line))) <= 80
+    assert "declared contrasts: 1 comparison\n" in shown
+    assert "lower" in shown
+    assert (settings.reports / "seeds-curves.png").exists()
