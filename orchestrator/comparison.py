@@ -205,7 +205,7 @@ def declared(engine: Engine, sweep: str) -> list[DeclaredContrast]:
     found = load_arms(engine, [condition for _, pair, _ in asked for condition in pair], sweep) if asked else {}
     known = [(name, pair, c) for name, pair, c in asked if all(condition in found for condition in pair)]
     margins = [(found[a], found[b], float(c.get("equal_within", EQUAL_WITHIN))) for _, (a, b), c in known]
-    compared = compare_family(margins, recorded_answers(engine))
+    compared = compare_family(margins, recorded_answers(engine), len(asked))
     by_name: dict[str, list[Comparison]] = {name: [] for name in contrasts}
     for (name, _, _), comparison in zip(known, compared, strict=True):
         by_name[name].append(comparison)

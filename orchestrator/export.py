@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from db import reads
-from db.reads import Run
 from experiment_specs.language import Condition
 from experiment_specs.presets import presets
-from orchestrator.frames import Registry, chosen
+from orchestrator.frames import Chosen, Registry, chosen
 from orchestrator.words import readable
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ FORMATS = (*TABLES, "tensorboard")
 def export(engine: Engine, out: Path, format_: str, *, sweep: str | None, everything: bool) -> list[tuple[Path, int]]:
     """Write to the folder ``out``. Returns (file or folder, rows or runs). Claims come with the whole registry only."""
     if format_ == "tensorboard":
-        runs = [one.run for one in chosen(engine, sweep=sweep, everything=everything)]
+        runs = chosen(engine, sweep=sweep, everything=everything)
         return [(out, len(write_tensorboard(engine, runs, out)))]
     registry = Registry(engine)
     tables = {
@@ -85,29 +84,30 @@ def _noise_name(condition: Condition) -> str:
     return f"{word}_SRDD-{srdd.aim}" if srdd is not None else word
 
 
-def tensorboard_names(runs: Sequence[Run]) -> dict[str, str]:
+def tensorboard_names(runs: Sequence[Chosen]) -> dict[str, str]:
     """Run → name of its folder. Runs of one condition are told apart by their seed, then by their id."""
-    plain = {run.id: _plain(run) for run in runs}
-    conditions = Counter(run.condition_id for run in runs)
+    conditions = Counter(one.run.condition_id for one in runs)
     with_seed = {
-        run.id: plain[run.id] + (f"_seed{run.seed}" if conditions[run.condition_id] > 1 else "") for run in runs
+        one.run.id: _plain(one) + (f"_seed{one.run.seed}" if conditions[one.run.condition_id] > 1 else "")
+        for one in runs
     }
     names = Counter(with_seed.values())
     return {run_id: name if names[name] == 1 else f"{name}_{run_id}" for run_id, name in with_seed.items()}
 
 
-def _plain(run: Run) -> str:
-    condition, score = readable(run.condition), run.score
-    name = run.label if condition is None else tensorboard_name(condition, score.percent if score else None)
+def _plain(one: Chosen) -> str:
+    """With the score that stands for the run: of a mended one, the evaluation's."""
+    condition, score = readable(one.run.condition), one.score
+    name = one.run.label if condition is None else tensorboard_name(condition, score.percent if score else None)
     return re.sub(r"[^\w.+-]", "-", name)
 
 
-def write_tensorboard(engine: Engine, runs: Sequence[Run], out: Path) -> dict[str, Path]:
+def write_tensorboard(engine: Engine, runs: Sequence[Chosen], out: Path) -> dict[str, Path]:
     """One folder a run, with every metric of every step of its last attempt under verl's names, and every eval as
     ``val-core/<test set>/acc/mean@<samples>``. Returns run → folder. The same runs give the same bytes."""
     names = tensorboard_names(runs)
     folders = {}
-    for run in runs:
+    for run in (one.run for one in runs):
         if run.attempt is None:
             continue
         folder = out / names[run.id]

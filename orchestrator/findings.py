@@ -32,7 +32,6 @@ class Side:
     condition: Mapping[str, Any] | None
     questions: int | None
     validity: str
-    bugs: tuple[str, ...] = ()
 
     def percent(self, of: str) -> float | None:
         if of == "score":

@@ -126,14 +126,14 @@ def _k_of_n(row: Mapping[str, Any]) -> str:
     return f"{score['k']}/{score['n']}" if score["k"] is not None else "no k fits" if score["n"] else "–"
 
 
-def _apart(history: HistoryMaterial, label: str, than: str, of: str = "score") -> CheckpointDifference | None:
-    """Of two claims' counts, where both follow from what is written."""
+def _apart(history: HistoryMaterial, label: str, than: str) -> CheckpointDifference | None:
+    """Of two claims' scores, where both counts follow from what is written."""
     runs = {run.label: run for run in history.runs}
     questions = history.about.get("questions")
     counts = []
-    for name, field in ((than, "score"), (label, of)):
-        said = claimed_percent(runs[name]) if field == "score" else runs[name].first("peak")
-        k = whole_number_of(float(said), questions) if isinstance(said, int | float) and questions else None
+    for name in (than, label):
+        percent = claimed_percent(runs[name])
+        k = whole_number_of(percent, questions) if percent is not None and questions else None
         if k is None:
             return None
         counts.append((k, int(questions or 0)))

@@ -187,7 +187,6 @@ def _history(engine: Engine, name: str, about: Mapping[str, Any]) -> HistoryMate
     sides = {
         claim.label: Side(
             claim.label, runs[claim.label], row["condition"], claim.body.get("questions"), claim.validity,
-            tuple(m.bug for m in claim.marks if m.state in ("affected", "resolved") and m.effect != "none"),
         )
         for claim, row in zip(claims, rows, strict=True)
     }  # fmt: skip

@@ -167,7 +167,7 @@ def marks_table(one: BugMaterial, names: Mapping[str, str]) -> Block:
             )
         )
     columns = ("run", "mark", "by these facts", "rerun", "why")
-    caption = f"{one.bug.bug}: {one.bug.title} Version {one.bug.version} of the rule, {one.bug.status}."
+    caption = f"{one.bug.bug}: {one.bug.title.rstrip('.')}. Version {one.bug.version} of the rule, {one.bug.status}."
     unseen = sum(any(UNSEEN in fact for fact in mark.facts) for mark in one.marks)
     if unseen:
         caption += (

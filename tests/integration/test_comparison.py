@@ -23,6 +23,7 @@ from orchestrator.bugs import engine as bugs
 from orchestrator.comparison import as_json, compare, declared, evaluations_for, load_arms, recorded_answers
 from orchestrator.export import export, tensorboard_name, write_tensorboard
 from orchestrator.families import batch_pairs, best_of, length_pairs, noise_pairs
+from orchestrator.frames import chosen
 from orchestrator.importers import tensorboard
 from orchestrator.importers.history import claims_of, import_history
 from orchestrator.report.curves import draw_curves
@@ -372,7 +373,7 @@ def test_verls_own_keys_of_any_type_fit_a_table(engine, submit, tmp_path) -> Non
 
 def test_event_files_say_what_the_registry_says(finished, tmp_path) -> None:
     """Read back by our own importer, which reads what TensorBoard writes."""
-    folders = write_tensorboard(finished, reads.runs(finished), tmp_path)
+    folders = write_tensorboard(finished, chosen(finished, sweep=None, everything=False), tmp_path)
     assert len(set(folders.values())) == 12
     curves = {curve.name: curve for curve in tensorboard.read(tmp_path)}
     run = by_label(finished)[("small-noisy", 1)]
@@ -380,7 +381,7 @@ def test_event_files_say_what_the_registry_says(finished, tmp_path) -> None:
     assert name == "Q_MXFP4_DAPO_fullFT_1ep_AQN_56.25_seed1"
     assert [(p.step, p.percent) for p in curves[name].points] == [(p.step, p.percent) for p in run.curve]
     first = {p: p.read_bytes() for p in tmp_path.rglob("*tfevents*")}
-    write_tensorboard(finished, reads.runs(finished), tmp_path)
+    write_tensorboard(finished, chosen(finished, sweep=None, everything=False), tmp_path)
     assert first == {p: p.read_bytes() for p in tmp_path.rglob("*tfevents*")}
 
 

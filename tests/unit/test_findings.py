@@ -51,7 +51,7 @@ def test_verdicts(direction, new, old, expected) -> None:
 
 @pytest.mark.parametrize("validity", ["affected", "superseded"])
 def test_a_bug_on_either_side_decides_also_after_its_rerun(validity) -> None:
-    marked = side("old", 65.88, validity=validity, bugs=("ste-backward",))
+    marked = side("old", 65.88, validity=validity)
     found = assess(finding(), {"new": side("new", 72.48), "old": marked})
     assert found.verdict == "no: it rests on runs that a bug rule marks"
     assert found.weighed[0].standing == MARKED
