@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, String, cast, func, or_, select, true
+from sqlalchemy import Engine, String, cast, func, or_, select, text, true
 from sqlalchemy.orm import Session
 
+from db import listing
+from db.listing import Rows, chunks
+from db.records import Bug, Claim, Mark, NewFacts
 from db.schema import (
     BugRow,
     ClaimRow,
@@ -21,102 +24,17 @@ from db.schema import (
     RunRow,
 )
 
-CHUNK = 500
-"""Ids in one IN (…): SQLite's limit of variables is far above, PostgreSQL plans short lists better."""
+
+def rows_of(session: Session) -> Rows:
+    """What :mod:`db.listing` asks, by a session of SQLAlchemy's."""
+    return lambda query, values: session.execute(text(query), values)
 
 
-def chunks(ids: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK))
-
-
-@dataclass(frozen=True)
-class NewFacts:
-    """What bug rules may ask of one run or claim."""
-
-    subject: str
-    version: int
-    body: dict[str, Any]
-    answers: str | None = None
-    checkpoint: str | None = None
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A bug rule as it was applied last."""
-
-    bug: str
-    version: int
-    status: str
-    disposition: str
-    title: str
-    text: str
-    at: float
-    by: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    bug: str
-    subject: str
-    state: str
-    effect: str
-    disposition: str
-    rule_version: int
-    facts: tuple[str, ...]
-    at: float
-    by: str
-    why: str
-    replacement: str | None
-
-    @property
-    def open(self) -> bool:
-        """Does it still want something done?"""
-        return self.state in ("affected", "unknown")
-
-
-@dataclass(frozen=True)
-class Link:
-    kind: str
-    source: str
-    target: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What people wrote of a run, in its newest version."""
-
-    id: str
-    history: str
-    label: str
-    version: int
-    condition_id: str | None
-    recorded_at: float
-    body: dict[str, Any]
-    marks: tuple[Mark, ...] = ()
-    links: tuple[Link, ...] = field(default=())
-
-    @property
-    def validity(self) -> str:
-        return validity(None, self.marks, replaced=replacement_of(self.id, self.links) is not None)
-
-
-def validity(verdict: str | None, marks: Iterable[Mark], *, replaced: bool) -> str:
-    """valid: PROVEN, not marked, not replaced. affected: a bug is known to touch it. superseded: a PROVEN run stands in
-    its place. unverified: everything else, what a rule could not decide included."""
-    marks = list(marks)
-    if any(mark.state == "affected" and mark.effect == "invalid" for mark in marks):
-        return "affected"
-    if replaced or any(mark.state == "resolved" and mark.effect != "none" for mark in marks):
-        return "superseded"
-    doubted = any(mark.open and mark.effect != "none" for mark in marks)
-    return "valid" if verdict == "PROVEN" and not doubted else "unverified"
-
-
-def replacement_of(subject: str, links: Iterable[Link]) -> str | None:
-    """The run that stands in its place; :func:`links_of` gives such links of PROVEN runs alone."""
-    return next((link.source for link in links if link.kind == "supersedes" and link.target == subject), None)
+@contextmanager
+def reading(engine: Engine) -> Iterator[Rows]:
+    """Rows of one reading transaction."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        yield rows_of(session)
 
 
 def current_rules(session: Session) -> tuple[tuple[str, int], ...]:
@@ -143,11 +61,8 @@ def _bug(row: BugRow) -> Bug:
 
 
 def marks_of(session: Session, subjects: Sequence[str]) -> dict[str, list[Mark]]:
-    found: dict[str, list[Mark]] = {}
-    for chunk in chunks(subjects):
-        for row in session.scalars(select(MarkRow).where(MarkRow.subject.in_(chunk)).order_by(MarkRow.bug)):
-            found.setdefault(row.subject, []).append(_mark(row))
-    return found
+    """Those that a transaction sees, its own included."""
+    return listing.marks_of(rows_of(session), subjects)
 
 
 def _mark(row: MarkRow) -> Mark:
@@ -178,26 +93,6 @@ def mark_changes(engine: Engine, subject: str) -> list[tuple[float, str, str | N
         return [(r.at, r.bug, r.before, r.after, r.by, r.why) for r in session.scalars(query)]
 
 
-def links_of(session: Session, subjects: Sequence[str]) -> dict[str, list[Link]]:
-    """Links from or to each; one of kind ``supersedes`` only once the newer run is PROVEN (:func:`reruns` has all)."""
-    found: dict[str, list[Link]] = {}
-    for chunk in chunks(subjects):
-        query = (
-            select(LinkRow, RunRow.verdict)
-            .outerjoin(RunRow, RunRow.id == LinkRow.source)
-            .where(or_(LinkRow.source.in_(chunk), LinkRow.target.in_(chunk)))
-            .order_by(LinkRow.at, LinkRow.kind, LinkRow.source)
-        )
-        wanted = set(chunk)
-        for row, verdict in session.execute(query):
-            if row.kind == "supersedes" and verdict != "PROVEN":
-                continue
-            link = Link(row.kind, row.source, row.target, row.why)
-            for subject in {row.source, row.target} & wanted:
-                found.setdefault(subject, []).append(link)
-    return found
-
-
 def reruns(
     engine: Engine, targets: Sequence[str] | None = None, kind: str = "supersedes"
 ) -> dict[str, list[tuple[str, str, str | None]]]:
@@ -224,27 +119,9 @@ def reruns(
 def claims(
     engine: Engine, *, history: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Claim]:
-    """Claims as recorded, newest history first, in the order of their files."""
-    if ids is not None and len(ids) > CHUNK:
-        return [claim for chunk in chunks(ids) for claim in claims(engine, history=history, ids=chunk)]
-    query = select(ClaimRow).order_by(ClaimRow.recorded_at.desc(), ClaimRow.history, ClaimRow.position)
-    if history is not None:
-        query = query.where(ClaimRow.history == history)
-    if ids is not None:
-        query = query.where(ClaimRow.id.in_(ids))
-    if limit is not None:
-        query = query.limit(limit)
-    with Session(engine.execution_options(read_only=True)) as session:
-        rows = session.scalars(query).all()
-        found = [row.id for row in rows]
-        marked, linked = marks_of(session, found), links_of(session, found)
-        return [
-            Claim(
-                row.id, row.history, row.label, row.version, row.condition_id, row.recorded_at, row.body,
-                tuple(marked.get(row.id, ())), tuple(linked.get(row.id, ())),
-            )
-            for row in rows
-        ]  # fmt: skip
+    """:func:`db.listing.claims` of an engine."""
+    with reading(engine) as rows:
+        return listing.claims(rows, history=history, ids=ids, limit=limit)
 
 
 def claim(engine: Engine, name: str) -> Claim | None:

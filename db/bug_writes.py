@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.bug_reads import Bug, Mark, NewFacts, chunks, current_rules, facts_stamp, marks_of
+from db.bug_reads import current_rules, facts_stamp, marks_of
+from db.listing import chunks
+from db.records import Bug, Mark, NewFacts
 from db.schema import (
     BugRow,
     ClaimRow,

@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from db import postgresql
+from db.listing import HEAD
 from experiment_specs.errors import AqnError
 
 BUSY_MILLISECONDS = 60_000
@@ -103,10 +104,6 @@ def _locked(file: Path | None) -> Iterator[None]:
     with file.with_name(file.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-HEAD = "0003"
-"""The newest revision. Checked against the migration scripts by a test, so that opening does not import Alembic."""
 
 
 def _revision(engine: Engine) -> str | None:

@@ -17,8 +17,9 @@ from typing import Any
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.bug_reads import NewFacts, marks_of
+from db.bug_reads import marks_of
 from db.bug_writes import Judged, Rules, link, record_facts, replaced, resolve_replaced
+from db.records import NewFacts
 from db.schema import (
     AttemptRow,
     ConditionRow,

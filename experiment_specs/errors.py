@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,5 +56,7 @@ def one_line(text: str) -> str:
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """The name that a misspelt word most likely meant, or None when nothing is close."""
+    import difflib  # not at the top: every command imports this module
+
     found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
     return found[0] if found else None

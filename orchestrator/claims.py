@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import bug_reads, reads
-from db.bug_reads import Claim
+from db.records import Claim, replacement_of
 from experiment_specs.claims import Best, ClaimedRun, Group
 from experiment_specs.language import Condition
 from orchestrator.audit import Audited, Claimed, Contradiction, audit
@@ -62,8 +62,15 @@ def comparisons(claim: Claim, others: Mapping[str, Claim]) -> list[dict[str, Any
 
 
 def claims_as_json(engine: Engine, claims: Sequence[Claim], *, curves: bool = False) -> list[dict[str, Any]]:
-    """Claims in the form of `aqn runs --json`: status imported, never valid."""
+    """:func:`claim_rows` of claims whose conditions were not read yet."""
     conditions = reads.conditions(engine, [claim.condition_id for claim in claims if claim.condition_id])
+    return claim_rows(claims, conditions, curves=curves)
+
+
+def claim_rows(
+    claims: Sequence[Claim], conditions: Mapping[str, dict[str, Any]], *, curves: bool = False
+) -> list[dict[str, Any]]:
+    """Claims in the form of `aqn runs --json`: status imported, never valid. ``conditions``: id → body."""
     return [_as_json(claim, conditions.get(claim.condition_id or ""), curves=curves) for claim in claims]
 
 
@@ -91,7 +98,7 @@ def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) ->
         else None,
         "bugs": marks_as_json(claim.marks),
         "supersedes": None,
-        "superseded_by": bug_reads.replacement_of(claim.id, claim.links),
+        "superseded_by": replacement_of(claim.id, claim.links),
         "epochs": run.first("epochs"),
         "code_version": None,
         "run_dir": None,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import reads
-from db.reads import Run
+from db.records import Run
 from orchestrator.arms import leaves_that_differ
 from orchestrator.scores import Arm, Scored, arms
 from orchestrator.statistics.checkpoints import CheckpointDifference, answers, difference_on_shared

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 
 from db import reads
+from db.records import Run
 from orchestrator.arms import Counts
 
 
-def counts_of(engine: Engine, runs: Sequence[reads.Run]) -> dict[str, Counts]:
+def counts_of(engine: Engine, runs: Sequence[Run]) -> dict[str, Counts]:
     """Run id → counts of its last attempt, for runs that have a training step."""
     attempts = {run.attempts[-1].id: run.id for run in runs if run.attempts}
     found = {}

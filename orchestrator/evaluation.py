@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import reads, writes
-from db.reads import Run
+from db.records import Run
 from db.writes import NewRun
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Aqn, Condition

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from db.reads import Run
+from db.records import Run
 from orchestrator.arms import pairs
 from orchestrator.history import scatter
 from orchestrator.plan import Plan

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from db import bug_reads, reads
-from db.reads import EvalPoint, Run
+from db.records import EvalPoint, Run
 from orchestrator.claims import claims_as_json
 from orchestrator.comparison import evaluations_for
 from orchestrator.numbers import score_interval

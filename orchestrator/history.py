@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 
 from db import reads
+from db.records import Run
 from orchestrator.price import Past, answers_of, kind_of
 from orchestrator.statistics.power import Scatter, scatter_of
 from orchestrator.steps import plan_steps
@@ -15,12 +16,12 @@ from orchestrator.words import readable
 MOST_RUNS = 500
 
 
-def history(engine: Engine) -> list[reads.Run]:
+def history(engine: Engine) -> list[Run]:
     """The newest runs that finished."""
     return reads.runs(engine, states=("succeeded",), limit=MOST_RUNS)
 
 
-def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
+def pasts(engine: Engine, runs: Sequence[Run]) -> list[Past]:
     """Durations of those whose attempts tell them. The first result, an eval or a step, ends the start-up."""
     first_steps = reads.first_steps(engine, [run.attempt.id for run in runs if run.attempt])
     found = []
@@ -42,7 +43,7 @@ def pasts(engine: Engine, runs: Sequence[reads.Run]) -> list[Past]:
     return found
 
 
-def scatter(runs: Sequence[reads.Run], model: str, questions: str) -> Scatter:
+def scatter(runs: Sequence[Run], model: str, questions: str) -> Scatter:
     """Of the final scores of valid runs of that model on those questions; of one seed, the newest counts."""
     groups: dict[str, dict[int, float]] = {}
     for run in runs:  # newest first

@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db import reads, writes
+from db import writes
+from db.records import Attempt
 from workers.events import Event, read_events
 
 
-def pull(engine: Engine, attempt: reads.Attempt) -> list[Event]:
+def pull(engine: Engine, attempt: Attempt) -> list[Event]:
     """Store what is new in an attempt's spool; returns it, or nothing where another reader was faster."""
     events, offset = read_events(attempt.run_dir, attempt.spool_offset)
     if offset == attempt.spool_offset:
@@ -28,7 +29,7 @@ def finished_event(run_dir: str) -> dict[str, Any] | None:
     return next((data for data in words if isinstance(data, dict) and {"ok", "error"} <= data.keys()), None)
 
 
-def sort_events(events: list[Event], offset: int, attempt: reads.Attempt) -> writes.Ingested:
+def sort_events(events: list[Event], offset: int, attempt: Attempt) -> writes.Ingested:
     """Events by table."""
     fresh = [event for event in events if event.seq > attempt.spool_seq]
     steps = [e for e in fresh if e.kind == "step"]

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import reads, writes
+from db.records import Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
 from orchestrator.scheduler.loop import leadership
@@ -48,7 +49,7 @@ class Projector:
             self.project(reads.runs(self._engine, ids=[run_id])[0])
         return len(ids)
 
-    def project(self, run: reads.Run) -> None:
+    def project(self, run: Run) -> None:
         """Send what MLflow does not have of one run yet."""
         client = self._connect()
         from mlflow.entities import Metric, Param, RunTag
@@ -82,7 +83,7 @@ class Projector:
             self._client = MlflowClient(tracking_uri=self._settings.mlflow_url)
         return self._client
 
-    def _find_or_create(self, run: reads.Run) -> str:
+    def _find_or_create(self, run: Run) -> str:
         experiment = self._experiment(run.sweeps[0] if run.sweeps else "runs without a sweep")
         found = self._client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.id}'", max_results=1)
         if found:
@@ -147,7 +148,7 @@ class ProjectorThread:
             _log.debug("MLflow projection failed, trying again", exc_info=True)
 
 
-def _points(engine: Engine, run: reads.Run, attempt_id: int) -> Iterator[tuple[str, float, float, int]]:
+def _points(engine: Engine, run: Run, attempt_id: int) -> Iterator[tuple[str, float, float, int]]:
     """(name, value, time, step) after the cursor, up to where it will be put: later ones are the next round's."""
     until = run.attempts[-1].spool_seq
     for seq, step, at, metrics in reads.steps(engine, attempt_id, run.projected_seq):
@@ -168,7 +169,7 @@ def _metric_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)
 
 
-def _params(run: reads.Run) -> dict[str, str]:
+def _params(run: Run) -> dict[str, str]:
     flat = {f"condition.{key}": value for key, value in _flatten(run.condition)}
     plan = {f"plan.{key}": json.dumps(value) for key, value in run.plan.items()}
     return {"seed": str(run.seed)} | flat | plan
@@ -182,7 +183,7 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", "none" if value is None else str(value)[:6000]
 
 
-def _tags(run: reads.Run) -> dict[str, str]:
+def _tags(run: Run) -> dict[str, str]:
     condition = Condition.model_validate(run.condition, strict=False)
     named = {key: preset_name(key, getattr(condition, key)) for key in NAMED_FIELDS}
     score = run.score
@@ -211,7 +212,7 @@ def _tags(run: reads.Run) -> dict[str, str]:
     }
 
 
-def _end(run: reads.Run) -> int:
+def _end(run: Run) -> int:
     ended = run.attempt.ended_at if run.attempt else None
     return int(1000 * (ended or time.time()))
 

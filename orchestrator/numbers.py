@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from db.reads import EvalPoint
+from db.records import EvalPoint
 from orchestrator.statistics.scores import wilson
 from orchestrator.statistics.treatments import Noise
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from db.bug_reads import Link, Mark
-from db.reads import EvalPoint, Run
+from db.records import EvalPoint, Link, Mark, Run
 
 
 def run_as_json(run: Run, *, curves: bool = False) -> dict[str, Any]:

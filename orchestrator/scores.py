@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.reads import EvalPoint, Run
+from db.records import EvalPoint, Run
 from orchestrator.runs_json import standing
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -40,6 +38,8 @@ class Settings:
     @property
     def leader_lock(self) -> Path:
         """Beside the registry where it is a file: who shares a registry shares its one scheduler."""
+        from sqlalchemy.engine import make_url  # not at the top: a list in the terminal needs none of it
+
         url = make_url(self.registry_url)
         if url.drivername.startswith("sqlite") and url.database:
             return Path(url.database).with_suffix(".leader")

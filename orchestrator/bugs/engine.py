@@ -20,8 +20,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from db import bug_reads, bug_writes, reads
-from db.bug_reads import Bug, NewFacts
 from db.bug_writes import Judged, MovedOnError, Rules
+from db.records import Bug, NewFacts, Run
 from experiment_specs.bug_rules import (
     Answer,
     Comparison,
@@ -131,7 +131,7 @@ def _facts_anew(engine: Engine, run_id: str) -> NewFacts:
     return facts_for(engine, run, run.state, run.verdict, facts)
 
 
-def facts_for(engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]) -> NewFacts:
+def facts_for(engine: Engine, run: Run, state: str, verdict: str | None, facts: Sequence[Measured]) -> NewFacts:
     """``state`` and ``verdict``: as the run ends; the score of some rules is that of a run that has ended."""
     run = replace(run, state=state, verdict=verdict)
     try:
@@ -144,7 +144,7 @@ def facts_for(engine: Engine, run: reads.Run, state: str, verdict: str | None, f
         return unreadable(run)
 
 
-def _outcomes(engine: Engine, run: reads.Run, step: int) -> bytes | None:
+def _outcomes(engine: Engine, run: Run, step: int) -> bytes | None:
     return reads.outcomes(engine, run.attempt.id, step) if run.attempt else None
 
 
@@ -237,7 +237,7 @@ def _judged(rule: Rule, subject: str, finding: Finding) -> Judged:
 
 
 def judged_at_the_end(
-    engine: Engine, run: reads.Run, state: str, verdict: str | None, facts: Sequence[Measured]
+    engine: Engine, run: Run, state: str, verdict: str | None, facts: Sequence[Measured]
 ) -> tuple[NewFacts, list[Judged], Rules]:
     """What the transaction that ends a run records of it for the rules that stand."""
     new = facts_for(engine, run, state, verdict, facts)

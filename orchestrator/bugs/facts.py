@@ -14,8 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from db.bug_reads import NewFacts
-from db.reads import EvalPoint, Run
+from db.records import EvalPoint, NewFacts, Run
 from experiment_specs.claims import ClaimedRun, Group
 from experiment_specs.language import Condition
 from experiment_specs.modules import is_adapter, is_block_linear

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from db import bug_reads, reads, writes
-from db.bug_reads import Bug, Claim
-from db.reads import Run
+from db.records import Bug, Claim, Run
 from db.writes import NewRun
 from experiment_specs.bug_rules import Point
 from experiment_specs.errors import SpecError

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy import Engine
 
-    from db.bug_reads import Bug, Claim
-    from db.reads import Run
+    from db.records import Bug, Claim, Run
     from experiment_specs.bug_rules import Rule, Status
     from orchestrator.bugs.engine import Change, Check, Checked
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.bug_reads import Claim
-    from db.reads import Run
+    from db.listing import Rows
+    from db.records import Claim, Run
 
 NOTHING_MATCHED = 3
 FAILED = 1
@@ -25,12 +27,34 @@ def registry(*, create: bool = False) -> Engine:
     return open_registry(load_settings().registry_url, create=create)
 
 
+@contextmanager
+def registry_rows() -> Iterator[Rows]:
+    """One reading transaction on the registry, without SQLAlchemy where the registry is an SQLite file."""
+    from db.listing import sqlite_rows
+    from orchestrator.settings import load_settings
+
+    with sqlite_rows(load_settings().registry_url) as rows:
+        if rows is not None:
+            yield rows
+            return
+    from db.bug_reads import reading
+
+    with reading(registry()) as rows:
+        yield rows
+
+
 def known_sweep(engine: Engine, name: str) -> None:
     """Exits with 3 and the nearest name where no sweep is called so."""
     from db import reads
+
+    known_among(reads.sweep_names(engine), name)
+
+
+def known_among(names: Sequence[str], name: str) -> None:
+    """Exits with 3 and the nearest name where none of the sweeps is called so."""
     from experiment_specs.errors import nearest
 
-    if name not in (names := reads.sweep_names(engine)):
+    if name not in names:
         close = nearest(name, names)
         typer.echo(f"no sweep is called {name!r}" + (f"; did you mean {close!r}?" if close else ""), err=True)
         raise typer.Exit(NOTHING_MATCHED)
@@ -38,7 +62,7 @@ def known_sweep(engine: Engine, name: str) -> None:
 
 def find_run(engine: Engine, name: str) -> Run:
     """The run of that id or label; exits with 3 where there is none, or only a claim, of which nothing is here."""
-    from db.bug_reads import Claim
+    from db.records import Claim
 
     found = find_subject(engine, name)
     if isinstance(found, Claim):

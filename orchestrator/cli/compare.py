@@ -12,7 +12,7 @@ from orchestrator.cli.plan import Json
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.bug_reads import Claim
+    from db.records import Claim
     from orchestrator.scores import Arm
 
 Side = Annotated[
@@ -32,7 +32,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare B with A: by shared questions as checkpoints, by seeds as treatments."""
-    from db.bug_reads import Claim
+    from db.records import Claim
     from experiment_specs.errors import SpecError
     from orchestrator.comparison import as_json as in_json
     from orchestrator.comparison import compare as compare_arms
@@ -78,7 +78,7 @@ def compare(
 def _side(engine: Engine, name: str, sweep: str | None) -> Arm | Claim:
     """All runs of a label's condition, or the one run that was named, or a claim."""
     from db import reads
-    from db.bug_reads import Claim
+    from db.records import Claim
     from experiment_specs.errors import SpecError
     from orchestrator.comparison import evaluations_for, load_arms
     from orchestrator.scores import arms

@@ -13,7 +13,7 @@ from orchestrator.cli.plan import Json
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.reads import Run
+    from db.records import Run
 
 MODE_HELP = (
     "Words joined by commas: native (as trained, noise lifted), unquantised, mxfp4, nvfp4, noised or noised=0.01,"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from db.reads import Fact, Run
+from db.records import Fact, Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
 from orchestrator.arms import Counts

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import NOTHING_MATCHED, find_run, find_subject, known_sweep, print_json, registry
+from orchestrator.cli.common import (
+    NOTHING_MATCHED,
+    find_run,
+    find_subject,
+    known_among,
+    print_json,
+    registry,
+    registry_rows,
+)
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy import Engine
 
-    from db.reads import Run
+    from db.records import Run
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id (or its beginning), or its label.")]
 
@@ -72,24 +80,25 @@ def runs(  # noqa: PLR0917 - typer reads them as options
     as_json: Json = False,
 ) -> None:
     """List runs, newest first, and, apart from them, imported claims."""
-    from db import bug_reads, reads
+    from db import listing
 
-    engine = registry()
-    if sweep is not None:
-        known_sweep(engine, sweep)
     most = None if everything else limit
-    found = reads.runs(engine, sweep=sweep, limit=most, kinds=("train", "eval") if evaluations else ("train",))
-    left = None if most is None else most - len(found)
-    claims = bug_reads.claims(engine, limit=left) if sweep is None and left != 0 else []
-    rows: list[dict[str, Any]] = []
+    with registry_rows() as rows:
+        if sweep is not None:
+            known_among(listing.sweep_names(rows), sweep)
+        found = listing.runs(rows, sweep=sweep, limit=most, kinds=("train", "eval") if evaluations else ("train",))
+        left = None if most is None else most - len(found)
+        claims = listing.claims(rows, limit=left) if sweep is None and left != 0 else []
+        conditions = listing.conditions(rows, [claim.condition_id for claim in claims if claim.condition_id])
+    said: list[dict[str, Any]] = []
     if claims:
-        from orchestrator.claims import claims_as_json  # the language costs a list of runs time
+        from orchestrator.claims import claim_rows  # the language costs a list of runs time
 
-        rows = claims_as_json(engine, claims, curves=curves)
+        said = claim_rows(claims, conditions, curves=curves)
     if as_json:
         from orchestrator.runs_json import run_as_json
 
-        print_json([run_as_json(run, curves=curves) for run in found] + rows)
+        print_json([run_as_json(run, curves=curves) for run in found] + said)
         return
     from orchestrator.cli.render import bug_notes, claims_table, console, runs_table
 
@@ -100,13 +109,13 @@ def runs(  # noqa: PLR0917 - typer reads them as options
             screen.print(note)
     if claims:
         screen.print("claims: what people wrote; nothing of it was measured here")
-        screen.print(claims_table(claims, rows))
+        screen.print(claims_table(claims, said))
 
 
 def show(run: RunName, as_json: Json = False) -> None:
     """One run: condition, curve, attempts, and the evidence behind its verdict; or a claim, and what was said."""
     from db import reads
-    from db.bug_reads import Claim
+    from db.records import Claim
     from orchestrator.cli.overlay_view import show_claim
 
     engine = registry()

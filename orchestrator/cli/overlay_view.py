@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from db import bug_reads
-from db.bug_reads import Claim
+from db.records import Claim
 from orchestrator.cli.common import print_json
 from orchestrator.cli.render import VERDICT_STYLES, clock, console
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy import Engine
 
-    from db.reads import Run
+    from db.records import Run
 
 _OUT = {
     "supersedes": "in the place of", "extends": "extends", "depends-on": "compared with",

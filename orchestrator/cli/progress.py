@@ -6,7 +6,7 @@ import sys
 import time
 from types import TracebackType
 
-from db.reads import Run
+from db.records import Run
 from orchestrator.cli.render import console, progress_table
 from orchestrator.numbers import percent_with_interval
 

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from db.bug_reads import Claim
-from db.reads import EvalPoint, Run
+from db.records import Claim, EvalPoint, Run
 from orchestrator.numbers import percent_with_interval
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -13,7 +13,7 @@ from orchestrator.cli.plan import Json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from db.reads import Run
+    from db.records import Run
     from experiment_specs.language import Dtype, Scan
 
 

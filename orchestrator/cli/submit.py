@@ -12,7 +12,7 @@ from orchestrator.cli.plan import Json, Spec
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.reads import Run
+    from db.records import Run
     from orchestrator.cli.progress import Progress
     from orchestrator.settings import Settings
 

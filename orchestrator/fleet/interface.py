@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from db.reads import Attempt
+from db.records import Attempt
 from orchestrator.scheduler.decide import Liveness
 
 

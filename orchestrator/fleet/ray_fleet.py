@@ -11,7 +11,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from db.reads import Attempt
+from db.records import Attempt
 from orchestrator.fleet.head import FleetError
 from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import bug_writes
-from db.bug_reads import NewFacts
 from db.bug_writes import Imported, MovedOnError, NewClaim
+from db.records import NewFacts
 from experiment_specs.claims import ClaimedRun, Loaded, load_history
 from experiment_specs.language import CONDITION_SCHEMA, Condition
 from experiment_specs.load import load_sweep

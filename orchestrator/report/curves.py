@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from db.reads import EvalPoint, Run
+from db.records import EvalPoint, Run
 from orchestrator.numbers import score_interval
 from orchestrator.report.canvas import MARKERS, PALETTE, figure, literal, tidy
 from orchestrator.runs_json import standing

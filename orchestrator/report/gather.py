@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from db import bug_reads, reads
-from db.bug_reads import Bug, Claim, Mark
-from db.reads import Run
+from db.records import Bug, Claim, Mark, Run
 from experiment_specs.claims import Best as ClaimedBest
 from experiment_specs.claims import ClaimedRun, Finding, Group
 from orchestrator.arms import Counts

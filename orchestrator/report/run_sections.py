@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from db.reads import Run
+from db.records import Run
 from experiment_specs.presets import preset_name
 from experiment_specs.references import Reference
 from orchestrator.numbers import percent_with_interval

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from db import reads, writes
 from db.bug_writes import MovedOnError
+from db.records import Attempt, Run
 from experiment_specs.language import Scan
 from orchestrator.bugs.engine import TRIES, judged_at_the_end
 from orchestrator.evaluation import planned, saved, scan_for
@@ -82,7 +83,7 @@ class Scheduler:
                 self._conclude(by_attempt[action.attempt_id], action)
         return actions
 
-    def _needs(self, run: reads.Run) -> Needs:
+    def _needs(self, run: Run) -> Needs:
         if run.waits_for is None:
             return "nothing"
         first = reads.runs(self._engine, ids=[run.waits_for])[0]
@@ -96,7 +97,7 @@ class Scheduler:
         why = "; ".join(first.reasons) or first.state
         writes.give_up(self._engine, run_id, f"it needs {first.label} (run {first.id}), which failed: {why}")
 
-    def _pull(self, run: reads.Run, attempt: reads.Attempt) -> None:
+    def _pull(self, run: Run, attempt: Attempt) -> None:
         """Read on in a spool; one that cannot be understood ends its own run and no other."""
         try:
             pull(self._engine, attempt)
@@ -112,12 +113,12 @@ class Scheduler:
         write_order(Path(attempt.run_dir), _order(run, attempt, self._settings, scan_for(self._engine, run)))
         self._fleet.launch(attempt, run.gpus)
 
-    def _note_start(self, run: reads.Run, seen: Observation) -> None:
+    def _note_start(self, run: Run, seen: Observation) -> None:
         """launching → running, once the fleet has been seen to run it."""
         if run.attempt and run.attempt.state == "launching" and seen.status is not None:
             writes.mark_started(self._engine, run.attempt.id, run.attempt.token, seen.status.node, seen.status.pid)
 
-    def _conclude(self, run: reads.Run, action: Conclude) -> None:
+    def _conclude(self, run: Run, action: Conclude) -> None:
         attempt = run.attempt
         assert attempt is not None  # noqa: S101 - decided on this attempt
         last_word = finished_event(attempt.run_dir)  # before we end anything: what is said under SIGTERM is not its own
@@ -132,7 +133,7 @@ class Scheduler:
         ending = conclude(run, verdict, last_word, action.exit_code)
         end_judged(self._engine, reads.runs(self._engine, ids=[run.id])[0], ending, facts)
 
-    def _judge(self, run: reads.Run, facts: list[Measured]) -> Verdict:
+    def _judge(self, run: Run, facts: list[Measured]) -> Verdict:
         """Evidence that cannot be understood, of other code perhaps, leaves its own run unproven and stops no other."""
         try:
             return judge_run(self._engine, run, facts)
@@ -142,7 +143,7 @@ class Scheduler:
             return Verdict(UNPROVEN, (f"its evidence cannot be read: {type(error).__name__}: {error}",))
 
 
-def end_judged(engine: Engine, run: reads.Run, ending: writes.Ending, facts: list[Measured]) -> bool:
+def end_judged(engine: Engine, run: Run, ending: writes.Ending, facts: list[Measured]) -> bool:
     """End an attempt; a run that is over with it is judged by the bug rules that stand, in the same transaction."""
     attempt = run.attempts[-1]
     for _ in range(TRIES):
@@ -158,7 +159,7 @@ def end_judged(engine: Engine, run: reads.Run, ending: writes.Ending, facts: lis
 
 
 def conclude(
-    run: reads.Run, verdict: Verdict | None, finished: dict[str, Any] | None, exit_code: int | None
+    run: Run, verdict: Verdict | None, finished: dict[str, Any] | None, exit_code: int | None
 ) -> writes.Ending:
     """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw.
 
@@ -183,7 +184,7 @@ def conclude(
     )
 
 
-def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
+def judge_run(engine: Engine, run: Run, facts: list[Measured]) -> Verdict:
     if run.kind == "scan":
         return judge_scan(Scan.model_validate(run.condition, strict=False), facts, _twins(engine, run, facts))
     condition, plan = planned(engine, run)
@@ -192,7 +193,7 @@ def judge_run(engine: Engine, run: reads.Run, facts: list[Measured]) -> Verdict:
     )
 
 
-def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:
+def _twins(engine: Engine, run: Run, facts: list[Measured]) -> list[str]:
     """Scans of other models that found the same to the last bit."""
     own = next((fact.data for fact in reversed(facts) if fact.kind == "scan"), None)
     if own is None:
@@ -204,7 +205,7 @@ def _twins(engine: Engine, run: reads.Run, facts: list[Measured]) -> list[str]:
     ]
 
 
-def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active:
+def _active(run: Run, attempt: Attempt, seen: Observation) -> Active:
     code = seen.status.exit_code if seen.status is not None else None
     return Active(
         attempt_id=attempt.id, run_id=run.id, gpus=run.gpus,
@@ -212,7 +213,7 @@ def _active(run: reads.Run, attempt: reads.Attempt, seen: Observation) -> Active
     )  # fmt: skip
 
 
-def _order(run: reads.Run, attempt: reads.Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
+def _order(run: Run, attempt: Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
     # an evaluation answers as the next step's rollout would: after the last step of a run no noise is planned
     total_steps = run.total_steps + (run.kind == "eval")
     return Order(

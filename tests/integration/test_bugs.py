@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import bug_reads, bug_writes, reads, writes
 from db.engine import open_registry
+from db.records import Bug, Run
 from db.schema import EvidenceRow, FactsRow
 from experiment_specs.bug_rules import FACTS, Rule, load_rule, rule_from_text, shipped_rules, with_status
 from experiment_specs.errors import SpecError
@@ -69,7 +70,7 @@ def validity(engine: Engine, run_id: str) -> str:
     return reads.runs(engine, ids=[run_id])[0].validity
 
 
-def found(engine: Engine, run_id: str) -> reads.Run:
+def found(engine: Engine, run_id: str) -> Run:
     return reads.runs(engine, ids=[run_id])[0]
 
 
@@ -383,7 +384,7 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
 
 class TestReplacements:
     @pytest.fixture
-    def victim(self, engine: Engine, submit, ste: Rule, new_code) -> tuple[str, bug_reads.Bug]:
+    def victim(self, engine: Engine, submit, ste: Rule, new_code) -> tuple[str, Bug]:
         """A run with wrong gradients, marked; and code of another version since."""
         run_id = str(submit().all[1])
         finish(engine, run_id, facts=WRONG)

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 import orchestrator
 from db import reads, writes
+from db.records import Run
 from experiment_specs.bug_rules import rule_from_text
 from experiment_specs.claims import load_history
 from experiment_specs.presets import PACKAGE
@@ -61,7 +62,7 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
 """
 
 
-def by_label(engine: Engine) -> dict[tuple[str, int], reads.Run]:
+def by_label(engine: Engine) -> dict[tuple[str, int], Run]:
     return {(run.label, run.seed): run for run in reads.runs(engine)}
 
 

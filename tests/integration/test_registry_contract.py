@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from db import reads, writes
 from db.engine import HEAD, NoRegistryError, open_registry
+from db.records import Run
 from db.schema import Base, RunRow
 from experiment_specs.language import Condition, Scan
 from experiment_specs.load import load_sweep
@@ -67,7 +68,7 @@ def _end(engine: Engine, attempt: writes.NewAttempt, ending: writes.Ending) -> b
     return writes.end_attempt(engine, attempt.id, attempt.token, attempt.run_id, ending)
 
 
-def _found(engine: Engine, name: str) -> reads.Run:
+def _found(engine: Engine, name: str) -> Run:
     run = reads.run(engine, name)
     assert run is not None
     return run

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from db import reads
+from db.records import Run
 from orchestrator.scheduler.loop import Scheduler, leadership
 from orchestrator.settings import Settings
 from tests.light_worker import command
@@ -55,7 +56,7 @@ def behave(settings: Settings, run_id: str, **behaviour: object) -> None:
     (folder / "behaviour.json").write_text(json.dumps(behaviour))
 
 
-def one(engine: Engine, run_id: str) -> reads.Run:
+def one(engine: Engine, run_id: str) -> Run:
     return reads.runs(engine, ids=[run_id])[0]
 
 

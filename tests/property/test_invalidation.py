@@ -17,6 +17,7 @@ from rich.console import Console
 
 from db import bug_reads, bug_writes, reads, writes
 from db.engine import open_registry
+from db.records import Run
 from experiment_specs.bug_rules import rule_from_text, with_status
 from experiment_specs.load import load_sweep
 from orchestrator.bugs import engine as bugs
@@ -213,7 +214,7 @@ class Invalidation(RuleBasedStateMachine):
         self._spread(runs)
         self._compared(runs)
 
-    def _tables(self, runs: list[reads.Run]) -> None:
+    def _tables(self, runs: list[Run]) -> None:
         """Scores that do not count are struck through, in both tables."""
         for table in (runs_table(runs), results_table(runs)) if runs else ():
             console = Console(width=200, record=True, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -221,13 +222,13 @@ class Invalidation(RuleBasedStateMachine):
             struck = console.export_text(styles=True).count("\x1b[2;9m")
             assert struck >= sum(not run.valid for run in runs)
 
-    def _spread(self, runs: list[reads.Run]) -> None:
+    def _spread(self, runs: list[Run]) -> None:
         """The scatter from which a plan computes its power knows valid runs alone."""
         model = "tiny/qwen2"
         every = scatter(runs, model, "tiny/addition")
         assert every == scatter([run for run in runs if self.expected(run.id) == "valid"], model, "tiny/addition")
 
-    def _compared(self, runs: list[reads.Run]) -> None:
+    def _compared(self, runs: list[Run]) -> None:
         """One valid run a condition and seed stands for it: in arms, declared contrasts and exports."""
         valid = {run.id for run in runs if self.expected(run.id) == "valid"}
         found = arms(runs, evaluations_for(self.engine, runs))
