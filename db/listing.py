@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from db.records import Attempt, Claim, EvalPoint, Link, Mark, Run
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision of the schema. Checked against the migration scripts by a test, so that opening a registry does
 not import Alembic."""
 
@@ -31,7 +31,7 @@ _MARK = tuple(Mark.__dataclass_fields__)
 _RUN = (
     "id", "kind", "waits_for", "label", "condition_id", "seed", "code_version", "state", "verdict", "reasons",
     "priority", "gpus", "plan", "overrides", "score_rule", "created_at", "mlflow_run", "projected_seq",
-    "projected_state", "mark_changes",
+    "projected_state", "mark_changes", "cancel",
 )  # fmt: skip
 _JSON = {"reasons", "plan", "overrides", "score_rule", "facts", "retry"}
 

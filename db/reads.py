@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session, aliased
 from db import listing
 from db.bug_reads import reading
 from db.listing import chunks
-from db.records import Fact, Run
+from db.records import Fact, Run, SearchArm
 from db.schema import (
     AttemptRow,
     EvalRow,
     EvidenceRow,
     RunRow,
+    SearchArmRow,
     StepRow,
     SweepRow,
     SweepRunRow,
@@ -215,6 +216,16 @@ def state_counts(engine: Engine) -> dict[str, int]:
 def sweep_names(engine: Engine) -> list[str]:
     with reading(engine) as rows:
         return listing.sweep_names(rows)
+
+
+def search_arms(engine: Engine, name: str) -> list[SearchArm]:
+    """What a search looks at, in the order in which it was decided; nothing where the sweep is no search."""
+    query = select(SearchArmRow).join(SweepRow).where(SweepRow.name == name).order_by(SearchArmRow.number)
+    with Session(engine.execution_options(read_only=True)) as session:
+        return [
+            SearchArm(row.number, row.role, row.label, row.condition_id, row.point, row.trial, row.why)
+            for row in session.scalars(query)
+        ]
 
 
 def sweep_about(engine: Engine, name: str) -> str:

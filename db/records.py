@@ -161,6 +161,8 @@ class Run:
     projected_seq: int
     projected_state: str | None
     mark_changes: int = 0
+    cancel: str | None = None
+    """Why somebody wants it ended."""
     sweeps: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     curve: tuple[EvalPoint, ...] = field(default=())
@@ -226,3 +228,16 @@ class Fact:
     kind: str
     at: float
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SearchArm:
+    """A condition that a search looks at; see :class:`db.schema.SearchArmRow`."""
+
+    number: int
+    role: str
+    label: str
+    condition_id: str
+    point: dict[str, Any]
+    trial: int | None
+    why: str

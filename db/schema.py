@@ -84,6 +84,8 @@ class RunRow(Base):
     projected_state: Mapped[str | None] = mapped_column(String(40))
     mark_changes: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """How often a mark of this run changed: MLflow is told of each."""
+    cancel: Mapped[str | None] = mapped_column(Text)
+    """Why somebody wants it ended; the scheduler ends it."""
     __table_args__ = (
         Index("ix_runs_state_priority", "state", "priority", "created_at"),
         Index("ix_runs_condition_seed", "condition_id", "seed"),
@@ -99,6 +101,29 @@ class SweepRunRow(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer)
     __table_args__ = (Index("ix_sweep_runs_run_id", "run_id"),)
+
+
+SEARCH_ROLES = ("baseline", "trial", "confirmed", "beside")
+"""baseline and trial: on the questions that are selected on. confirmed and beside: a trial, or what trials are held
+against, on the questions of the confirmation."""
+
+
+class SearchArmRow(Base):
+    """A condition that a search (a sweep that grows) looks at, in the order in which it was decided."""
+
+    __tablename__ = "search_arms"
+    sweep_id: Mapped[int] = mapped_column(ForeignKey("sweeps.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    role: Mapped[str] = mapped_column(String(12))
+    label: Mapped[str] = mapped_column(String(200))
+    condition_id: Mapped[str] = mapped_column(ForeignKey("conditions.id"))
+    point: Mapped[dict[str, Any]]
+    """Field → value, of the space."""
+    trial: Mapped[int | None] = mapped_column(Integer)
+    """Of what is confirmed: the number of its trial."""
+    why: Mapped[str] = mapped_column(Text)
+    """What suggested it."""
+    at: Mapped[float] = mapped_column(Float)
 
 
 class AttemptRow(Base):

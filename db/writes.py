@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from db.bug_reads import marks_of
 from db.bug_writes import Judged, Rules, link, record_facts, replaced, resolve_replaced
-from db.records import NewFacts
+from db.records import NewFacts, SearchArm
 from db.schema import (
     AttemptRow,
     ConditionRow,
@@ -27,12 +27,14 @@ from db.schema import (
     EvidenceRow,
     LinkRow,
     RunRow,
+    SearchArmRow,
     StepRow,
     SweepRow,
     SweepRunRow,
     TransitionRow,
     VerdictRow,
 )
+from experiment_specs.errors import AqnError
 
 
 @dataclass(frozen=True)
@@ -81,36 +83,86 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
     """Record a sweep. A run that exists for the same condition, seed and score rule is taken over instead of made anew:
     a proven one of any code version, a judged or running one of this one, a queued one always (it becomes this
     sweep's). With ``again`` every run is made anew."""
+    with Session(engine) as session, session.begin():
+        sweep = _sweep_row(session, submission)
+        return _add_runs(session, sweep, submission, 0, again=again)
+
+
+class AnotherOwnerError(AqnError):
+    """Somebody else went on with the same search meanwhile."""
+
+    exit_code = 1
+
+
+def extend_search(engine: Engine, submission: Submission, arms: Sequence[SearchArm]) -> Submitted:
+    """Record what a search decided, all or nothing: conditions that it now looks at, and runs of these and others.
+
+    Their numbers go on from those that are there; raises :class:`AnotherOwnerError` where they do not.
+    """
+    now = time.time()
+    with Session(engine) as session, session.begin():
+        sweep = _sweep_row(session, submission)
+        known = session.scalar(select(func.count()).where(SearchArmRow.sweep_id == sweep.id)) or 0
+        if any(arm.number != known + place for place, arm in enumerate(arms)):
+            raise AnotherOwnerError(f"another process goes on with the search {submission.name}")
+        there = session.scalar(select(func.count()).where(SweepRunRow.sweep_id == sweep.id)) or 0
+        submitted = _add_runs(session, sweep, submission, there, again=False)
+        for arm in arms:
+            session.add(SearchArmRow(sweep_id=sweep.id, at=now, **vars(arm)))
+    return submitted
+
+
+def _sweep_row(session: Session, submission: Submission) -> SweepRow:
+    sweep = session.scalar(select(SweepRow).where(SweepRow.name == submission.name))
+    if sweep is None:
+        sweep = SweepRow(name=submission.name)
+        session.add(sweep)
+    sweep.about, sweep.spec, sweep.details = submission.about, submission.spec, submission.details
+    sweep.submitted_at = time.time()
+    session.flush()
+    return sweep
+
+
+def _add_runs(session: Session, sweep: SweepRow, submission: Submission, there: int, *, again: bool) -> Submitted:
+    """``there``: how many runs the sweep has; those of the submission come after them."""
     now = time.time()
     created, existing, ordered, needed = [], [], [], dict[str, None]()
-    with Session(engine) as session, session.begin():
-        sweep = session.scalar(select(SweepRow).where(SweepRow.name == submission.name))
-        if sweep is None:
-            sweep = SweepRow(name=submission.name, submitted_at=now)
-            session.add(sweep)
-        sweep.about, sweep.spec, sweep.details = submission.about, submission.spec, submission.details
-        sweep.submitted_at = now
-        session.flush()
-        for position, new in enumerate(submission.runs):
-            at = now + position * 1e-6  # in the order of the spec
-            _note_condition(session, new, submission)
-            run_id = None if again else _reusable(session, new, submission)
-            if new.needs is not None and (run_id is None or _queued(session, run_id)):
-                first = _wanted(session, new.needs, submission, at - 5e-7)
-                needed[first] = None
-            else:
-                first = None
-            if run_id is None:
-                run_id = _create_run(session, new, submission, at)
-                created.append(run_id)
-            else:
-                existing.append(run_id)
-            if first is not None:
-                session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
-            ordered.append(run_id)
-            if session.get(SweepRunRow, (sweep.id, run_id)) is None:
-                session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
+    for position, new in enumerate(submission.runs, start=there):
+        at = now + (position - there) * 1e-6  # in the order of the spec
+        _note_condition(session, new, submission)
+        run_id = None if again else _reusable(session, new, submission)
+        if new.needs is not None and (run_id is None or _queued(session, run_id)):
+            first = _wanted(session, new.needs, submission, at - 5e-7)
+            needed[first] = None
+        else:
+            first = None
+        if run_id is None:
+            run_id = _create_run(session, new, submission, at)
+            created.append(run_id)
+        else:
+            existing.append(run_id)
+        if first is not None:
+            session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
+        ordered.append(run_id)
+        if session.get(SweepRunRow, (sweep.id, run_id)) is None:
+            session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
     return Submitted(tuple(created), tuple(existing), tuple(ordered), tuple(needed))
+
+
+def ask_to_cancel(engine: Engine, wishes: Mapping[str, str]) -> None:
+    """Run → why it is to be ended; the scheduler ends those that are queued or running."""
+    with Session(engine) as session, session.begin():
+        for run_id, why in wishes.items():
+            session.execute(
+                update(RunRow)
+                .where(RunRow.id == run_id, RunRow.state.in_(("queued", "running")), RunRow.cancel.is_(None))
+                .values(cancel=_storable(why))
+            )
+
+
+def cancel_queued(engine: Engine, run_id: str, why: str) -> None:
+    """queued → cancelled."""
+    _leave_queue(engine, run_id, "cancelled", why)
 
 
 def request(engine: Engine, new: NewRun, code_version: str, condition_schema: int, *, again: bool = False) -> str:
@@ -343,15 +395,19 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
 
 def give_up(engine: Engine, run_id: str, why: str) -> None:
     """queued → failed: what the run waits for will never come."""
+    _leave_queue(engine, run_id, "failed", why)
+
+
+def _leave_queue(engine: Engine, run_id: str, state: str, why: str) -> None:
     now = time.time()
     with Session(engine) as session, session.begin():
         changed = session.execute(
             update(RunRow).where(RunRow.id == run_id, RunRow.state == "queued").values(
-                state="failed", verdict="UNPROVEN", reasons=[why]
+                state=state, verdict="UNPROVEN", reasons=[why]
             )
         )  # fmt: skip
         if changed.rowcount == 1:  # type: ignore[attr-defined]
-            session.add(TransitionRow(run_id=run_id, before="queued", after="failed", why=_storable(why), at=now))
+            session.add(TransitionRow(run_id=run_id, before="queued", after=state, why=_storable(why), at=now))
 
 
 def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:

@@ -19,6 +19,7 @@ from experiment_specs.language import (
     Condition,
     Contrast,
     Exclusion,
+    Questions,
     Resources,
     ScoreRule,
     record_in,
@@ -30,7 +31,7 @@ from experiment_specs.verl_keys import DECIDED_BY
 
 _RECORDS: Mapping[str, type[BaseModel]] = {
     "score": ScoreRule, "contrasts": Contrast, "resources": Resources, "checkpoints": Checkpoints, "budget": Budget,
-    "exclude": Exclusion,
+    "exclude": Exclusion, "questions": Questions,
 }  # fmt: skip
 
 

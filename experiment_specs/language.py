@@ -30,6 +30,11 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+TINY_PREFIX = "tiny/"
+TINY_MODEL, TINY_DATA, TINY_SELECTION = "tiny/qwen2", "tiny/addition", "tiny/addition-selection"
+"""What is made locally, seeded; the third: questions to select treatments by, not trained on nor in the test set."""
+
+
 class Model(Value):
     """The policy. ``path``: a Hugging Face id, a local folder, or ``tiny/qwen2`` (made locally, seeded)."""
 
@@ -37,7 +42,8 @@ class Model(Value):
 
 
 class Data(Value):
-    """Questions. ``train`` and ``test``: parquet files in verl's layout, or ``tiny/addition`` (made locally).
+    """Questions. ``train`` and ``test``: parquet files in verl's layout, or ``tiny/addition`` (made locally;
+    ``tiny/addition-selection`` as ``test``: other questions, to select treatments by).
 
     The row counts are declared, because step counts follow from them, and checked against the files before training.
     """
@@ -379,6 +385,29 @@ class Contrast(Value):
     within: tuple[str, ...] = ()
     detect: Annotated[float, Field(gt=0, lt=100)] | None = None
     equal_within: Annotated[float, Field(gt=0, lt=100)] = 1.0
+
+
+class Questions(Value):
+    """Other data than a condition's own, for runs that are selected by: ``test`` holds the questions.
+
+    ``train``: where those questions were taken from the training data, what is left of it.
+    """
+
+    test: str
+    test_rows: Positive
+    train: str | None = None
+    train_rows: Positive | None = None
+
+    @model_validator(mode="after")
+    def _rows_belong_to_a_file(self) -> Self:
+        if (self.train is None) != (self.train_rows is None):
+            raise ValueError("train and train_rows belong together")
+        return self
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As fields of a condition."""
+        return {f"data.{key}": value for key, value in self.model_dump().items() if value is not None}
 
 
 class Exclusion(Value):

@@ -24,6 +24,7 @@ from experiment_specs.language import (
     Condition,
     Contrast,
     Exclusion,
+    Questions,
     Resources,
     ScoreRule,
     Value,
@@ -52,6 +53,7 @@ SWEEP_KEYS = {
     "budget": "What the sweep may spend.",
     "priority": "Runs of a higher one start first.",
     "trainer": "Keys of verl's own, dotted, that no field decides.",
+    "questions": "Name to the data of another set of questions than the test set's: a search selects on one of them.",
 }
 """What a sweep says, key by key."""
 
@@ -107,12 +109,18 @@ class Sweep:
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read a sweep and its bases. Raises :class:`SpecError` naming file, line, key, value and what is accepted."""
-    path = Path(path)
+    top, reader = read_merged(Path(path), SWEEP_KEYS)
+    reader.values_by_name("questions", Questions)
+    return sweep_of(top_name(top, "sweep"), reader, axes=_decided_once(reader, str(path)))
+
+
+def read_merged(path: Path, keys: Iterable[str]) -> tuple[Source, Reader]:
+    """A spec with its bases underneath, interpolated. ``keys``: its own; a base has those of a sweep."""
     sources = _with_bases(path)
     marks: dict[KeyPath, Mark] = {}
     merged: dict[str, Any] = {}
     for source in sources:  # the deepest base first
-        _check_keys(source, SWEEP_KEYS)
+        _check_keys(source, keys if source is sources[-1] else SWEEP_KEYS)
         _refuse_computed(source)
         layer = {k: v for k, v in source.data.items() if k not in ("base", "sweep")}
         marks |= source.marks
@@ -124,10 +132,12 @@ def load_sweep(path: str | Path) -> Sweep:
                     marks[parts] = mark
             layer["set"] = _nested(layer["set"])
         merged = _deep_merge(merged, layer)
-    top = sources[-1]
-    data = _interpolate(merged, marks, path)
-    reader = Reader(data, marks, path)
-    name = _name(top)
+    return sources[-1], Reader(_interpolate(merged, marks, path), marks, path)
+
+
+def sweep_of(name: str, reader: Reader, axes: dict[str, list[Any]]) -> Sweep:
+    """What a merged document says of all runs, and these axes."""
+    path, marks = reader.path, reader.marks
     trainer = reader.trainer()
     semantic = {k: v for k, v in trainer.items() if k not in RESULT_NEUTRAL_OVERRIDES}
     fixed = reader.mapping("set")
@@ -142,7 +152,7 @@ def load_sweep(path: str | Path) -> Sweep:
         source=path,
         text=path.read_text(encoding="utf-8"),
         fixed=fixed,
-        axes=_decided_once(reader, str(path)),
+        axes=axes,
         exclude=reader.values("exclude", Exclusion),
         include=tuple(reader.mappings("include")),
         labels=reader.labels(),
@@ -162,11 +172,16 @@ def _decided_once(reader: Reader, own: str) -> dict[str, list[Any]]:
     """The axes. What the same file says under ``set`` too would silently have no effect."""
     axes = reader.axes()
     for key in axes:
-        at = ("set", *as_path(key))
-        said = (path for path, mark in reader.marks.items() if path[: len(at)] == at and mark.file == own)
-        if (idle := next(said, None)) is not None:
-            raise reader.fail(f"has no effect: the axis {key} decides it", idle)
+        refuse_idle(reader, own, key, "the axis")
     return axes
+
+
+def refuse_idle(reader: Reader, own: str, key: str, by: str) -> None:
+    """An error where the file itself also says under ``set`` what something else decides."""
+    at = ("set", *as_path(key))
+    said = (path for path, mark in reader.marks.items() if path[: len(at)] == at and mark.file == own)
+    if (idle := next(said, None)) is not None:
+        raise reader.fail(f"has no effect: {by} {key} decides it", idle)
 
 
 def build_condition(
@@ -338,15 +353,16 @@ def _refuse_computed(source: Source) -> None:
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 
-def _name(top: Source) -> str:
-    mark = top.marks.get(("sweep",), Mark(str(top.path), 1))
-    name = top.data.get("sweep")
+def top_name(top: Source, kind: str) -> str:
+    """What the spec calls itself. ``kind``: the key that says so, sweep or search."""
+    mark = top.marks.get((kind,), Mark(str(top.path), 1))
+    name = top.data.get(kind)
     if name is None:
-        raise SpecError("a sweep needs a name, as sweep: my-sweep", file=mark.file, line=mark.line, key="sweep")
+        raise SpecError(f"a {kind} needs a name, as {kind}: my-{kind}", file=mark.file, line=mark.line, key=kind)
     if not isinstance(name, str) or not _NAME.fullmatch(name.strip()):
         raise SpecError(
-            f"{name!r} is no name for a sweep: up to 100 letters, digits, blanks and . _ + -",
-            file=mark.file, line=mark.line, key="sweep",
+            f"{name!r} is no name for a {kind}: up to 100 letters, digits, blanks and . _ + -",
+            file=mark.file, line=mark.line, key=kind,
         )  # fmt: skip
     return name.strip()
 

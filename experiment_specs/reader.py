@@ -105,6 +105,9 @@ class Reader:
     def values(self, key: str, kind: type[V]) -> tuple[V, ...]:
         return tuple(self.value_at((key, i), item, kind) for i, item in enumerate(self.mappings(key)))
 
+    def values_by_name(self, key: str, kind: type[V]) -> dict[str, V]:
+        return {name: self.value_at((key, name), item, kind) for name, item in self.mapping(key).items()}
+
     def value_at(self, at: KeyPath, item: Any, kind: type[V]) -> V:
         try:
             return kind.model_validate(_tuples(item, kind))

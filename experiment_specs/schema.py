@@ -16,6 +16,7 @@ from experiment_specs.language import (
     Checkpoints,
     Condition,
     Contrast,
+    Questions,
     Resources,
     ScoreRule,
 )
@@ -55,6 +56,7 @@ def sweep_schema() -> dict[str, Any]:
         "budget": _plain(Budget),
         "priority": {"type": "integer"},
         "trainer": {"type": "object", "propertyNames": {"pattern": r"^\w+(\.\w+)+$"}},
+        "questions": {"type": "object", "additionalProperties": _plain(Questions)},
     }
     assert properties.keys() == SWEEP_KEYS.keys()  # noqa: S101 - a key of the language without a schema
     for key, about in SWEEP_KEYS.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from experiment_specs.language import Condition
+from experiment_specs.language import TINY_DATA, TINY_MODEL, TINY_PREFIX, TINY_SELECTION, Condition
 from experiment_specs.load import Sweep
 from experiment_specs.presets import preset_name
 from experiment_specs.schedules import sigma_at
@@ -22,6 +22,14 @@ MOST_STEPS = 1_000_000
 
 def refuse(sweep: Sweep, condition: Condition, where: Callable[[KeyPath], KeyPath]) -> None:
     """Raises SpecError for batches that make no step, too many, or that cannot be shared out equally."""
+    made = (
+        (("model", "path"), condition.model.path, [TINY_MODEL]),
+        (("data", "train"), condition.data.train, [TINY_DATA]),
+        (("data", "test"), condition.data.test, [TINY_DATA, TINY_SELECTION]),
+    )
+    for at, path, known in made:
+        if path.startswith(TINY_PREFIX) and path not in known:
+            raise sweep.error(f"{path!r} is nothing that is made locally", where(at), path, known)
     rows, prompts, gpus = condition.data.train_rows, condition.batch.prompts, sweep.resources.gpus
     if rows < prompts:
         places = [where(("batch", "prompts")), where(("data", "train_rows"))]

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from db import writes
 from experiment_specs.errors import SpecError
-from experiment_specs.language import CONDITION_SCHEMA, Condition, Scan, scan_of
+from experiment_specs.language import CONDITION_SCHEMA, TINY_PREFIX, Condition, Scan, scan_of
 from experiment_specs.presets import preset_name
 from experiment_specs.reader import MOST_LETTERS
 from orchestrator.arms import pairs
@@ -29,7 +29,7 @@ def check(plan: Plan) -> None:
         if problem := noisy_ops_contradiction(condition.condition.hw_noise, os.environ):
             raise SpecError(f"{condition.label}: {problem}", file=str(plan.sweep.source))
         for name, path in (("train", condition.condition.data.train), ("test", condition.condition.data.test)):
-            if not path.startswith("tiny/"):
+            if not path.startswith(TINY_PREFIX):
                 _check_data(plan, condition, name, Path(path))
 
 

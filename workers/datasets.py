@@ -106,9 +106,16 @@ class Prepared:
     sha256: str
 
 
-def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | None = None) -> dict[str, Prepared]:
+HELD_OUT, REST = "held-out", "train-rest"
+
+
+def prepare(
+    kind: str, source: Path | None, out: Path, *, instruction: str | None = None, hold_out: int = 0
+) -> dict[str, Prepared]:
     """Write ``train.parquet``, ``test.parquet`` and ``fingerprints.json`` under ``out``; the same source gives the
-    same bytes. ``source``: a folder of parquet or JSON-lines files; the hub where None.
+    same bytes. ``source``: a folder of parquet or JSON-lines files; the hub where None. ``hold_out``: so many training
+    questions, picked by their hash and not in the test set, are written to ``held-out.parquet`` besides, to select
+    treatments by, and the others to ``train-rest.parquet``.
 
     Raises :class:`DataError`. Nothing is written before all of it is ready.
     """
@@ -118,7 +125,11 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     for name, split in (("train", what.train), ("test", what.test)):
         raws, origin = _from_folder(source, split) if source is not None else _from_hub(split)
         tables[name] = (*_converted(raws, origin, name, what, told), split.rows)
-    shared = len({_question(r) for r in tables["train"][0]} & {_question(r) for r in tables["test"][0]})
+    tested = {_question(r) for r in tables["test"][0]}
+    shared = len({_question(r) for r in tables["train"][0]} & tested)
+    if hold_out:
+        held, rest = _held_out(tables["train"][0], tested, hold_out)
+        tables |= {HELD_OUT: (held, 0, hold_out), REST: (rest, 0, len(rest))}
     if source is not None and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} is in {source}: what is read would be written over")
     try:
@@ -142,6 +153,16 @@ def prepare(kind: str, source: Path | None, out: Path, *, instruction: str | Non
     except (OSError, ValueError) as error:
         raise DataError(f"{out} cannot be written: {str(error).splitlines()[0]}") from error
     return written
+
+
+def _held_out(rows: list[Row], tested: set[str], count: int) -> tuple[list[Row], list[Row]]:
+    """By the hash of the question: whatever the order of the source is, and whatever is added to it later."""
+    able = [row for row in rows if _question(row) not in tested]
+    if not 0 < count < len(able):
+        raise DataError(f"{count} questions cannot be held out of {len(able)} that are not in the test set")
+    picked = sorted(able, key=lambda row: hashlib.sha256(_question(row).encode()).digest())[:count]
+    chosen = {_question(row) for row in picked}
+    return [row for row in rows if _question(row) in chosen], [row for row in rows if _question(row) not in chosen]
 
 
 def _question(row: Row) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.language import HwNoise
+from experiment_specs.language import TINY_DATA, TINY_MODEL, TINY_PREFIX, TINY_SELECTION, HwNoise
 from workers.events import Spool
 from workers.launch import (
     RUN_DIR_VARIABLE,
@@ -36,7 +36,6 @@ from workers.launch import (
     unsupported,
 )
 
-TINY_PREFIX = "tiny/"
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt", ".jinja")
 
 
@@ -186,8 +185,16 @@ def _assets(asked: dict[str, str], order: Order) -> dict[str, str]:
 
         tiny = prepare(Path(order.assets), _say)
         tiny["questions"] = tiny["train"]
-        files = {k: tiny[k] if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
+        files = {k: _tiny(k, v, tiny) if v.startswith(TINY_PREFIX) else v for k, v in files.items()}
     return files
+
+
+def _tiny(role: str, path: str, made: dict[str, str]) -> str:
+    if path == TINY_SELECTION and role == "test":
+        return made["selection"]
+    if path != (TINY_MODEL if role == "model" else TINY_DATA):
+        raise RuntimeError(f"{path} is nothing that is made locally as {role}")
+    return made[role]
 
 
 def _found(path: str, order: Order) -> str:

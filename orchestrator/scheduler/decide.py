@@ -20,6 +20,8 @@ class Waiting:
     priority: int
     created_at: float
     needs: Needs = "nothing"
+    unwanted: bool = False
+    """Somebody asked that it be cancelled."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Active:
     liveness: Liveness
     exit_code: int | None = None
     ended: bool = False
+    unwanted: bool = False
+    """Somebody asked that it be cancelled."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,19 @@ class GiveUp:
     run_id: str
 
 
-Action = Launch | Conclude | GiveUp
+@dataclass(frozen=True)
+class Cancel:
+    """Somebody does not want the run any more: its trainer is ended, if it has one."""
+
+    run_id: str
+
+
+Action = Launch | Conclude | GiveUp | Cancel
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
-    """What to do now. Nothing is ended for silence: only an attempt that is known to be dead is concluded.
+    """What to do now. Nothing is ended for silence: only an attempt that is known to be dead is concluded, and one that
+    somebody asked to be cancelled.
 
     Queued runs start by priority, then age. A run that does not fit yet holds back those behind it, so that large runs
     are not starved by small ones.
@@ -82,10 +94,15 @@ def decide(snapshot: Snapshot) -> list[Action]:
             actions.append(Conclude(attempt.attempt_id, attempt.exit_code))
         elif attempt.liveness == "dead":
             actions.append(Conclude(attempt.attempt_id, None))
+        elif attempt.unwanted:
+            actions.append(Cancel(attempt.run_id))
         else:
             held += attempt.gpus
     free = snapshot.total_gpus - held
     for run in sorted(snapshot.waiting, key=lambda r: (-r.priority, r.created_at, r.run_id)):
+        if run.unwanted:
+            actions.append(Cancel(run.run_id))
+            continue
         if run.needs == "a run that failed":
             actions.append(GiveUp(run.run_id))
             continue

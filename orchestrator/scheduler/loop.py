@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,18 @@ from orchestrator.evaluation import planned, saved, scan_for
 from orchestrator.fleet.interface import Fleet, Observation
 from orchestrator.ingest import finished_event, pull
 from orchestrator.measured import measured
-from orchestrator.scheduler.decide import Action, Active, Conclude, GiveUp, Launch, Needs, Snapshot, Waiting, decide
+from orchestrator.scheduler.decide import (
+    Action,
+    Active,
+    Cancel,
+    Conclude,
+    GiveUp,
+    Launch,
+    Needs,
+    Snapshot,
+    Waiting,
+    decide,
+)
 from orchestrator.scheduler.retry import Ended, decide_retry
 from orchestrator.settings import Settings
 from orchestrator.verdict import PROVEN, UNPROVEN, Measured, Verdict, judge, judge_scan
@@ -63,7 +74,9 @@ class Scheduler:
         observations = {run.id: self._fleet.observe(run.attempt) for run in running if run.attempt}
         snapshot = Snapshot(
             waiting=[
-                Waiting(r.id, r.gpus, r.priority, r.created_at, self._needs(r)) for r in runs if r.state == "queued"
+                Waiting(r.id, r.gpus, r.priority, r.created_at, self._needs(r), r.cancel is not None)
+                for r in runs
+                if r.state == "queued"
             ],
             active=[_active(run, run.attempt, observations[run.id]) for run in running if run.attempt],
             total_gpus=self._fleet.total_gpus(),
@@ -79,6 +92,8 @@ class Scheduler:
                 self._launch(action.run_id)
             elif isinstance(action, GiveUp):
                 self._give_up(action.run_id)
+            elif isinstance(action, Cancel):
+                self._cancel(next(run for run in runs if run.id == action.run_id))
             else:
                 self._conclude(by_attempt[action.attempt_id], action)
         return actions
@@ -96,6 +111,21 @@ class Scheduler:
         first = reads.runs(self._engine, ids=[str(run.waits_for)])[0]
         why = "; ".join(first.reasons) or first.state
         writes.give_up(self._engine, run_id, f"it needs {first.label} (run {first.id}), which failed: {why}")
+
+    def _cancel(self, run: Run) -> None:
+        why = str(run.cancel)
+        if run.state == "queued" or run.attempt is None:
+            writes.cancel_queued(self._engine, run.id, why)
+            return
+        self._fleet.release(run.attempt)
+        attempt = reads.runs(self._engine, ids=[run.id])[0].attempt or run.attempt
+        with suppress(*SPOOL_ERRORS):
+            pull(self._engine, attempt)
+        ending = writes.Ending(
+            attempt_state="lost", run_state="cancelled", why=why, verdict="UNPROVEN", reasons=(f"cancelled: {why}",)
+        )
+        facts = measured(self._engine, attempt.id)
+        end_judged(self._engine, reads.runs(self._engine, ids=[run.id])[0], ending, facts)
 
     def _pull(self, run: Run, attempt: Attempt) -> None:
         """Read on in a spool; one that cannot be understood ends its own run and no other."""
@@ -209,7 +239,7 @@ def _active(run: Run, attempt: Attempt, seen: Observation) -> Active:
     code = seen.status.exit_code if seen.status is not None else None
     return Active(
         attempt_id=attempt.id, run_id=run.id, gpus=run.gpus,
-        liveness=seen.liveness, exit_code=code, ended=code is not None,
+        liveness=seen.liveness, exit_code=code, ended=code is not None, unwanted=run.cancel is not None,
     )  # fmt: skip
 
 

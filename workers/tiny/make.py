@@ -16,7 +16,7 @@ from typing import Any
 from workers.tiny import task
 
 RECIPE: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "seed": 0,
     "careful_share": 0.4,
     "pretraining_steps": 900,
@@ -27,14 +27,15 @@ RECIPE: dict[str, Any] = {
     "mlp": 192,
     "train_rows": 4000,
     "test_rows": 500,
+    "selection_rows": 500,
 }
 """Everything that the assets depend on; another recipe is another folder. Head size 32, all dimensions multiples of
 32: what 4-bit blocks and vLLM's attention kernels need."""
 
 
 def prepare(home: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, str]:
-    """Paths of ``model``, ``train`` and ``test`` below ``home``; made when they are not there. Safe to call at once
-    from several processes."""
+    """Paths of ``model``, ``train``, ``test`` and ``selection`` below ``home``; made when they are not there. Safe to
+    call at once from several processes."""
     name = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()[:10]
     folder = home / f"tiny-{name}"
     home.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,7 @@ def prepare(home: Path, say: Callable[[str], None] = lambda _: None) -> dict[str
         "model": str(folder / "model"),
         "train": str(folder / "train.parquet"),
         "test": str(folder / "test.parquet"),
+        "selection": str(folder / "selection.parquet"),
     }
 
 
@@ -60,8 +62,8 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    split = task.split(RECIPE["train_rows"], RECIPE["test_rows"])
-    for name, pairs in (("train", split.train), ("test", split.test)):
+    split = task.split(RECIPE["train_rows"], RECIPE["test_rows"], RECIPE["selection_rows"])
+    for name, pairs in (("train", split.train), ("test", split.test), ("selection", split.selection)):
         pq.write_table(pa.Table.from_pylist(task.rows(pairs, name)), folder / f"{name}.parquet")
     tokenizer = _tokenizer(split)
     model = _pretrained(tokenizer, split, say)

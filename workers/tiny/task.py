@@ -14,19 +14,21 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Split:
-    """``train`` and ``test`` pairs, disjoint, and ``pool``: all that is not test, which pre-training draws on."""
+    """``train``, ``test`` and ``selection`` pairs, disjoint, and ``pool``: all that is not test, which pre-training
+    draws on. ``selection``: questions to choose treatments by, so that the test set stays for what is reported."""
 
     train: list[Pair]
     test: list[Pair]
+    selection: list[Pair]
     pool: list[Pair]
 
 
-def split(train_rows: int = 4000, test_rows: int = 500) -> Split:
+def split(train_rows: int = 4000, test_rows: int = 500, selection_rows: int = 500) -> Split:
     """The 8 100 pairs of two-digit numbers, shuffled once and for all."""
     pairs = [(x, y) for x in range(10, 100) for y in range(10, 100)]
     random.Random(1234).shuffle(pairs)
     test, pool = pairs[:test_rows], pairs[test_rows:]
-    return Split(pool[:train_rows], test, pool)
+    return Split(pool[:train_rows], test, pool[train_rows : train_rows + selection_rows], pool)
 
 
 def question(pair: Pair) -> str:

@@ -1,0 +1,224 @@
+"""Searches on a simulated study whose truth is known: what is the chosen noise truly worth, at equal budget?
+
+    PYTHONPATH=. python benchmarks/search.py [REPETITIONS]
+
+The world: the score of a treatment is a smooth function of sigma_start (a bump in its logarithm), sigma_end and the
+schedule, above or below that without noise. A checkpoint's own luck (its seed) and the choice of questions are added:
+a run shows k of n, k binomial. Compared at equal numbers of runs, all of them counted: the product's own decisions
+(:mod:`orchestrator.search`), random search and plain TPE with one run a trial, which choose the highest score. The
+optimum's place, height and width are drawn anew in every repetition.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from experiment_specs.search import Search, load_search, reserved
+from orchestrator.search.decide import Confirm, NewTrial, Replicate, Rules, Trial, View, next_order
+from orchestrator.search.estimate import Surface, surface
+from orchestrator.search.suggest import Told, place, startup, suggest
+from orchestrator.statistics.treatments import difference_by_seed, family
+
+SPEC = Path(__file__).resolve().parents[1] / "experiment_specs" / "searches" / "sigma.yaml"
+PLAIN = 70.0
+"""Percent without noise."""
+CLOSE = 0.25
+"""Points: a point of the space this near to the best that was tried counts as the best."""
+
+
+@dataclass(frozen=True)
+class World:
+    questions: int
+    seed_sd: float
+    height: float
+    """Points that the best noise gains."""
+    at: float
+    """Its log10 sigma_start."""
+    width: float
+    end: float
+    """The best log10 sigma_end."""
+
+    def truth(self, point: Mapping[str, Any]) -> float:
+        """The mean score of a treatment, in percent."""
+        start, end = math.log10(point["aqn.sigma_start"]), math.log10(point["aqn.sigma_end"])
+        bump = math.exp(-(((start - self.at) / self.width) ** 2) / 2) * math.exp(-(((end - self.end) / 2) ** 2) / 2)
+        harm = 6 * max(0.0, start + 1.5) ** 2
+        return PLAIN + self.height * (bump - 0.1 * (point["aqn.schedule"] == "linear") * bump) - harm
+
+    def run(self, truth: float, chance: np.random.Generator) -> float:
+        share = min(0.999, max(0.001, (truth + self.seed_sd * chance.standard_normal()) / 100))
+        return 100 * float(chance.binomial(self.questions, share)) / self.questions
+
+
+def drawn(questions: int, height: float, chance: random.Random) -> World:
+    return World(
+        questions, 1.0, height, chance.uniform(-2.7, -1.4), chance.uniform(0.25, 0.6), chance.uniform(-4.5, -2.5)
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``gain``: true points of the choice over no noise. ``said``: those that are reported. ``wrong``: is one point named
+    as the best alone, though another that was tried is truly better? ``claimed``: is a gain over no noise claimed?"""
+
+    gain: float
+    said: float
+    wrong: bool
+    claimed: bool
+
+
+def ours(search: Search, world: World, seed: int) -> Outcome:
+    """The decisions of the product, one run at a time."""
+    chance, budget, aside = np.random.default_rng(seed), int(search.budget.runs or 0), reserved(search)
+    total = budget - aside
+    rules = Rules(
+        search.replicates.first, search.replicates.up_to, search.confirm.top, startup(search, total), True, total
+    )
+    trials: list[Trial] = []
+    baseline: dict[int, float] = {}
+    spent = 0
+
+    def run(point: Mapping[str, Any], s: int) -> float:
+        nonlocal spent
+        if s not in baseline:
+            baseline[s] = world.run(PLAIN, chance)
+            spent += 1
+        spent += 1
+        return world.run(world.truth(point), chance) - baseline[s]
+
+    while True:
+        seen = look(search, trials, world.questions)
+        order = next_order(View(rules, tuple(trials), frozenset(baseline), total - spent, 1), seen)
+        if isinstance(order, NewTrial):
+            told = [Told(t.point, (fmean(t.values.values()),)) for t in trials]
+            point = suggest(search, told, total)
+            assert point is not None
+            trials.append(Trial(len(trials), point, {s: run(point, s) for s in order.seeds}))
+        elif isinstance(order, Replicate):
+            old = trials[order.trial]
+            trials[order.trial] = Trial(old.number, old.point, {**old.values, order.seed: run(old.point, order.seed)})
+        else:
+            assert isinstance(order, Confirm)
+            break
+    return confirmed(search, world, trials, seen, order, chance)
+
+
+def confirmed(
+    search: Search, world: World, trials: list[Trial], seen: Surface, order: Confirm, chance: np.random.Generator
+) -> Outcome:
+    seeds = search.confirm.fresh_seeds
+    plain = [world.run(PLAIN, chance) for _ in range(seeds)]
+    fresh = {n: [world.run(world.truth(trials[n].point), chance) for _ in range(seeds)] for n in order.trials}
+    step = 100 / world.questions
+    gains = {n: [score - base for score, base in zip(fresh[n], plain, strict=True)] for n in order.trials}
+    verdicts = family([difference_by_seed(gains[n], 1.0, step) for n in order.trials])
+    mean = {n: fmean(fresh[n]) for n in order.trials}
+    top = max(mean, key=lambda n: mean[n])
+    others = [n for n in order.trials if n != top]
+    pairs = len(order.trials) * (len(order.trials) - 1) // 2
+    apart = family(
+        [difference_by_seed([b - a for a, b in zip(fresh[top], fresh[n], strict=True)], 1.0, step) for n in others],
+        pairs,
+    )
+    ties = {top, *(n for n, one in zip(others, apart, strict=True) if one.verdict != "lower")}
+    pick = max(order.trials, key=lambda n: combined(seen, n, gains[n]))
+    best = max(world.truth(t.point) for t in trials)
+    return Outcome(
+        gain=world.truth(trials[pick].point) - PLAIN,
+        said=fmean(gains[pick]),
+        wrong=len(ties) == 1 and world.truth(trials[top].point) < best - CLOSE,
+        claimed=any(one.verdict == "higher" for one in verdicts),
+    )
+
+
+def combined(seen: Surface, number: int, gains: list[float]) -> float:
+    """What the selection and the confirmation say together, each by its precision."""
+    from orchestrator.search.answer import together
+
+    return together(seen.smoothed[number], seen.smoothed_error(number), fmean(gains), seen.error[number], len(gains))
+
+
+def look(search: Search, trials: list[Trial], questions: int) -> Surface:
+    question_noise = 100 * math.sqrt(0.7 * 0.3 / questions)
+    known = math.sqrt(2) * math.hypot(1.0, question_noise)
+    return surface(
+        {t.number: list(t.values.values()) for t in trials},
+        {t.number: place(search, t.point) for t in trials},
+        known,
+    )
+
+
+def single(search: Search, world: World, seed: int) -> Outcome:
+    """One run a trial, and the highest score is the best; one run without noise says what is gained."""
+    chance, budget = np.random.default_rng(seed), int(search.budget.runs or 0)
+    plain, told = world.run(PLAIN, chance), []
+    for _ in range(budget - 1):
+        point = suggest(search, told, budget - 1)
+        assert point is not None
+        told.append(Told(point, (world.run(world.truth(point), chance),)))
+    pick = max(told, key=lambda t: t.values or ())
+    best = max(world.truth(t.point) for t in told)
+    said = (pick.values or (0.0,))[0] - plain
+    return Outcome(world.truth(pick.point) - PLAIN, said, world.truth(pick.point) < best - CLOSE, said > 0)
+
+
+def methods() -> dict[str, tuple[Search, Callable[[Search, World, int], Outcome]]]:
+    from dataclasses import replace
+
+    search = load_search(SPEC)
+    return {
+        "this search": (search, ours),
+        "plain TPE, highest score": (search, single),
+        "random, highest score": (
+            replace(search, sampler=search.sampler.model_copy(update={"name": "random"})), single,
+        ),
+    }  # fmt: skip
+
+
+def repeat(job: tuple[str, int, float, int]) -> Outcome:
+    name, questions, height, repetition = job
+    search, method = methods()[name]
+    world = drawn(questions, height, random.Random(f"world {repetition}"))
+    from dataclasses import replace
+
+    return method(replace(search, seed=repetition), world, repetition)
+
+
+def main() -> None:
+    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    budget = load_search(SPEC).budget.runs
+    print(f"{repetitions} repetitions, {budget} runs each; seeds scatter by 1 point, questions beside that\n")
+    print(
+        "| questions | best noise gains | method | true gain of its choice | gain that it reports | claims a gain |"
+        " one best is named, wrongly |"
+    )
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    with ProcessPoolExecutor() as pool:
+        for questions, height in product((1319, 500), (3.0, 0.0)):
+            for name in methods():
+                jobs = [(name, questions, height, repetition) for repetition in range(repetitions)]
+                found = list(pool.map(repeat, jobs, chunksize=4))
+                gain, error = (
+                    fmean(o.gain for o in found),
+                    float(np.std([o.gain for o in found])) / math.sqrt(len(found)),
+                )
+                print(
+                    f"| {questions:,} | {height:g} | {name} | {gain:.2f} ± {error:.2f} | {fmean(o.said for o in found):.2f}"
+                    f" | {100 * fmean(o.claimed for o in found):.0f} % | {100 * fmean(o.wrong for o in found):.0f} % |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""YAML → :class:`Search`: a space of conditions, what is sought in it, and what may be spent. Checked as sweeps are.
+
+A search shares its language with sweeps (``base``, ``set``, ``resources``, …); what it has of its own is listed in
+:data:`SEARCH_KEYS`. Nothing here writes, and nothing here knows Optuna.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiment_specs.errors import SpecError
+from experiment_specs.language import NAMED_FIELDS, Condition, Questions, unknown_part
+from experiment_specs.load import (
+    SWEEP_KEYS,
+    Sweep,
+    as_path,
+    build_condition,
+    read_merged,
+    refuse_idle,
+    sweep_of,
+    top_name,
+)
+from experiment_specs.presets import presets, resolve_name
+from experiment_specs.reader import MOST_LETTERS, Reader
+from experiment_specs.search_language import (
+    TEST,
+    Confirm,
+    Objective,
+    Parameter,
+    Pruner,
+    Replicates,
+    Requirement,
+    Sampler,
+    SearchBudget,
+)
+from experiment_specs.yaml_source import KeyPath
+
+_SHARED = ("about", "base", "set", "resources", "checkpoints", "priority", "trainer", "questions")
+SEARCH_KEYS = {
+    "search": "The name under which trials and their runs are recorded; the same name again goes on with it.",
+    **{key: SWEEP_KEYS[key] for key in _SHARED},
+    "space": "Field (or dotted part) to what it may be: choices, or low and high (log, step), where when holds.",
+    "require": "What a point of the space must fulfil: at_most: [a, b], below: [a, b], or never: {field: value}.",
+    "objective": "What is maximised: the score, or its difference to a baseline on the same seeds and questions.",
+    "replicates": "Seeds of a trial: how many at first, and up to how many where it is promising.",
+    "confirm": "How the best are confirmed: on other questions, with seeds that no trial had.",
+    "budget": "What the search may spend, in runs or GPU-hours, its confirmation included.",
+    "sampler": "What suggests the next trial: tpe, gp, random or grid, or a mapping with its options.",
+    "pruner": "Whether runs are ended early that are behind at equal steps, beyond the noise.",
+    "parallel": "How many of its runs may be under way at once.",
+    "seed": "Of the sampler.",
+}
+"""What a search says, key by key."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search as written. ``sweep``: what all of its runs share, without axes."""
+
+    sweep: Sweep
+    space: dict[str, Parameter]
+    require: tuple[Requirement, ...]
+    objective: Objective
+    replicates: Replicates
+    confirm: Confirm
+    questions: dict[str, Questions]
+    budget: SearchBudget
+    sampler: Sampler
+    pruner: Pruner | None
+    parallel: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return self.sweep.name
+
+    def active(self, point: Mapping[str, Any], key: str) -> bool:
+        """Does a field of the space exist, given the others?"""
+        return all(
+            point.get(other, _ABSENT) in (wanted if isinstance(wanted, list) else [wanted])
+            for other, wanted in self.space[key].when.items()
+        )
+
+    def allows(self, point: Mapping[str, Any]) -> bool:
+        return all(requirement.holds(point) for requirement in self.require)
+
+    def trial(self, point: Mapping[str, Any], questions: str) -> Condition:
+        """The condition of a point. Raises SpecError where it cannot be."""
+        return build_condition(self.sweep, dict(point) | self._data(questions), partial(_origin, self.space))
+
+    def baseline(self, questions: str) -> Condition:
+        """What differences are taken to."""
+        at: KeyPath = ("objective", "against")
+        return build_condition(
+            self.sweep, self.objective.against | self._data(questions), partial(_written_at, at, self.objective.against)
+        )
+
+    def beside(self) -> dict[str, Condition]:
+        """Name → condition that the best are held against, on the questions of the confirmation."""
+        data, found = self._data(self.confirm.questions), {}
+        for name, fields in (self.confirm.beside or {}).items():
+            at: KeyPath = ("confirm", "beside", name)
+            found[name] = build_condition(self.sweep, fields | data, partial(_written_at, at, fields))
+        if self.confirm.beside is None:
+            for field in dict.fromkeys(key.partition(".")[0] for key in self.space):
+                for name in presets().get(field, {}):
+                    found[name] = build_condition(self.sweep, {field: name} | data, lambda loc: ("set", *loc))
+        distinct = {condition.id: name for name, condition in reversed(found.items())}
+        return {name: found[name] for name in found if distinct[found[name].id] == name}
+
+    def _data(self, questions: str) -> dict[str, Any]:
+        return {} if questions == TEST else self.questions[questions].fields
+
+
+_ABSENT = object()
+
+
+def _origin(space: Mapping[str, Parameter], loc: KeyPath) -> KeyPath:
+    for key in sorted(space, key=lambda key: -key.count(".")):
+        parts = as_path(key)
+        if loc[: len(parts)] == parts:
+            return ("space", key, *loc[len(parts) :])
+    return ("set", *loc)
+
+
+def _written_at(at: KeyPath, fields: Mapping[str, Any], loc: KeyPath) -> KeyPath:
+    for key in fields:
+        parts = as_path(key)
+        if loc[: len(parts)] == parts:
+            return (*at, key, *loc[len(parts) :])
+    return ("set", *loc)
+
+
+def load_search(path: str | Path) -> Search:
+    """Read a search and its bases. Raises :class:`SpecError` as :func:`experiment_specs.load.load_sweep` does."""
+    path = Path(path)
+    top, reader = read_merged(path, SEARCH_KEYS)
+    space = _space(reader, str(path))
+    sampler = reader.data.get("sampler") or {}
+    search = Search(
+        sweep=sweep_of(top_name(top, "search"), _without_budget(reader), axes={}),
+        space=space,
+        require=reader.values("require", Requirement),
+        objective=reader.value("objective", Objective),
+        replicates=reader.value("replicates", Replicates),
+        confirm=reader.value("confirm", Confirm),
+        questions=reader.values_by_name("questions", Questions),
+        budget=reader.value("budget", SearchBudget),
+        sampler=reader.value_at(("sampler",), {"name": sampler} if isinstance(sampler, str) else sampler, Sampler),
+        pruner=None if reader.data.get("pruner") in (None, "none") else reader.value("pruner", Pruner),
+        parallel=reader.integer("parallel", 1),
+        seed=reader.integer("seed", 0),
+    )
+    _check(search, reader)
+    return search
+
+
+def _without_budget(reader: Reader) -> Reader:
+    """A sweep's budget has other keys than a search's."""
+    return Reader({key: value for key, value in reader.data.items() if key != "budget"}, reader.marks, reader.path)
+
+
+def _space(reader: Reader, own: str) -> dict[str, Parameter]:
+    space: dict[str, Parameter] = {}
+    for key, value in reader.mapping("space").items():
+        at: KeyPath = ("space", key)
+        if (unknown := unknown_part(key)) is not None:
+            raise reader.fail("unknown field of a condition", at, *unknown)
+        if not isinstance(value, dict):
+            raise reader.fail("is choices: […], or low and high", at, value)
+        parameter = reader.value_at(at, value, Parameter)
+        refuse_idle(reader, own, key, "the space")
+        for index, choice in enumerate(parameter.choices or ()):
+            _check_choice(reader, key, choice, (*at, "choices", index))
+        for other, wanted in parameter.when.items():
+            _check_when(reader, space, (*at, "when", other), other, wanted)
+        space[key] = parameter
+    if not space:
+        raise reader.fail("a search needs a space: fields and what they may be", ("space",))
+    return space
+
+
+def _check_choice(reader: Reader, key: str, choice: Any, at: KeyPath) -> None:
+    if not isinstance(choice, str | int | float | bool):
+        raise reader.fail(f"{choice!r}: a choice is a name, a number, true or false", at)
+    if key in NAMED_FIELDS:
+        resolve_name(key, choice, lambda problem, value, accepted: reader.fail(problem, at, value, accepted))
+
+
+def _check_when(reader: Reader, space: Mapping[str, Parameter], at: KeyPath, other: str, wanted: Any) -> None:
+    if other not in space:
+        raise reader.fail("is no field of the space that stands above this one", at, other, space)
+    choices = space[other].choices
+    if choices is None:
+        raise reader.fail("is a range: when asks for choices", at)
+    for value in wanted if isinstance(wanted, list) else [wanted]:
+        if value not in choices:
+            raise reader.fail(f"{other} is never {value!r}", at, value, map(str, choices))
+
+
+def _check(search: Search, reader: Reader) -> None:
+    if search.parallel < 1:
+        raise reader.fail("is at least 1", ("parallel",), search.parallel)
+    for role, name in (("objective", search.objective.questions), ("confirm", search.confirm.questions)):
+        if name != TEST and name not in search.questions:
+            known = [TEST, *search.questions]
+            raise reader.fail("no questions are called so; questions: names them", (role, "questions"), name, known)
+    _check_questions(search, reader)
+    for name in search.confirm.beside or {}:
+        if not 0 < len(name) <= MOST_LETTERS or not name.isprintable():
+            raise reader.fail(f"a name is up to {MOST_LETTERS} printable letters", ("confirm", "beside", name))
+    _check_requirements(search, reader)
+    baseline = search.baseline(search.objective.questions)
+    search.beside()
+    for point in corners(search):
+        try:
+            found = search.trial(point, search.objective.questions)
+        except SpecError as error:
+            spelled = ", ".join(f"{key} {value}" for key, value in point.items())
+            raise SpecError(
+                f"{error.problem} (at {spelled}; require: can keep points out)", file=error.file, line=error.line,
+                key=error.key, value=error.value, accepted=error.accepted,
+            ) from error  # fmt: skip
+        if found.id == baseline.id and search.objective.maximise == "difference":
+            raise reader.fail("holds the baseline itself: the difference to it is nothing", ("space",))
+    _check_budget(search, reader)
+
+
+def _check_requirements(search: Search, reader: Reader) -> None:
+    for index, requirement in enumerate(search.require):
+        for field in requirement.fields:
+            if field not in search.space:
+                raise reader.fail("is no field of the space", ("require", index), field, search.space)
+        for side in requirement.at_most or requirement.below or ():
+            if isinstance(side, str) and search.space[side].choices is not None:
+                raise reader.fail(f"{side} has choices: only ranges have an order", ("require", index))
+
+
+def _check_questions(search: Search, reader: Reader) -> None:
+    """Whoever is chosen for some answers is lucky on those questions: they may not be the ones that are reported."""
+    asked = [search.baseline(name).data.test for name in (search.objective.questions, search.confirm.questions)]
+    if asked[0] == asked[1]:
+        raise reader.fail(
+            f"asks {asked[1]}, which trials are selected on: what is reported would be luck; name other questions",
+            ("confirm", "questions"),
+        )
+
+
+def reserved(search: Search) -> int:
+    """Runs of the confirmation."""
+    beside = {condition.id for condition in search.beside().values()} | {search.baseline(search.confirm.questions).id}
+    return search.confirm.fresh_seeds * (search.confirm.top + len(beside))
+
+
+LEAST_TRIALS = 2
+
+
+def _check_budget(search: Search, reader: Reader) -> None:
+    if search.budget.runs is None:
+        return
+    needs_baseline = search.objective.maximise == "difference"
+    least = search.replicates.first * (LEAST_TRIALS + needs_baseline) + reserved(search)
+    if search.budget.runs < least:
+        raise reader.fail(
+            f"{search.budget.runs} runs are too few: the confirmation takes {reserved(search)} (confirm.fresh_seeds × "
+            f"top and what stands beside), and two trials{' with their baseline' * needs_baseline} "
+            f"{least - reserved(search)}",
+            ("budget", "runs"),
+        )
+
+
+MOST_CORNERS = 512
+TRIES = 2000
+
+
+def corners(search: Search) -> list[dict[str, Any]]:
+    """Allowed points at the edges of the space; some by chance where there are too many, or none that is allowed.
+    Raises SpecError where nothing is allowed."""
+    edges = {
+        key: list(p.choices) if p.choices is not None else [p.low, p.high] for key, p in search.space.items()
+    }  # fmt: skip
+    if math.prod(len(values) for values in edges.values()) <= MOST_CORNERS:
+        every: Iterable[tuple[Any, ...]] = itertools.product(*edges.values())
+        found = [point for values in every if search.allows(point := present(search, values))]
+        if found:
+            return list({repr(point): point for point in found}.values())
+    chance = random.Random(0)  # noqa: S311 - which corners are looked at
+    points = (draw(search, chance) for _ in range(TRIES))
+    found = [point for point in points if search.allows(point)]
+    if not found:
+        raise search.sweep.error("leaves no point of the space", ("require",))
+    return found[:MOST_CORNERS]
+
+
+def draw(search: Search, chance: random.Random) -> dict[str, Any]:
+    """A point of the space by chance, allowed or not."""
+    values = []
+    for parameter in search.space.values():
+        if parameter.choices is not None:
+            values.append(chance.choice(parameter.choices))
+        elif parameter.log:
+            assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
+            value = math.exp(chance.uniform(math.log(parameter.low), math.log(parameter.high)))
+            values.append(round(value) if parameter.whole else value)
+        else:
+            assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
+            value = chance.uniform(parameter.low, parameter.high)
+            values.append(round(value) if parameter.whole else value)
+    return present(search, tuple(values))
+
+
+def present(search: Search, values: tuple[Any, ...]) -> dict[str, Any]:
+    """Fields and their values, without those that do not exist there."""
+    point: dict[str, Any] = {}
+    for key, value in zip(search.space, values, strict=True):
+        if search.active(point, key):
+            point[key] = value
+    return point

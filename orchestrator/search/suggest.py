@@ -1,0 +1,163 @@
+"""Optuna's part: a study is built anew from what is recorded, whenever a point is asked for or looked at.
+
+The study holds nothing that the registry does not have: it cannot disagree with it, and cannot be lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState, create_trial
+
+from experiment_specs.errors import AqnError
+from experiment_specs.search import Search, draw, present
+from experiment_specs.search_language import Parameter
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's options that we name
+
+TRIES = 300
+"""Suggestions that ``require`` may refuse before a point is drawn by chance."""
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A trial as Optuna is told of it. ``values``: of its objectives; None while it runs, or where it has none.
+
+    ``curve``: step → score, of a run that was ended early.
+    """
+
+    point: Mapping[str, Any]
+    values: tuple[float, ...] | None
+    running: bool = False
+    pruned: bool = False
+    curve: Mapping[int, float] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """A parameter in Optuna's words."""
+    if parameter.choices is not None:
+        return CategoricalDistribution(parameter.choices)
+    assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018 - checked when it was made
+    if parameter.whole:
+        step = int(parameter.step or 1)
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+    return FloatDistribution(float(parameter.low), float(parameter.high), log=parameter.log, step=parameter.step)
+
+
+def fill(study: optuna.Study, search: Search, trials: Sequence[Told]) -> None:
+    """Tell a study all trials, in their order."""
+    for told in trials:
+        state = TrialState.COMPLETE if told.values is not None else TrialState.FAIL
+        if told.values is None and (told.running or told.pruned):
+            state = TrialState.RUNNING if told.running else TrialState.PRUNED
+        if state == TrialState.PRUNED and len(study.directions) > 1:
+            state = TrialState.FAIL  # Optuna prunes for one objective only
+        point = {key: value for key, value in told.point.items() if key in search.space}
+        study.add_trial(
+            create_trial(
+                state=state,
+                params=point,
+                distributions={key: distribution(search.space[key]) for key in point},
+                values=list(told.values) if state == TrialState.COMPLETE and told.values is not None else None,
+                intermediate_values={int(k): v for k, v in told.curve.items()} if len(study.directions) == 1 else None,
+                user_attrs=dict(told.about),
+            )
+        )
+
+
+def directions(search: Search) -> list[Literal["minimize", "maximize"]]:
+    return ["maximize", "minimize"] if search.objective.also else ["maximize"]
+
+
+def startup(search: Search, total: int) -> int:
+    """Random trials before the sampler learns."""
+    return search.sampler.startup or max(4, round(total / 6))
+
+
+def suggest(search: Search, trials: Sequence[Told], total: int) -> Point | None:
+    """The next point; None where a grid is exhausted. Depends on the trials and the spec's seed alone.
+
+    ``total``: runs of the selection.
+    """
+    if search.sampler.name == "grid":
+        return _from_grid(search, trials)
+    seed = random.Random(f"{search.seed}/{len(trials)}").randrange(2**31)  # noqa: S311 - repeatable by intent
+    study = optuna.create_study(directions=directions(search), sampler=_sampler(search, seed, total))
+    fill(study, search, trials)
+    for _ in range(TRIES):
+        asked = study.ask()
+        point = _asked(asked, search)
+        if search.allows(point):
+            return point
+        study.tell(asked, state=TrialState.FAIL)
+    chance = random.Random(seed)  # noqa: S311
+    points = (draw(search, chance) for _ in itertools.count())
+    return next(point for point in points if search.allows(point))
+
+
+def _sampler(search: Search, seed: int, total: int) -> optuna.samplers.BaseSampler:
+    begin = startup(search, total)
+    if search.sampler.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if search.sampler.name == "gp":
+        try:
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=begin, deterministic_objective=False)
+        except ImportError as error:
+            raise AqnError(f"sampler: gp needs PyTorch ({error})") from error
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=begin, multivariate=True, group=True, constant_liar=True
+    )
+
+
+def _asked(trial: optuna.Trial, search: Search) -> Point:
+    point: Point = {}
+    for key, parameter in search.space.items():
+        if not search.active(point, key):
+            continue
+        kind = distribution(parameter)
+        if isinstance(kind, CategoricalDistribution):
+            point[key] = trial.suggest_categorical(key, kind.choices)
+        elif isinstance(kind, IntDistribution):
+            point[key] = trial.suggest_int(key, kind.low, kind.high, log=kind.log, step=kind.step)
+        elif isinstance(kind, FloatDistribution):
+            point[key] = trial.suggest_float(key, kind.low, kind.high, log=kind.log, step=kind.step)
+    return point
+
+
+def _from_grid(search: Search, trials: Sequence[Told]) -> Point | None:
+    """Points of the grid in a repeatable order by chance: a budget that ends early has seen all corners of it."""
+    every = itertools.product(*(parameter.grid() for parameter in search.space.values()))
+    points = {repr(point): point for values in every if search.allows(point := present(search, values))}
+    random.Random(search.seed).shuffle(order := list(points.values()))  # noqa: S311
+    tried = {repr(dict(told.point)) for told in trials}
+    return next((point for point in order if repr(point) not in tried), None)
+
+
+def place(search: Search, point: Mapping[str, Any]) -> list[float]:
+    """Where a point lies in the unit cube: ranges by their share (of the logarithm), choices one by one."""
+    found: list[float] = []
+    for key, parameter in search.space.items():
+        if parameter.choices is not None:
+            found += [math.sqrt(0.5) * (point.get(key) == choice) for choice in parameter.choices]
+            continue
+        assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
+        scale: Callable[[float], float] = math.log if parameter.log else float
+        low, high = scale(parameter.low), scale(parameter.high)
+        found.append((scale(point[key]) - low) / (high - low) if key in point else 0.5)
+    return found
