@@ -16,7 +16,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -69,8 +69,9 @@ def drawn(questions: int, height: float, chance: random.Random) -> World:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``gain``: true points of the choice over no noise. ``said``: those that are reported. ``wrong``: is one point named
-    as the best alone, though another that was tried is truly better? ``claimed``: is a gain over no noise claimed?"""
+    """``gain``: true points of the choice over no noise. ``said``: those that are reported. ``wrong``: is one
+    point named as the best alone, though another that was tried is truly better? ``claimed``: is it said that it gains
+    over no noise?"""
 
     gain: float
     said: float
@@ -80,11 +81,10 @@ class Outcome:
 
 def ours(search: Search, world: World, seed: int) -> Outcome:
     """The decisions of the product, one run at a time."""
-    chance, budget, aside = np.random.default_rng(seed), int(search.budget.runs or 0), reserved(search)
+    chance, budget, aside = np.random.default_rng(seed), int(search.settings.budget.runs or 0), reserved(search)
     total = budget - aside
-    rules = Rules(
-        search.replicates.first, search.replicates.up_to, search.confirm.top, startup(search, total), True, total
-    )
+    seeds, top = search.settings.replicates, search.settings.confirm.top
+    rules = Rules(seeds.first, seeds.up_to, top, startup(search.settings, total), True, total)
     trials: list[Trial] = []
     baseline: dict[int, float] = {}
     spent = 0
@@ -102,7 +102,7 @@ def ours(search: Search, world: World, seed: int) -> Outcome:
         order = next_order(View(rules, tuple(trials), frozenset(baseline), total - spent, 1), seen)
         if isinstance(order, NewTrial):
             told = [Told(t.point, (fmean(t.values.values()),)) for t in trials]
-            point = suggest(search, told, total)
+            point = suggest(search.settings, told, total)
             assert point is not None
             trials.append(Trial(len(trials), point, {s: run(point, s) for s in order.seeds}))
         elif isinstance(order, Replicate):
@@ -114,10 +114,10 @@ def ours(search: Search, world: World, seed: int) -> Outcome:
     return confirmed(search, world, trials, seen, order, chance)
 
 
-def confirmed(
+def confirmed(  # noqa: PLR0917 - one call site
     search: Search, world: World, trials: list[Trial], seen: Surface, order: Confirm, chance: np.random.Generator
 ) -> Outcome:
-    seeds = search.confirm.fresh_seeds
+    seeds = search.settings.confirm.fresh_seeds
     plain = [world.run(PLAIN, chance) for _ in range(seeds)]
     fresh = {n: [world.run(world.truth(trials[n].point), chance) for _ in range(seeds)] for n in order.trials}
     step = 100 / world.questions
@@ -154,17 +154,17 @@ def look(search: Search, trials: list[Trial], questions: int) -> Surface:
     known = math.sqrt(2) * math.hypot(1.0, question_noise)
     return surface(
         {t.number: list(t.values.values()) for t in trials},
-        {t.number: place(search, t.point) for t in trials},
+        {t.number: place(search.settings, t.point) for t in trials},
         known,
     )
 
 
 def single(search: Search, world: World, seed: int) -> Outcome:
     """One run a trial, and the highest score is the best; one run without noise says what is gained."""
-    chance, budget = np.random.default_rng(seed), int(search.budget.runs or 0)
+    chance, budget = np.random.default_rng(seed), int(search.settings.budget.runs or 0)
     plain, told = world.run(PLAIN, chance), []
     for _ in range(budget - 1):
-        point = suggest(search, told, budget - 1)
+        point = suggest(search.settings, told, budget - 1)
         assert point is not None
         told.append(Told(point, (world.run(world.truth(point), chance),)))
     pick = max(told, key=lambda t: t.values or ())
@@ -173,31 +173,41 @@ def single(search: Search, world: World, seed: int) -> Outcome:
     return Outcome(world.truth(pick.point) - PLAIN, said, world.truth(pick.point) < best - CLOSE, said > 0)
 
 
-def methods() -> dict[str, tuple[Search, Callable[[Search, World, int], Outcome]]]:
-    from dataclasses import replace
+def _with(search: Search, **settings: Any) -> Search:
+    return replace(search, settings=search.settings.model_copy(update=settings))
 
+
+def methods() -> dict[str, tuple[Search, Callable[[Search, World, int], Outcome]]]:
     search = load_search(SPEC)
+    random_sampler = search.settings.sampler.model_copy(update={"name": "random"})
     return {
         "this search": (search, ours),
         "plain TPE, highest score": (search, single),
-        "random, highest score": (
-            replace(search, sampler=search.sampler.model_copy(update={"name": "random"})), single,
-        ),
-    }  # fmt: skip
+        "random, highest score": (_with(search, sampler=random_sampler), single),
+    }
 
 
 def repeat(job: tuple[str, int, float, int]) -> Outcome:
     name, questions, height, repetition = job
     search, method = methods()[name]
-    world = drawn(questions, height, random.Random(f"world {repetition}"))
-    from dataclasses import replace
+    world = drawn(questions, height, random.Random(f"world {repetition}"))  # noqa: S311
+    return method(_with(search, seed=repetition), world, repetition)
 
-    return method(replace(search, seed=repetition), world, repetition)
+
+def row(name: str, questions: int, height: float, found: list[Outcome]) -> str:
+    gains = [outcome.gain for outcome in found]
+    error = float(np.std(gains)) / math.sqrt(len(gains))
+    claimed, wrong = (100 * fmean(getattr(o, what) for o in found) for what in ("claimed", "wrong"))
+    said = fmean(outcome.said for outcome in found)
+    return (
+        f"| {questions:,} | {height:g} | {name} | {fmean(gains):.2f} ± {error:.2f} | {said:.2f} | {claimed:.0f} % "
+        f"| {wrong:.0f} % |"
+    )
 
 
 def main() -> None:
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    budget = load_search(SPEC).budget.runs
+    budget = load_search(SPEC).settings.budget.runs
     print(f"{repetitions} repetitions, {budget} runs each; seeds scatter by 1 point, questions beside that\n")
     print(
         "| questions | best noise gains | method | true gain of its choice | gain that it reports | claims a gain |"
@@ -209,15 +219,7 @@ def main() -> None:
             for name in methods():
                 jobs = [(name, questions, height, repetition) for repetition in range(repetitions)]
                 found = list(pool.map(repeat, jobs, chunksize=4))
-                gain, error = (
-                    fmean(o.gain for o in found),
-                    float(np.std([o.gain for o in found])) / math.sqrt(len(found)),
-                )
-                print(
-                    f"| {questions:,} | {height:g} | {name} | {gain:.2f} ± {error:.2f} | {fmean(o.said for o in found):.2f}"
-                    f" | {100 * fmean(o.claimed for o in found):.0f} % | {100 * fmean(o.wrong for o in found):.0f} % |",
-                    flush=True,
-                )
+                print(row(name, questions, height, found), flush=True)
 
 
 if __name__ == "__main__":

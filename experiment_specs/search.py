@@ -39,6 +39,7 @@ from experiment_specs.search_language import (
     Requirement,
     Sampler,
     SearchBudget,
+    SearchSettings,
 )
 from experiment_specs.yaml_source import KeyPath
 
@@ -65,51 +66,31 @@ class Search:
     """A search as written. ``sweep``: what all of its runs share, without axes."""
 
     sweep: Sweep
-    space: dict[str, Parameter]
-    require: tuple[Requirement, ...]
-    objective: Objective
-    replicates: Replicates
-    confirm: Confirm
+    settings: SearchSettings
     questions: dict[str, Questions]
-    budget: SearchBudget
-    sampler: Sampler
-    pruner: Pruner | None
-    parallel: int
-    seed: int
 
     @property
     def name(self) -> str:
         return self.sweep.name
 
-    def active(self, point: Mapping[str, Any], key: str) -> bool:
-        """Does a field of the space exist, given the others?"""
-        return all(
-            point.get(other, _ABSENT) in (wanted if isinstance(wanted, list) else [wanted])
-            for other, wanted in self.space[key].when.items()
-        )
-
-    def allows(self, point: Mapping[str, Any]) -> bool:
-        return all(requirement.holds(point) for requirement in self.require)
-
     def trial(self, point: Mapping[str, Any], questions: str) -> Condition:
         """The condition of a point. Raises SpecError where it cannot be."""
-        return build_condition(self.sweep, dict(point) | self._data(questions), partial(_origin, self.space))
+        return build_condition(self.sweep, dict(point) | self._data(questions), partial(_origin, self.settings.space))
 
     def baseline(self, questions: str) -> Condition:
         """What differences are taken to."""
         at: KeyPath = ("objective", "against")
-        return build_condition(
-            self.sweep, self.objective.against | self._data(questions), partial(_written_at, at, self.objective.against)
-        )
+        against = self.settings.objective.against
+        return build_condition(self.sweep, against | self._data(questions), partial(_written_at, at, against))
 
     def beside(self) -> dict[str, Condition]:
         """Name → condition that the best are held against, on the questions of the confirmation."""
-        data, found = self._data(self.confirm.questions), {}
-        for name, fields in (self.confirm.beside or {}).items():
+        data, found = self._data(self.settings.confirm.questions), {}
+        for name, fields in (self.settings.confirm.beside or {}).items():
             at: KeyPath = ("confirm", "beside", name)
             found[name] = build_condition(self.sweep, fields | data, partial(_written_at, at, fields))
-        if self.confirm.beside is None:
-            for field in dict.fromkeys(key.partition(".")[0] for key in self.space):
+        if self.settings.confirm.beside is None:
+            for field in dict.fromkeys(key.partition(".")[0] for key in self.settings.space):
                 for name in presets().get(field, {}):
                     found[name] = build_condition(self.sweep, {field: name} | data, lambda loc: ("set", *loc))
         distinct = {condition.id: name for name, condition in reversed(found.items())}
@@ -117,9 +98,6 @@ class Search:
 
     def _data(self, questions: str) -> dict[str, Any]:
         return {} if questions == TEST else self.questions[questions].fields
-
-
-_ABSENT = object()
 
 
 def _origin(space: Mapping[str, Parameter], loc: KeyPath) -> KeyPath:
@@ -143,21 +121,23 @@ def load_search(path: str | Path) -> Search:
     path = Path(path)
     top, reader = read_merged(path, SEARCH_KEYS)
     space = _space(reader, str(path))
-    sampler = reader.data.get("sampler") or {}
-    search = Search(
-        sweep=sweep_of(top_name(top, "search"), _without_budget(reader), axes={}),
+    sampler, parallel = reader.data.get("sampler") or {}, reader.integer("parallel", 1)
+    if parallel < 1:
+        raise reader.fail("is at least 1", ("parallel",), parallel)
+    settings = SearchSettings(
         space=space,
         require=reader.values("require", Requirement),
         objective=reader.value("objective", Objective),
         replicates=reader.value("replicates", Replicates),
         confirm=reader.value("confirm", Confirm),
-        questions=reader.values_by_name("questions", Questions),
         budget=reader.value("budget", SearchBudget),
         sampler=reader.value_at(("sampler",), {"name": sampler} if isinstance(sampler, str) else sampler, Sampler),
         pruner=None if reader.data.get("pruner") in (None, "none") else reader.value("pruner", Pruner),
-        parallel=reader.integer("parallel", 1),
+        parallel=parallel,
         seed=reader.integer("seed", 0),
     )
+    questions = reader.values_by_name("questions", Questions)
+    search = Search(sweep_of(top_name(top, "search"), _without_budget(reader), axes={}), settings, questions)
     _check(search, reader)
     return search
 
@@ -206,46 +186,46 @@ def _check_when(reader: Reader, space: Mapping[str, Parameter], at: KeyPath, oth
 
 
 def _check(search: Search, reader: Reader) -> None:
-    if search.parallel < 1:
-        raise reader.fail("is at least 1", ("parallel",), search.parallel)
-    for role, name in (("objective", search.objective.questions), ("confirm", search.confirm.questions)):
+    settings = search.settings
+    for role, name in (("objective", settings.objective.questions), ("confirm", settings.confirm.questions)):
         if name != TEST and name not in search.questions:
             known = [TEST, *search.questions]
             raise reader.fail("no questions are called so; questions: names them", (role, "questions"), name, known)
     _check_questions(search, reader)
-    for name in search.confirm.beside or {}:
+    for name in search.settings.confirm.beside or {}:
         if not 0 < len(name) <= MOST_LETTERS or not name.isprintable():
             raise reader.fail(f"a name is up to {MOST_LETTERS} printable letters", ("confirm", "beside", name))
     _check_requirements(search, reader)
-    baseline = search.baseline(search.objective.questions)
+    baseline = search.baseline(search.settings.objective.questions)
     search.beside()
     for point in corners(search):
         try:
-            found = search.trial(point, search.objective.questions)
+            found = search.trial(point, search.settings.objective.questions)
         except SpecError as error:
             spelled = ", ".join(f"{key} {value}" for key, value in point.items())
             raise SpecError(
                 f"{error.problem} (at {spelled}; require: can keep points out)", file=error.file, line=error.line,
                 key=error.key, value=error.value, accepted=error.accepted,
             ) from error  # fmt: skip
-        if found.id == baseline.id and search.objective.maximise == "difference":
+        if found.id == baseline.id and search.settings.objective.maximise == "difference":
             raise reader.fail("holds the baseline itself: the difference to it is nothing", ("space",))
     _check_budget(search, reader)
 
 
 def _check_requirements(search: Search, reader: Reader) -> None:
-    for index, requirement in enumerate(search.require):
+    for index, requirement in enumerate(search.settings.require):
         for field in requirement.fields:
-            if field not in search.space:
-                raise reader.fail("is no field of the space", ("require", index), field, search.space)
+            if field not in search.settings.space:
+                raise reader.fail("is no field of the space", ("require", index), field, search.settings.space)
         for side in requirement.at_most or requirement.below or ():
-            if isinstance(side, str) and search.space[side].choices is not None:
+            if isinstance(side, str) and search.settings.space[side].choices is not None:
                 raise reader.fail(f"{side} has choices: only ranges have an order", ("require", index))
 
 
 def _check_questions(search: Search, reader: Reader) -> None:
     """Whoever is chosen for some answers is lucky on those questions: they may not be the ones that are reported."""
-    asked = [search.baseline(name).data.test for name in (search.objective.questions, search.confirm.questions)]
+    both = (search.settings.objective.questions, search.settings.confirm.questions)
+    asked = [search.baseline(name).data.test for name in both]
     if asked[0] == asked[1]:
         raise reader.fail(
             f"asks {asked[1]}, which trials are selected on: what is reported would be luck; name other questions",
@@ -255,23 +235,25 @@ def _check_questions(search: Search, reader: Reader) -> None:
 
 def reserved(search: Search) -> int:
     """Runs of the confirmation."""
-    beside = {condition.id for condition in search.beside().values()} | {search.baseline(search.confirm.questions).id}
-    return search.confirm.fresh_seeds * (search.confirm.top + len(beside))
+    confirm = search.settings.confirm
+    beside = {condition.id for condition in search.beside().values()} | {search.baseline(confirm.questions).id}
+    return confirm.fresh_seeds * (confirm.top + len(beside))
 
 
 LEAST_TRIALS = 2
 
 
 def _check_budget(search: Search, reader: Reader) -> None:
-    if search.budget.runs is None:
+    settings = search.settings
+    if settings.budget.runs is None:
         return
-    needs_baseline = search.objective.maximise == "difference"
-    least = search.replicates.first * (LEAST_TRIALS + needs_baseline) + reserved(search)
-    if search.budget.runs < least:
+    aside = reserved(search)
+    needs_baseline = settings.objective.maximise == "difference"
+    trials = settings.replicates.first * (LEAST_TRIALS + needs_baseline)
+    if settings.budget.runs < aside + trials:
         raise reader.fail(
-            f"{search.budget.runs} runs are too few: the confirmation takes {reserved(search)} (confirm.fresh_seeds × "
-            f"top and what stands beside), and two trials{' with their baseline' * needs_baseline} "
-            f"{least - reserved(search)}",
+            f"{settings.budget.runs} runs are too few: the confirmation takes {aside} (confirm.fresh_seeds × top and "
+            f"what stands beside), and two trials{' with their baseline' * needs_baseline} {trials}",
             ("budget", "runs"),
         )
 
@@ -284,42 +266,16 @@ def corners(search: Search) -> list[dict[str, Any]]:
     """Allowed points at the edges of the space; some by chance where there are too many, or none that is allowed.
     Raises SpecError where nothing is allowed."""
     edges = {
-        key: list(p.choices) if p.choices is not None else [p.low, p.high] for key, p in search.space.items()
+        key: list(p.choices) if p.choices is not None else [p.low, p.high] for key, p in search.settings.space.items()
     }  # fmt: skip
     if math.prod(len(values) for values in edges.values()) <= MOST_CORNERS:
         every: Iterable[tuple[Any, ...]] = itertools.product(*edges.values())
-        found = [point for values in every if search.allows(point := present(search, values))]
+        found = [point for values in every if search.settings.allows(point := search.settings.present(values))]
         if found:
             return list({repr(point): point for point in found}.values())
     chance = random.Random(0)  # noqa: S311 - which corners are looked at
-    points = (draw(search, chance) for _ in range(TRIES))
-    found = [point for point in points if search.allows(point)]
+    points = (search.settings.draw(chance) for _ in range(TRIES))
+    found = [point for point in points if search.settings.allows(point)]
     if not found:
         raise search.sweep.error("leaves no point of the space", ("require",))
     return found[:MOST_CORNERS]
-
-
-def draw(search: Search, chance: random.Random) -> dict[str, Any]:
-    """A point of the space by chance, allowed or not."""
-    values = []
-    for parameter in search.space.values():
-        if parameter.choices is not None:
-            values.append(chance.choice(parameter.choices))
-        elif parameter.log:
-            assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
-            value = math.exp(chance.uniform(math.log(parameter.low), math.log(parameter.high)))
-            values.append(round(value) if parameter.whole else value)
-        else:
-            assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
-            value = chance.uniform(parameter.low, parameter.high)
-            values.append(round(value) if parameter.whole else value)
-    return present(search, tuple(values))
-
-
-def present(search: Search, values: tuple[Any, ...]) -> dict[str, Any]:
-    """Fields and their values, without those that do not exist there."""
-    point: dict[str, Any] = {}
-    for key, value in zip(search.space, values, strict=True):
-        if search.active(point, key):
-            point[key] = value
-    return point

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -46,6 +47,19 @@ class Parameter(Value):
     def whole(self) -> bool:
         """Whole numbers only."""
         return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def draw(self, chance: random.Random) -> Any:
+        """A value by chance."""
+        if self.choices is not None:
+            return chance.choice(self.choices)
+        assert self.low is not None and self.high is not None  # noqa: S101, PT018 - checked when it was made
+        if self.step is not None:
+            return chance.choice(self.grid())
+        if self.log:
+            value = math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = chance.uniform(self.low, self.high)
+        return round(value) if self.whole else value
 
     def grid(self) -> tuple[Any, ...]:
         """The values of a grid: all choices, or ``points`` of the range, evenly (in its logarithm where ``log``)."""
@@ -152,3 +166,43 @@ class Pruner(Value):
 
     from_step: Positive
     z: Annotated[float, Field(ge=1)] = 2.0
+
+
+class SearchSettings(Value):
+    """What a search says of its own, beside what all of its runs share; as the registry keeps it too."""
+
+    space: dict[str, Parameter]
+    require: Annotated[tuple[Requirement, ...], Field(strict=False)] = ()
+    objective: Objective = Objective()
+    replicates: Replicates = Replicates()
+    confirm: Confirm = Confirm()
+    budget: SearchBudget
+    sampler: Sampler = Sampler()
+    pruner: Pruner | None = None
+    parallel: Positive = 1
+    seed: int = 0
+
+    def active(self, point: Mapping[str, Any], key: str) -> bool:
+        """Does a field of the space exist, given the others?"""
+        return all(
+            point.get(other, _ABSENT) in (wanted if isinstance(wanted, list) else [wanted])
+            for other, wanted in self.space[key].when.items()
+        )
+
+    def present(self, values: Sequence[Any]) -> dict[str, Any]:
+        """A point of one value a field, without the fields that do not exist there."""
+        point: dict[str, Any] = {}
+        for key, value in zip(self.space, values, strict=True):
+            if self.active(point, key):
+                point[key] = value
+        return point
+
+    def allows(self, point: Mapping[str, Any]) -> bool:
+        return all(requirement.holds(point) for requirement in self.require)
+
+    def draw(self, chance: random.Random) -> dict[str, Any]:
+        """A point of the space by chance, allowed or not."""
+        return self.present([parameter.draw(chance) for parameter in self.space.values()])
+
+
+_ABSENT = object()

@@ -23,8 +23,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 
 from experiment_specs.errors import AqnError
-from experiment_specs.search import Search, draw, present
-from experiment_specs.search_language import Parameter
+from experiment_specs.search_language import Parameter, SearchSettings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's options that we name
@@ -60,7 +59,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(float(parameter.low), float(parameter.high), log=parameter.log, step=parameter.step)
 
 
-def fill(study: optuna.Study, search: Search, trials: Sequence[Told]) -> None:
+def fill(study: optuna.Study, settings: SearchSettings, trials: Sequence[Told]) -> None:
     """Tell a study all trials, in their order."""
     for told in trials:
         state = TrialState.COMPLETE if told.values is not None else TrialState.FAIL
@@ -68,12 +67,12 @@ def fill(study: optuna.Study, search: Search, trials: Sequence[Told]) -> None:
             state = TrialState.RUNNING if told.running else TrialState.PRUNED
         if state == TrialState.PRUNED and len(study.directions) > 1:
             state = TrialState.FAIL  # Optuna prunes for one objective only
-        point = {key: value for key, value in told.point.items() if key in search.space}
+        point = {key: value for key, value in told.point.items() if key in settings.space}
         study.add_trial(
             create_trial(
                 state=state,
                 params=point,
-                distributions={key: distribution(search.space[key]) for key in point},
+                distributions={key: distribution(settings.space[key]) for key in point},
                 values=list(told.values) if state == TrialState.COMPLETE and told.values is not None else None,
                 intermediate_values={int(k): v for k, v in told.curve.items()} if len(study.directions) == 1 else None,
                 user_attrs=dict(told.about),
@@ -81,41 +80,41 @@ def fill(study: optuna.Study, search: Search, trials: Sequence[Told]) -> None:
         )
 
 
-def directions(search: Search) -> list[Literal["minimize", "maximize"]]:
-    return ["maximize", "minimize"] if search.objective.also else ["maximize"]
+def directions(settings: SearchSettings) -> list[Literal["minimize", "maximize"]]:
+    return ["maximize", "minimize"] if settings.objective.also else ["maximize"]
 
 
-def startup(search: Search, total: int) -> int:
+def startup(settings: SearchSettings, total: int) -> int:
     """Random trials before the sampler learns."""
-    return search.sampler.startup or max(4, round(total / 6))
+    return settings.sampler.startup or max(4, round(total / 6))
 
 
-def suggest(search: Search, trials: Sequence[Told], total: int) -> Point | None:
+def suggest(settings: SearchSettings, trials: Sequence[Told], total: int) -> Point | None:
     """The next point; None where a grid is exhausted. Depends on the trials and the spec's seed alone.
 
     ``total``: runs of the selection.
     """
-    if search.sampler.name == "grid":
-        return _from_grid(search, trials)
-    seed = random.Random(f"{search.seed}/{len(trials)}").randrange(2**31)  # noqa: S311 - repeatable by intent
-    study = optuna.create_study(directions=directions(search), sampler=_sampler(search, seed, total))
-    fill(study, search, trials)
+    if settings.sampler.name == "grid":
+        return _from_grid(settings, trials)
+    seed = random.Random(f"{settings.seed}/{len(trials)}").randrange(2**31)  # noqa: S311 - repeatable by intent
+    study = optuna.create_study(directions=directions(settings), sampler=_sampler(settings, seed, total))
+    fill(study, settings, trials)
     for _ in range(TRIES):
         asked = study.ask()
-        point = _asked(asked, search)
-        if search.allows(point):
+        point = _asked(asked, settings)
+        if settings.allows(point):
             return point
         study.tell(asked, state=TrialState.FAIL)
     chance = random.Random(seed)  # noqa: S311
-    points = (draw(search, chance) for _ in itertools.count())
-    return next(point for point in points if search.allows(point))
+    points = (settings.draw(chance) for _ in itertools.count())
+    return next(point for point in points if settings.allows(point))
 
 
-def _sampler(search: Search, seed: int, total: int) -> optuna.samplers.BaseSampler:
-    begin = startup(search, total)
-    if search.sampler.name == "random":
+def _sampler(settings: SearchSettings, seed: int, total: int) -> optuna.samplers.BaseSampler:
+    begin = startup(settings, total)
+    if settings.sampler.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if search.sampler.name == "gp":
+    if settings.sampler.name == "gp":
         try:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=begin, deterministic_objective=False)
         except ImportError as error:
@@ -125,10 +124,10 @@ def _sampler(search: Search, seed: int, total: int) -> optuna.samplers.BaseSampl
     )
 
 
-def _asked(trial: optuna.Trial, search: Search) -> Point:
+def _asked(trial: optuna.Trial, settings: SearchSettings) -> Point:
     point: Point = {}
-    for key, parameter in search.space.items():
-        if not search.active(point, key):
+    for key, parameter in settings.space.items():
+        if not settings.active(point, key):
             continue
         kind = distribution(parameter)
         if isinstance(kind, CategoricalDistribution):
@@ -140,19 +139,19 @@ def _asked(trial: optuna.Trial, search: Search) -> Point:
     return point
 
 
-def _from_grid(search: Search, trials: Sequence[Told]) -> Point | None:
+def _from_grid(settings: SearchSettings, trials: Sequence[Told]) -> Point | None:
     """Points of the grid in a repeatable order by chance: a budget that ends early has seen all corners of it."""
-    every = itertools.product(*(parameter.grid() for parameter in search.space.values()))
-    points = {repr(point): point for values in every if search.allows(point := present(search, values))}
-    random.Random(search.seed).shuffle(order := list(points.values()))  # noqa: S311
+    every = itertools.product(*(parameter.grid() for parameter in settings.space.values()))
+    points = {repr(point): point for values in every if settings.allows(point := settings.present(values))}
+    random.Random(settings.seed).shuffle(order := list(points.values()))  # noqa: S311
     tried = {repr(dict(told.point)) for told in trials}
     return next((point for point in order if repr(point) not in tried), None)
 
 
-def place(search: Search, point: Mapping[str, Any]) -> list[float]:
+def place(settings: SearchSettings, point: Mapping[str, Any]) -> list[float]:
     """Where a point lies in the unit cube: ranges by their share (of the logarithm), choices one by one."""
     found: list[float] = []
-    for key, parameter in search.space.items():
+    for key, parameter in settings.space.items():
         if parameter.choices is not None:
             found += [math.sqrt(0.5) * (point.get(key) == choice) for choice in parameter.choices]
             continue
