@@ -27,7 +27,8 @@ import numpy as np
 from experiment_specs.search import Search, load_search, reserved
 from orchestrator.search.decide import Confirm, NewTrial, Replicate, Rules, Trial, View, next_order
 from orchestrator.search.estimate import Surface, surface
-from orchestrator.search.suggest import Told, place, startup, suggest
+from orchestrator.search.space import Told, place, startup
+from orchestrator.search.suggest import suggest
 from orchestrator.statistics.treatments import difference_by_seed, family
 
 SPEC = Path(__file__).resolve().parents[1] / "experiment_specs" / "searches" / "sigma.yaml"

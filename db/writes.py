@@ -94,10 +94,13 @@ class AnotherOwnerError(AqnError):
     exit_code = 1
 
 
-def extend_search(engine: Engine, submission: Submission, arms: Sequence[SearchArm]) -> Submitted:
+def extend_search(
+    engine: Engine, submission: Submission, arms: Sequence[SearchArm], conditions: Mapping[str, dict[str, Any]]
+) -> Submitted:
     """Record what a search decided, all or nothing: conditions that it now looks at, and runs of these and others.
 
-    Their numbers go on from those that are there; raises :class:`AnotherOwnerError` where they do not.
+    ``conditions``: id → body, of the arms. The arms' numbers go on from those that are there; raises
+    :class:`AnotherOwnerError` where they do not.
     """
     now = time.time()
     with Session(engine) as session, session.begin():
@@ -108,6 +111,10 @@ def extend_search(engine: Engine, submission: Submission, arms: Sequence[SearchA
         there = session.scalar(select(func.count()).where(SweepRunRow.sweep_id == sweep.id)) or 0
         submitted = _add_runs(session, sweep, submission, there, again=False)
         for arm in arms:
+            if session.get(ConditionRow, arm.condition_id) is None:
+                body = conditions[arm.condition_id]
+                session.add(ConditionRow(id=arm.condition_id, schema_version=submission.condition_schema, body=body))
+                session.flush()
             session.add(SearchArmRow(sweep_id=sweep.id, at=now, **vars(arm)))
     return submitted
 

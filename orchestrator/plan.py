@@ -60,7 +60,7 @@ def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
     """Expand and check. Raises SpecError where a treatment would touch nothing or the spec contradicts itself."""
     expansion = expand(sweep)
     seen = {path: look(path) for path in dict.fromkeys(p.condition.model.path for p in expansion.conditions)}
-    conditions = tuple(_planned(sweep, p, seen[p.condition.model.path]) for p in expansion.conditions)
+    conditions = tuple(planned_condition(sweep, p, seen[p.condition.model.path]) for p in expansion.conditions)
     warnings = []
     if expansion.merged:
         twice = "condition was" if expansion.merged == 1 else "conditions were"
@@ -76,7 +76,7 @@ def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
     return Plan(sweep, conditions, expansion.excluded, tuple(warnings))
 
 
-def _planned(sweep: Sweep, planned: Planned, found: Architecture | str) -> PlannedCondition:
+def planned_condition(sweep: Sweep, planned: Planned, found: Architecture | str) -> PlannedCondition:
     condition, model = planned.condition, None if isinstance(found, str) else found
     checks.refuse(sweep, condition, planned.where)
     if model is not None:

@@ -20,11 +20,11 @@ TOO_LONG_SECONDS = 120
 def prepare(spec: Path) -> Plan:
     """Raises SpecError for whatever is wrong with the spec, with the model in mind, or with verl's keys."""
     sweep = load_sweep(spec)
-    plan = make_plan(sweep, _look)
+    plan = make_plan(sweep, look)
     return replace(plan, warnings=(*plan.warnings, *check_with_verl(plan)))
 
 
-def _look(path: str) -> Architecture | str:
+def look(path: str) -> Architecture | str:
     """That which is shipped, or a local model's, built by a process of its own, because torch takes seconds."""
     if (known := shipped().get(path)) is not None:
         return known

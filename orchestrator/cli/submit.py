@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,43 +57,53 @@ def _summary(name: str, created: int, existing: int) -> str:
     return f"sweep {name}: {created} new run{'s' * (created > 1)}" + (f", {existing} taken over" if existing else "")
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What a command waits for: the runs to show, whether all is over, and a remark."""
+
+    runs: list[Run]
+    over: bool
+    note: str = ""
+
+
 def follow(settings: Settings, engine: Engine, ids: list[str], *, quiet: bool) -> None:
     """Lead, or watch whoever leads, until all runs are over."""
+    from db import reads
+
+    def watched() -> Watched:
+        runs = reads.runs(engine, ids=ids)
+        return Watched(runs, all(run.state in TERMINAL for run in runs))
+
+    follow_while(settings, engine, watched, quiet=quiet)
+
+
+def follow_while(settings: Settings, engine: Engine, watched: Callable[[], Watched], *, quiet: bool) -> None:
+    """Lead, or watch whoever leads, until ``watched``, which is asked again and again, says that all is over."""
     import time
 
-    from db import reads
     from orchestrator.cli.progress import Progress
     from orchestrator.scheduler.loop import leadership
 
     progress = Progress(quiet=quiet)
     with progress:
-        while True:
-            current = reads.runs(engine, ids=ids)
-            if _over(current):
-                break
+        while not (now := watched()).over:
             with leadership(settings) as leads:
                 if leads:
-                    _lead(settings, engine, ids, progress)
+                    _lead(settings, engine, watched, progress)
                 else:
-                    progress.show(current, "another aqn process schedules; watching")
+                    progress.show(now.runs, now.note or "another aqn process schedules; watching")
                     time.sleep(TICK_SECONDS)
 
 
-def _over(runs: list[Run]) -> bool:
-    return all(run.state in TERMINAL for run in runs)
-
-
-def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress) -> None:
-    """Schedule until the runs are over: fleet, loop, MLflow."""
+def _lead(settings: Settings, engine: Engine, watched: Callable[[], Watched], progress: Progress) -> None:
+    """Schedule until all is over: fleet, loop, MLflow."""
     import time
 
-    from db import reads
     from orchestrator.fleet.head import address
     from orchestrator.mlflow_projector import Projector, ProjectorThread
     from orchestrator.scheduler.loop import Scheduler
 
-    runs = reads.runs(engine, ids=ids)
-    progress.show(runs, "starting the fleet")
+    progress.show(watched().runs, "starting the fleet")
     where = address(settings)
     from orchestrator.fleet.ray_fleet import RayFleet  # Ray reads its environment when it is imported
 
@@ -101,13 +113,13 @@ def _lead(settings: Settings, engine: Engine, ids: list[str], progress: Progress
     try:
         scheduler = Scheduler(settings, engine, fleet)
         total = fleet.total_gpus()
-        while not _over(runs := reads.runs(engine, ids=ids)):
-            too_large = [run.label for run in runs if run.gpus > total]
-            note = f"waits for more GPUs than the fleet's {total}: {', '.join(too_large)}" if too_large else ""
-            progress.show(runs, note or (f"MLflow: {projector.error}" if projector.error else ""))
+        while not (now := watched()).over:
+            too_large = [run.label for run in now.runs if run.gpus > total]
+            note = f"waits for more GPUs than the fleet's {total}: {', '.join(too_large)}" if too_large else now.note
+            progress.show(now.runs, note or (f"MLflow: {projector.error}" if projector.error else ""))
             if not scheduler.tick():
                 time.sleep(TICK_SECONDS)
-        progress.show(runs, "")
+        progress.show(now.runs, "")
     finally:
         projector.close()
         fleet.close()

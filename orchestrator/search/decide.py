@@ -107,7 +107,7 @@ def next_order(view: View, seen: Surface) -> Order:
         return Wait()
     rules = view.rules
     new = NewTrial(tuple(range(1, rules.first + 1)))
-    able_new = not view.exhausted and _cost(view, new.seeds) <= view.left
+    able_new = not view.exhausted and cost_of(view, new.seeds) <= view.left
     again = _promising(view, seen)
     if again is not None and (not able_new or _turn_to_replicate(view)):
         return again
@@ -123,7 +123,7 @@ def chosen(seen: Surface, top: int) -> tuple[int, ...]:
     return tuple(sorted(seen.smoothed, key=lambda n: (-seen.smoothed[n], n))[:top])
 
 
-def _cost(view: View, seeds: tuple[int, ...]) -> int:
+def cost_of(view: View, seeds: tuple[int, ...]) -> int:
     """In runs: a seed that the baseline does not have yet costs two."""
     return len(seeds) + (len(set(seeds) - view.baseline) if view.rules.baseline else 0)
 
@@ -152,7 +152,7 @@ def _promising(view: View, seen: Surface) -> Replicate | None:
             continue
         if trial.number != leader and seen.behind(trial.number, leader) > SURELY:
             continue
-        if _cost(view, (seed,)) > view.left:
+        if cost_of(view, (seed,)) > view.left:
             continue
         could_be = seen.smoothed[trial.number] + seen.smoothed_error(trial.number)
         if best is None or (could_be, -trial.number) > (best[0], best[1]):

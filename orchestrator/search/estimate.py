@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,7 +73,7 @@ def surface(values: Mapping[int, Sequence[float]], where: Mapping[int, Sequence[
     mean = np.array([math.fsum(values[number]) / len(values[number]) for number in order])
     error = np.array([sd / math.sqrt(len(values[number])) for number in order])
     places = np.array([list(where[number]) for number in order], dtype=float)
-    smoothed, covariance = _process(places, mean, error) if len(order) >= FEWEST else _shrunk(mean, error)
+    smoothed, covariance = process(places, mean, error)(places) if len(order) >= FEWEST else _shrunk(mean, error)
     return Surface(
         dict(zip(order, mean.tolist(), strict=True)),
         dict(zip(order, error.tolist(), strict=True)),
@@ -94,8 +94,8 @@ def _shrunk(mean: Floats, error: Floats) -> tuple[Floats, Floats]:
     return centre + share * (mean - centre), np.diag(np.maximum(share * error**2, 1e-12))
 
 
-def _process(places: Floats, mean: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """Posterior of a Gaussian process (Matérn 5/2, one length) at the trials themselves."""
+def process(places: Floats, mean: Floats, error: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A Gaussian process (Matérn 5/2, one length) through trials: places → posterior mean and covariance there."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
@@ -103,9 +103,45 @@ def _process(places: Floats, mean: Floats, error: Floats) -> tuple[Floats, Float
     centre = float(np.average(mean, weights=1 / error**2))
     scale = max(float(np.std(mean)), float(error.mean()), 1e-9)
     kernel = ConstantKernel(0.5, (0.01, 4.0)) * Matern(0.5, (0.15, 3.0), nu=2.5)
-    process = GaussianProcessRegressor(kernel, alpha=(error / scale) ** 2, random_state=0)
+    fitted = GaussianProcessRegressor(kernel, alpha=(error / scale) ** 2, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at a bound: that is what bounds are for
-        process.fit(places, (mean - centre) / scale)
-        smoothed, covariance = process.predict(places, return_cov=True)
-    return centre + scale * smoothed, scale**2 * covariance
+        fitted.fit(places, (mean - centre) / scale)
+
+    def predict(at: Floats) -> tuple[Floats, Floats]:
+        found, covariance = fitted.predict(at, return_cov=True)
+        return centre + scale * found, scale**2 * covariance
+
+    return predict
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What the trials say over two fields, the others averaged over the trials' own. ``mean`` and ``error``: rows by
+    the second field, columns by the first, at ``shares`` of their ranges."""
+
+    shares: Floats
+    mean: Floats
+    error: Floats
+
+
+def plane(seen: Surface, where: Mapping[int, Sequence[float]], columns: tuple[int, int], size: int) -> Plane | None:
+    """None with too few trials. ``columns``: of the two fields in a place."""
+    if len(seen.order) < FEWEST:
+        return None
+    places = np.array([list(where[number]) for number in seen.order], dtype=float)
+    known = process(
+        places,
+        np.array([seen.mean[number] for number in seen.order]),
+        np.array([seen.error[number] for number in seen.order]),
+    )
+    shares = np.linspace(0, 1, size)
+    mean, error = np.zeros((size, size)), np.zeros((size, size))
+    for row, second in enumerate(shares):
+        for place, first in enumerate(shares):
+            at = places.copy()
+            at[:, columns[0]], at[:, columns[1]] = first, second
+            found, covariance = known(at)
+            mean[row, place] = found.mean()
+            error[row, place] = math.sqrt(max(float(covariance.mean()), 0.0))
+    return Plane(shares, mean, error)

@@ -6,12 +6,9 @@ The study holds nothing that the registry does not have: it cannot disagree with
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import (
@@ -24,28 +21,13 @@ from optuna.trial import TrialState, create_trial
 
 from experiment_specs.errors import AqnError
 from experiment_specs.search_language import Parameter, SearchSettings
+from orchestrator.search.space import Point, Told, directions, startup
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's options that we name
 
 TRIES = 300
 """Suggestions that ``require`` may refuse before a point is drawn by chance."""
-Point = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Told:
-    """A trial as Optuna is told of it. ``values``: of its objectives; None while it runs, or where it has none.
-
-    ``curve``: step → score, of a run that was ended early.
-    """
-
-    point: Mapping[str, Any]
-    values: tuple[float, ...] | None
-    running: bool = False
-    pruned: bool = False
-    curve: Mapping[int, float] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -80,23 +62,14 @@ def fill(study: optuna.Study, settings: SearchSettings, trials: Sequence[Told]) 
         )
 
 
-def directions(settings: SearchSettings) -> list[Literal["minimize", "maximize"]]:
-    return ["maximize", "minimize"] if settings.objective.also else ["maximize"]
-
-
-def startup(settings: SearchSettings, total: int) -> int:
-    """Random trials before the sampler learns."""
-    return settings.sampler.startup or max(4, round(total / 6))
-
-
-def suggest(settings: SearchSettings, trials: Sequence[Told], total: int) -> Point | None:
+def suggest(settings: SearchSettings, trials: Sequence[Told], total: int, attempt: int = 0) -> Point | None:
     """The next point; None where a grid is exhausted. Depends on the trials and the spec's seed alone.
 
-    ``total``: runs of the selection.
+    ``total``: runs of the selection. ``attempt``: another one gives another suggestion.
     """
     if settings.sampler.name == "grid":
         return _from_grid(settings, trials)
-    seed = random.Random(f"{settings.seed}/{len(trials)}").randrange(2**31)  # noqa: S311 - repeatable by intent
+    seed = random.Random(f"{settings.seed}/{len(trials)}/{attempt}").randrange(2**31)  # noqa: S311 - repeatable by intent
     study = optuna.create_study(directions=directions(settings), sampler=_sampler(settings, seed, total))
     fill(study, settings, trials)
     for _ in range(TRIES):
@@ -146,17 +119,3 @@ def _from_grid(settings: SearchSettings, trials: Sequence[Told]) -> Point | None
     random.Random(settings.seed).shuffle(order := list(points.values()))  # noqa: S311
     tried = {repr(dict(told.point)) for told in trials}
     return next((point for point in order if repr(point) not in tried), None)
-
-
-def place(settings: SearchSettings, point: Mapping[str, Any]) -> list[float]:
-    """Where a point lies in the unit cube: ranges by their share (of the logarithm), choices one by one."""
-    found: list[float] = []
-    for key, parameter in settings.space.items():
-        if parameter.choices is not None:
-            found += [math.sqrt(0.5) * (point.get(key) == choice) for choice in parameter.choices]
-            continue
-        assert parameter.low is not None and parameter.high is not None  # noqa: S101, PT018
-        scale: Callable[[float], float] = math.log if parameter.log else float
-        low, high = scale(parameter.low), scale(parameter.high)
-        found.append((scale(point[key]) - low) / (high - low) if key in point else 0.5)
-    return found
