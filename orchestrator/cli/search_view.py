@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -12,14 +15,17 @@ from rich.text import Text
 from experiment_specs.search_language import Parameter, SearchSettings
 from orchestrator.cli.compare_view import VERDICT_STYLES
 from orchestrator.numbers import bare_p, points
+from orchestrator.report.search_pictures import draw_search, map_of, value_at
 from orchestrator.search.answer import Answer
 from orchestrator.search.decide import Trial
+from orchestrator.search.estimate import Plane
 from orchestrator.search.space import headings, spelled
 from orchestrator.search.state import SearchState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.search.importance import Importance
     from orchestrator.settings import Settings
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -37,7 +43,7 @@ def space_table(settings: SearchSettings) -> Table:
 
 
 def _plain_table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _or(wanted: object) -> str:
@@ -54,21 +60,58 @@ def _range(parameter: Parameter) -> str:
 
 def print_search(screen: Console, state: SearchState, found: Answer | None, settings: Settings) -> None:
     """Trials, what was confirmed, the answer, and where the pictures are."""
-    from orchestrator.report.search_pictures import draw_search
+    from orchestrator.search.importance import importances
 
     screen.print(trials_table(state))
     for line in remarks(state):
         screen.print(Text(line, style="dim"))
+    important = importances(state)
+    for part in seen_as_text(state, important):
+        screen.print(part)
     if found is not None:
         screen.print(confirmed_table(found))
         screen.print(Text(found.sentence, style="bold"))
         screen.print(Text(said_of(state, found), style="dim"))
-    for picture in draw_search(state, settings.reports):
+    for picture in draw_search(state, important, settings.reports):
         screen.print(Text(f"picture: {picture}"), soft_wrap=True)
     screen.print(
-        "look further:  aqn report            trials, pictures and differences on one page\n"
-        "               aqn ui                Optuna's dashboard, and MLflow's pages of every run"
+        "look further:  aqn report   trials, pictures and differences on one page\n"
+        "               aqn ui       Optuna's dashboard, and MLflow with every run"
     )
+
+
+CELLS = 5
+"""Of the map in the terminal, along each side."""
+
+
+def seen_as_text(state: SearchState, important: Sequence[Importance]) -> list[RenderableType]:
+    """History, map and importance, without a picture."""
+    seen, found = state.surface, list[RenderableType]()
+    means = [seen.mean[number] for number in seen.order]
+    if len(means) > 1 and max(means) > min(means):
+        bars = "".join(BARS[round(7 * (mean - min(means)) / (max(means) - min(means)))] for mean in means)
+        found.append(Text(f"in order of trials: {bars}  ({_number(min(means), True)} to {_number(max(means), True)})"))
+    if (mapped := map_of(state, CELLS)) is not None:
+        fields, there = mapped
+        found.append(_map_table(state, fields, there))
+    if important:
+        heads = headings(state.settings)
+        parts = ", ".join(f"{heads[one.field]} {one.share:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in important)
+        found.append(Text(f"importance (fANOVA, middle 80 % under other noise): {parts}"))
+    return found
+
+
+def _map_table(state: SearchState, fields: tuple[str, str], there: Plane) -> Table:
+    heads = headings(state.settings)
+    table = _plain_table()
+    table.add_column(f"{heads[fields[1]]} ↓  {heads[fields[0]]} →", no_wrap=True)
+    for share in there.shares:
+        table.add_column(f"{value_at(state, fields[0], share):.2g}", justify="right", no_wrap=True)
+    for row in reversed(range(CELLS)):
+        both = zip(there.mean[row], there.error[row], strict=True)
+        cells = ("" if math.isnan(mean) else f"{_number(mean, True)}±{error:.1f}" for mean, error in both)
+        table.add_row(f"{value_at(state, fields[1], there.shares[row]):.2g}", *cells)
+    return table
 
 
 def trials_table(state: SearchState) -> Table:
@@ -78,7 +121,7 @@ def trials_table(state: SearchState) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     for key, head in heads.items():
         numeric = state.settings.space[key].choices is None
-        table.add_column(head, justify="right" if numeric else "left")
+        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
     table.add_column("seeds", justify="right", no_wrap=True)
     what = "points" if state.settings.objective.maximise == "difference" else "%"
     table.add_column(f"{what} ± SE", justify="right", no_wrap=True)
@@ -136,7 +179,7 @@ def confirmed_table(found: Answer) -> Table:
     table.add_column("confirmed")
     table.add_column("seeds", justify="right", no_wrap=True)
     table.add_column("mean %", justify="right", no_wrap=True)
-    table.add_column("against it, points [95 %]", no_wrap=True)
+    table.add_column("points [95 %]", justify="right", no_wrap=True)
     table.add_column("p, Holm", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for candidate in sorted(found.candidates, key=lambda c: (c.gain is not None, -(c.scores.mean or 0))):

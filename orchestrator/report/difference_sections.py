@@ -146,7 +146,7 @@ def by_category(material: Material) -> list[Section]:
         benefit.setdefault(one.second.condition_id, one)
     found = []
     for key, title in CATEGORIES.items():
-        arms = [arm for arm in material.arms if category(dict(arm.condition)) == key]
+        arms = [arm for arm in material.reported if category(dict(arm.condition)) == key]
         if not arms:
             continue
         words = arm_words(arms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
@@ -28,6 +28,11 @@ from orchestrator.counts import counts_of
 from orchestrator.families import Best, batch_pairs, best_category, best_of, length_pairs, noise_pairs
 from orchestrator.findings import Assessment, Side, assess
 from orchestrator.scores import Arm, arms
+from orchestrator.search.answer import Answer, answer
+from orchestrator.search.state import SearchState, read_state
+
+if TYPE_CHECKING:
+    from orchestrator.search.importance import Importance
 
 MOST_NOISE_CURVES = 6
 """Arms in one picture of sigma: more cannot be told apart."""
@@ -39,6 +44,15 @@ class SweepMaterial:
     about: str
     runs: tuple[Run, ...]
     contrasts: tuple[DeclaredContrast, ...]
+
+
+@dataclass(frozen=True)
+class SearchMaterial:
+    """``answer``: None before anything is confirmed."""
+
+    state: SearchState
+    answer: Answer | None
+    important: tuple[Importance, ...]
 
 
 @dataclass(frozen=True)
@@ -72,8 +86,12 @@ class Material:
     """Of the whole registry, or of some sweeps; then without claims."""
 
     sweeps: tuple[SweepMaterial, ...]
+    """Those that are no searches."""
+    searches: tuple[SearchMaterial, ...]
     runs: tuple[Run, ...]
     arms: tuple[Arm, ...]
+    selected_on: frozenset[str]
+    """Conditions of trials, and their baselines: what their scores say was selected by, and is not to be reported."""
     noise: tuple[Comparison, ...]
     lengths: tuple[Comparison, ...]
     batches: tuple[Comparison, ...]
@@ -89,6 +107,11 @@ class Material:
     names: Mapping[str, str]
     """Run or claim → label."""
 
+    @property
+    def reported(self) -> list[Arm]:
+        """Arms whose scores nothing was selected by."""
+        return [arm for arm in self.arms if arm.condition_id not in self.selected_on]
+
 
 def gather(engine: Engine, sweeps: Sequence[str] | None = None) -> Material:
     """``sweeps``: names; all of the registry where None."""
@@ -102,25 +125,41 @@ def gather(engine: Engine, sweeps: Sequence[str] | None = None) -> Material:
     answers = recorded_answers(engine)
     attempts = {run.attempt.id: run.id for run in runs if run.attempt is not None}
     started = reads.facts_of_kind(engine, list(attempts), "started")
+    searches = tuple(made for name in names if (made := _search(engine, name, answers)) is not None)
+    searched = {one.state.name for one in searches}
+    selected_on = frozenset(arm.condition_id for one in searches for arm in one.state.of_role("trial", "baseline"))
+    reported = [arm for arm in found if arm.condition_id not in selected_on]
     return Material(
         sweeps=tuple(
             SweepMaterial(name, reads.sweep_about(engine, name), own, tuple(declared(engine, name)))
             for name, own in by_sweep.items()
+            if name not in searched
         ),
+        searches=searches,
         runs=tuple(runs),
         arms=found,
-        noise=_compared(noise_pairs(found), answers),
-        lengths=_compared(length_pairs(found), answers),
-        batches=_compared(batch_pairs(found), answers),
-        best=_best(found, answers),
+        selected_on=selected_on,
+        noise=_compared(noise_pairs(reported), answers),
+        lengths=_compared(length_pairs(reported), answers),
+        batches=_compared(batch_pairs(reported), answers),
+        best=_best(reported, answers),
         counts=counts_of(engine, runs),
         started={attempts[attempt]: facts[-1] for attempt, facts in started.items()},
-        sigma=_sigma(engine, found),
+        sigma=_sigma(engine, reported),
         scans=tuple(_scans(engine, runs)),
         bugs=_bugs(engine, None if sweeps is None else {run.id for run in runs}),
         histories=_histories(engine) if sweeps is None else (),
         names=bug_reads.names(engine),
     )
+
+
+def _search(engine: Engine, name: str, answers: Answers) -> SearchMaterial | None:
+    state = read_state(engine, name)
+    if state is None:
+        return None
+    from orchestrator.search.importance import importances  # Optuna takes a second to import
+
+    return SearchMaterial(state, answer(state, answers), tuple(importances(state)))
 
 
 def _distinct(by_sweep: Mapping[str, Sequence[Run]]) -> list[Run]:

@@ -27,6 +27,7 @@ from orchestrator.report.gather import BugMaterial, Material, SweepMaterial
 from orchestrator.report.noise_levels import draw_sigma
 from orchestrator.report.published_sections import against
 from orchestrator.report.scans import draw_scan
+from orchestrator.report.search_sections import search_section
 from orchestrator.runs_json import standing
 from orchestrator.scores import Arm
 from orchestrator.words import readable
@@ -43,6 +44,7 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
     return [
         section
         for section in (
+            *(search_section(search) for search in material.searches),
             *(contrasts(sweep) for sweep in material.sweeps if asks(sweep)),
             silent([sweep for sweep in material.sweeps if not asks(sweep)]),
             complete(material),
@@ -52,7 +54,7 @@ def sections(material: Material, references: Sequence[Reference]) -> list[Sectio
                 "Batch size", "prompts a step", material.batches, lambda arm: str(arm.condition["batch"]["prompts"])
             ),
             best_of_each(material.best, words),
-            _configurations(material.arms),
+            _configurations(material.reported),
             against(material, references),
             _known_issues(material),
             _steps(material),
@@ -91,7 +93,9 @@ def complete(material: Material) -> Section:
         score = run.score
         bugs = ", ".join(f"{m.bug} ({m.state})" for m in run.marks if m.state != "withdrawn")
         cell = score_cell(run)
-        if run.valid and run.id in out:
+        if run.valid and run.condition_id in material.selected_on:
+            cell = replace(cell, note="on questions that a search selects by: not reported elsewhere")
+        elif run.valid and run.id in out:
             cell = replace(cell, note=f"not compared: {out[run.id]}")
         if run.id in mended:
             again = mended[run.id]

@@ -45,11 +45,9 @@ def pictures(state: SearchState, important: Sequence[Importance]) -> dict[str, t
     return found
 
 
-def draw_search(state: SearchState, folder: Path) -> list[Path]:
+def draw_search(state: SearchState, important: Sequence[Importance], folder: Path) -> list[Path]:
     """As PNG files."""
-    from orchestrator.search.importance import importances
-
-    drawn = pictures(state, importances(state))
+    drawn = pictures(state, important)
     return [to_png(picture, folder / f"{state.name}-{name}.png") for name, (picture, _) in drawn.items()]
 
 
@@ -97,6 +95,8 @@ def draw_history(state: SearchState) -> Figure:
 
 
 def draw_slices(state: SearchState) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     fields = headings(state.settings)
     picture = figure(2.5 * len(fields) + 0.6, 3.0)
     panels: Any = picture.subplots(1, len(fields), sharey=True, squeeze=False)[0]
@@ -108,8 +108,9 @@ def draw_slices(state: SearchState) -> Figure:
         for trial in trials:
             if key not in trial.point:
                 continue
-            at = names.index(str(trial.point[key])) if names else trial.point[key]
-            shade = 0.25 + 0.75 * trial.number / latest
+            share = trial.number / latest
+            at = names.index(str(trial.point[key])) + 0.4 * (share - 0.5) if names else trial.point[key]
+            shade = 0.25 + 0.75 * share
             axes.errorbar(
                 at, seen.mean[trial.number], seen.error[trial.number], fmt="o", color=PALETTE[0], alpha=shade,
                 markersize=5, linewidth=0.8,
@@ -119,6 +120,8 @@ def draw_slices(state: SearchState) -> Figure:
             axes.set_xlim(-0.5, len(names) - 0.5)
         elif parameter.log:
             axes.set_xscale("log")
+        elif parameter.whole:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if state.settings.objective.maximise == "difference":
             axes.axhline(0, color="#000000", linewidth=0.8)
         axes.set_xlabel(literal(head), fontsize=9)
@@ -134,7 +137,12 @@ def map_of(state: SearchState, size: int = SIZE) -> tuple[tuple[str, str], Plane
         return None
     first, second = ranges[:2]
     where = {trial.number: place(state.settings, trial.point) for trial in _with_value(state)}
-    found = plane(state.surface, where, (column(state.settings, first), column(state.settings, second)), size)
+    columns = (column(state.settings, first), column(state.settings, second))
+
+    def allowed(across: float, up: float) -> bool:
+        return state.settings.allows({first: value_at(state, first, across), second: value_at(state, second, up)})
+
+    found = plane(state.surface, where, columns, allowed, size)
     return ((first, second), found) if found is not None else None
 
 

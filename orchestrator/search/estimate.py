@@ -118,15 +118,21 @@ def process(places: Floats, mean: Floats, error: Floats) -> Callable[[Floats], t
 @dataclass(frozen=True)
 class Plane:
     """What the trials say over two fields, the others averaged over the trials' own. ``mean`` and ``error``: rows by
-    the second field, columns by the first, at ``shares`` of their ranges."""
+    the second field, columns by the first, at ``shares`` of their ranges; NaN where the space has no point."""
 
     shares: Floats
     mean: Floats
     error: Floats
 
 
-def plane(seen: Surface, where: Mapping[int, Sequence[float]], columns: tuple[int, int], size: int) -> Plane | None:
-    """None with too few trials. ``columns``: of the two fields in a place."""
+def plane(
+    seen: Surface,
+    where: Mapping[int, Sequence[float]],
+    columns: tuple[int, int],
+    allowed: Callable[[float, float], bool],
+    size: int,
+) -> Plane | None:
+    """None with too few trials. ``columns``: of the two fields in a place; ``allowed``: are two shares in the space?"""
     if len(seen.order) < FEWEST:
         return None
     places = np.array([list(where[number]) for number in seen.order], dtype=float)
@@ -136,9 +142,11 @@ def plane(seen: Surface, where: Mapping[int, Sequence[float]], columns: tuple[in
         np.array([seen.error[number] for number in seen.order]),
     )
     shares = np.linspace(0, 1, size)
-    mean, error = np.zeros((size, size)), np.zeros((size, size))
+    mean, error = np.full((size, size), np.nan), np.full((size, size), np.nan)
     for row, second in enumerate(shares):
         for place, first in enumerate(shares):
+            if not allowed(float(first), float(second)):
+                continue
             at = places.copy()
             at[:, columns[0]], at[:, columns[1]] = first, second
             found, covariance = known(at)
