@@ -321,6 +321,9 @@ def _check_keys(source: Source, known: Iterable[str]) -> None:
     for key in source.data:
         if key not in known:
             mark = source.marks.get((key,), Mark(str(source.path), 1))
+            other = {"search": "this is a search: aqn search runs it", "sweep": "this is a sweep: aqn submit runs it"}
+            if key in other and key not in known:
+                raise SpecError(other[key], file=mark.file, line=mark.line)
             if key.partition(".")[0] in Condition.model_fields:
                 raise SpecError(
                     "is a field of a condition: write it under set", file=mark.file, line=mark.line, key=key

@@ -118,7 +118,7 @@ def trials_table(state: SearchState) -> Table:
     """The highest smoothed value first; what has no value last."""
     seen, heads = state.surface, headings(state.settings)
     table = _plain_table()
-    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("#", justify="right", no_wrap=True)
     for key, head in heads.items():
         numeric = state.settings.space[key].choices is None
         table.add_column(head, justify="right" if numeric else "left", overflow="fold")

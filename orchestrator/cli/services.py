@@ -2,45 +2,120 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.common import FAILED, print_json, registry
 from orchestrator.cli.plan import Json
 
+if TYPE_CHECKING:
+    import psutil
+    from sqlalchemy import Engine
+
+    from orchestrator.settings import Settings
+
 
 def ui(
     port: Annotated[int, typer.Option(help="Port of MLflow's pages.", min=1, max=65535)] = 5000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON before serving.")] = False,
+    optuna_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.", min=1, max=65535)] = 8080,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON before serving.")] = False,
 ) -> None:
-    """Serve MLflow's pages over the recorded runs, on this machine only, until interrupted."""
-    import os
-    import sys
-
+    """Serve MLflow's pages over the recorded runs, and Optuna's dashboard over the searches, until interrupted; on this
+    machine only."""
     from experiment_specs.errors import AqnError
     from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
 
     settings = load_settings()
-    catch_up(settings, registry())
+    engine = registry()
+    catch_up(settings, engine)
     if not (settings.home / "mlflow.db").exists():
         raise AqnError(f"there is nothing in {settings.home} to show yet; `aqn submit` a sweep first")
-    address = f"http://127.0.0.1:{port}"
+    commands = {"mlflow": _mlflow(settings, port)}
+    addresses = {"mlflow": f"http://127.0.0.1:{port}"}
+    if searches := _published(settings, engine):
+        commands["optuna"] = _optuna(settings, optuna_port)
+        addresses["optuna"] = f"http://127.0.0.1:{optuna_port}"
     if as_json:
-        print_json({"mlflow": address})
+        print_json(addresses)
     else:
-        typer.echo(f"MLflow at {address}   (Ctrl-C ends it)")
+        typer.echo(f"MLflow at {addresses['mlflow']}   (Ctrl-C ends it)")
+        if searches:
+            typer.echo(f"Optuna's dashboard at {addresses['optuna']}: {', '.join(searches)}")
     sys.stdout.flush()
-    os.execv(  # noqa: S606 - this process becomes the server
-        sys.executable,
-        [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_url,
-            "--artifacts-destination", str(settings.mlflow_artifacts), "--host", "127.0.0.1", "--port", str(port),
-            "--workers", "1",
-        ],
-    )  # fmt: skip
+    _serve(list(commands.values()))
+
+
+def _mlflow(settings: Settings, port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_url,
+        "--artifacts-destination", str(settings.mlflow_artifacts), "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1",
+    ]  # fmt: skip
+
+
+def _optuna(settings: Settings, port: int) -> list[str]:
+    from orchestrator.search.storage import storage_url
+
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    return [program, storage_url(settings.home), "--host", "127.0.0.1", "--port", str(port), "--quiet"]
+
+
+def _published(settings: Settings, engine: Engine) -> list[str]:
+    """Names of the searches; what Optuna's storage says of them is what the registry says from here on."""
+    from db import reads
+
+    searches = [name for name in reads.sweep_names(engine) if "search" in (reads.sweep_details(engine, name) or {})]
+    if searches:
+        from orchestrator.search.state import read_state
+        from orchestrator.search.storage import publish
+
+        for name in searches:
+            if (state := read_state(engine, name)) is not None:
+                publish(state, settings.home)
+    return searches
+
+
+def _serve(commands: list[list[str]]) -> None:
+    """Until one of them ends, or this process is told to: none outlives it."""
+    import signal
+    import subprocess
+    from types import FrameType
+
+    import psutil
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, told)
+    running = [subprocess.Popen(command) for command in commands]
+    try:
+        while all(process.poll() is None for process in running):
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    finally:
+        _end(psutil.Process())
+    raise typer.Exit(FAILED)  # one ended by itself: its port was taken, perhaps
+
+
+def _end(own: psutil.Process) -> None:
+    """Servers start processes of their own, which would stay."""
+    import psutil
+
+    started = own.children(recursive=True)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(started, timeout=5)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def doctor(as_json: Json = False) -> None:

@@ -8,7 +8,6 @@ single run cannot: a Gaussian process through all trials, each with its own erro
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -94,25 +93,51 @@ def _shrunk(mean: Floats, error: Floats) -> tuple[Floats, Floats]:
     return centre + share * (mean - centre), np.diag(np.maximum(share * error**2, 1e-12))
 
 
-def process(places: Floats, mean: Floats, error: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A Gaussian process (Matérn 5/2, one length) through trials: places → posterior mean and covariance there."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Variances of the surface, in those of one trial's mean."""
+LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)
+"""Over which it changes, in sides of the unit cube."""
 
-    centre = float(np.average(mean, weights=1 / error**2))
-    scale = max(float(np.std(mean)), float(error.mean()), 1e-9)
-    kernel = ConstantKernel(0.5, (0.01, 4.0)) * Matern(0.5, (0.15, 3.0), nu=2.5)
-    fitted = GaussianProcessRegressor(kernel, alpha=(error / scale) ** 2, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at a bound: that is what bounds are for
-        fitted.fit(places, (mean - centre) / scale)
+
+def process(places: Floats, mean: Floats, error: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A Gaussian process (Matérn 5/2 and a constant) through trials: places → posterior mean and covariance there.
+
+    Amplitude and length are not known, and a dozen noisy trials hardly tell: all of a grid are averaged, each by its
+    likelihood (Rasmussen and Williams 2006, §2.3 and §5.2), instead of taking the likeliest, which is far too sure.
+    """
+    noise = float((error**2).mean())
+    level = 100 * (float(mean.var()) + noise)
+    fits = []
+    for amplitude in AMPLITUDES:
+        for length in LENGTHS:
+            covariance = amplitude * noise * _matern(places, places, length) + level + np.diag(error**2)
+            factor = np.linalg.cholesky(covariance)
+            inner = np.linalg.solve(factor, mean - mean.mean())
+            likelihood = -0.5 * float(inner @ inner) - float(np.log(np.diag(factor)).sum())
+            fits.append((amplitude * noise, length, factor, inner, likelihood))
+    weights = np.exp(np.array([fit[-1] for fit in fits]) - max(fit[-1] for fit in fits))
+    weights /= weights.sum()
 
     def predict(at: Floats) -> tuple[Floats, Floats]:
-        found, covariance = fitted.predict(at, return_cov=True)
-        return centre + scale * found, scale**2 * covariance
+        found = []
+        for (amplitude, length, factor, inner, _), weight in zip(fits, weights, strict=True):
+            if weight < 1e-4:
+                continue
+            across = np.linalg.solve(factor, amplitude * _matern(places, at, length) + level)
+            own = amplitude * _matern(at, at, length) + level - across.T @ across
+            found.append((weight, mean.mean() + across.T @ inner, own))
+        total = sum(weight for weight, _, _ in found)
+        centre = sum(weight * one for weight, one, _ in found) / total
+        spread = sum(weight * (own + np.outer(one - centre, one - centre)) for weight, one, own in found) / total
+        return centre, spread
 
     return predict
+
+
+def _matern(a: Floats, b: Floats, length: float) -> Floats:
+    far = math.sqrt(5) * np.sqrt(((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)) / length
+    found: Floats = (1 + far + far**2 / 3) * np.exp(-far)
+    return found
 
 
 @dataclass(frozen=True)

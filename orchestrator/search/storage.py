@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import optuna
@@ -20,7 +21,7 @@ def storage_url(home: Path) -> str:
 def publish(state: SearchState, home: Path) -> None:
     """Make the stored study say what the registry says; one that does already is left as it is."""
     told = [state.told(trial) for trial in state.trials]
-    digest = repr(told)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
     storage = optuna.storages.RDBStorage(storage_url(home))
     try:
         known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}

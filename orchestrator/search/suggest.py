@@ -23,11 +23,11 @@ from experiment_specs.errors import AqnError
 from experiment_specs.search_language import Parameter, SearchSettings
 from orchestrator.search.space import Point, Told, directions, startup
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's options that we name
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-TRIES = 300
-"""Suggestions that ``require`` may refuse before a point is drawn by chance."""
+TRIES = {"tpe": 300, "random": 300, "gp": 5}
+"""Suggestions that ``require`` may refuse, by sampler: then TPE is asked instead of GP, which repeats itself and takes
+seconds, and in the end chance."""
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -69,32 +69,39 @@ def suggest(settings: SearchSettings, trials: Sequence[Told], total: int, attemp
     """
     if settings.sampler.name == "grid":
         return _from_grid(settings, trials)
-    seed = random.Random(f"{settings.seed}/{len(trials)}/{attempt}").randrange(2**31)  # noqa: S311 - repeatable by intent
-    study = optuna.create_study(directions=directions(settings), sampler=_sampler(settings, seed, total))
-    fill(study, settings, trials)
-    for _ in range(TRIES):
-        asked = study.ask()
-        point = _asked(asked, settings)
-        if settings.allows(point):
-            return point
-        study.tell(asked, state=TrialState.FAIL)
+    seed = random.Random(f"{settings.seed}/{len(trials)}/{attempt}").randrange(2**31)  # noqa: S311 - repeatable
+    name: str = settings.sampler.name
+    while True:
+        study = optuna.create_study(directions=directions(settings), sampler=_sampler(settings, name, seed, total))
+        fill(study, settings, trials)
+        for _ in range(TRIES[name]):
+            asked = study.ask()
+            point = _asked(asked, settings)
+            if settings.allows(point):
+                return point
+            study.tell(asked, state=TrialState.FAIL)
+        if name != "gp":
+            break
+        name = "tpe"
     chance = random.Random(seed)  # noqa: S311
     points = (settings.draw(chance) for _ in itertools.count())
     return next(point for point in points if settings.allows(point))
 
 
-def _sampler(settings: SearchSettings, seed: int, total: int) -> optuna.samplers.BaseSampler:
+def _sampler(settings: SearchSettings, name: str, seed: int, total: int) -> optuna.samplers.BaseSampler:
     begin = startup(settings, total)
-    if settings.sampler.name == "random":
+    if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if settings.sampler.name == "gp":
+    if name == "gp":
         try:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=begin, deterministic_objective=False)
         except ImportError as error:
             raise AqnError(f"sampler: gp needs PyTorch ({error})") from error
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=begin, multivariate=True, group=True, constant_liar=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the options that we name
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=begin, multivariate=True, group=True, constant_liar=True
+        )
 
 
 def _asked(trial: optuna.Trial, settings: SearchSettings) -> Point:
