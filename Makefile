@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo test test-fast test-verl test-full lint bench constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-full lint bench constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 demo: $(VENV)/.cpu  ## four real runs on this machine, in seven to twelve minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
+search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, twenty runs: half an hour to fifty minutes
+	@$(BIN)/aqn search experiment_specs/searches/demo.yaml; code=$$?; $(BIN)/aqn report --sweep search-demo; \
+		$(BIN)/aqn fleet down; exit $$code
+
 lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,13 +59,14 @@ test-verl: $(VENV)/.dev  ## the command line on real verl runs
 test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest --durations=10
 
-bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size, error rates of comparisons
+bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size, error rates of comparisons and searches
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/light_commands.py
 	PYTHONPATH=. $(BIN)/python benchmarks/step_shares.py
 	$(BIN)/python benchmarks/fake_quantise.py
 	$(BIN)/python benchmarks/registry.py
 	PYTHONPATH=. $(BIN)/python benchmarks/comparisons.py
+	PYTHONPATH=. $(BIN)/python benchmarks/search.py
 
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \

@@ -37,7 +37,7 @@ def search(
     from orchestrator.settings import load_settings
 
     wanted = load_search(spec)
-    warnings = _check(wanted)
+    warnings = _check(wanted, dry=dry_run)
     check_apart(wanted)
     if dry_run:
         _show_plan(wanted, warnings, as_json=as_json)
@@ -57,8 +57,9 @@ def search(
         _finish(settings, engine, owner.state(), as_json=as_json)
 
 
-def _check(wanted: Search) -> list[str]:
-    """The baseline, what stands beside and some corners of the space, checked as a sweep's conditions are."""
+def _check(wanted: Search, *, dry: bool) -> list[str]:
+    """The baseline, what stands beside and some corners of the space, checked as a sweep's conditions are. ``dry``:
+    what the workers or this machine's files do not allow is a warning."""
     from dataclasses import replace
 
     from experiment_specs.search import corners
@@ -78,8 +79,10 @@ def _check(wanted: Search) -> list[str]:
         for label, c in found.items()
     )
     plan = Plan(wanted.sweep, tuple(replace(one, seeds=(1,)) for one in planned), (), ())
-    check(plan)
-    return [*check_with_verl(plan), *dict.fromkeys(w for one in plan.conditions for w in one.warnings)]
+    if not dry:
+        check(plan)
+    found = [w for one in plan.conditions for w in (*one.warnings, *one.blockers)]
+    return [*check_with_verl(plan), *dict.fromkeys(found)]
 
 
 _CORNERS = 8
@@ -128,14 +131,17 @@ def _spending(wanted: Search) -> list[str]:
 
 
 def _say_begin(wanted: Search, state: SearchState, warnings: list[str]) -> None:
+    from orchestrator.cli.render import console
+
+    screen = console()
     for line in _spending(wanted):
-        typer.echo(line)
+        screen.print(line, markup=False)
     for warning in warnings:
         typer.echo(f"note: {warning}", err=True)
     if state.trials:
-        typer.echo(f"search {wanted.name} goes on: {len(state.trials)} trials, {len(state.runs)} runs so far")
+        screen.print(f"it goes on: {len(state.trials)} trials, {len(state.runs)} runs so far")
     if state.confirming and not state.over:
-        typer.echo("its confirmation has begun: the selection is closed, whatever the budget is now")
+        screen.print("its confirmation has begun: the selection is closed, whatever the budget is now")
 
 
 def _follow(settings: Settings, engine: Engine, owner: Owner, *, quiet: bool) -> None:

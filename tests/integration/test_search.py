@@ -279,16 +279,12 @@ def test_two_owners_that_decide_at_once_cannot_both_record(new_database: NewData
     engine.dispose()
 
 
-KILLS = 8
-"""How often the process that goes on with the search is killed, each time a random while after it began."""
-
-
 @pytest.fixture
-def process(write_search, ray_address: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def process(write_search, ray_address: str) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
-    spec = write_search(runs=16)
 
-    def start() -> subprocess.Popen[str]:
+    def start(runs: int) -> subprocess.Popen[str]:
+        spec = write_search(runs=runs)
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", "tests.search_process", str(spec), ray_address],
@@ -304,10 +300,12 @@ def process(write_search, ray_address: str) -> Iterator[Callable[[], subprocess.
 
 
 @pytest.mark.timeout(600)
-def test_killed_again_and_again_no_trial_is_lost_and_none_runs_twice(process, engine, settings) -> None:
+@pytest.mark.parametrize(("kills", "runs"), [(2, 11), pytest.param(8, 16, marks=pytest.mark.slow)])
+def test_killed_again_and_again_no_trial_is_lost_and_none_runs_twice(kills, runs, process, engine, settings) -> None:
+    """``kills``: how often the process that goes on with the search is killed, a random while after it began."""
     chance = random.Random(7)
-    for _ in range(KILLS):
-        running = process()
+    for _ in range(kills):
+        running = process(runs)
         seen = len(reads.runs(engine, sweep="light-search"))
         until = time.monotonic() + 60
         while running.poll() is None and time.monotonic() < until:  # killed after it has begun to work, not before
@@ -317,15 +315,15 @@ def test_killed_again_and_again_no_trial_is_lost_and_none_runs_twice(process, en
         signal.sigtimedwait([], chance.random() * 0.5)
         running.send_signal(signal.SIGKILL)
         running.wait()
-    last = process()
+    last = process(runs)
     output, _ = last.communicate(timeout=400)
     assert last.returncode == 0, output
-    runs = reads.runs(engine, sweep="light-search")
-    pairs = Counter((run.condition_id, run.seed) for run in runs)
+    found = reads.runs(engine, sweep="light-search")
+    pairs = Counter((run.condition_id, run.seed) for run in found)
     assert set(pairs.values()) == {1}, "a condition and seed was run twice"
-    assert len(runs) == 16
-    assert {run.state for run in runs} == {"succeeded"}
-    assert all(len([a for a in run.attempts if a.state == "succeeded"]) == 1 for run in runs)
+    assert len(found) == runs
+    assert {run.state for run in found} == {"succeeded"}
+    assert all(len([a for a in run.attempts if a.state == "succeeded"]) == 1 for run in found)
     arms = reads.search_arms(engine, "light-search")
     assert [arm.number for arm in arms] == list(range(len(arms)))
-    assert {run.condition_id for run in runs} == {arm.condition_id for arm in arms}
+    assert {run.condition_id for run in found} == {arm.condition_id for arm in arms}
