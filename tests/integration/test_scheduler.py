@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
-from db import reads
+from db import reads, writes
 from db.records import Run
 from orchestrator.scheduler.loop import Scheduler, leadership
 from orchestrator.settings import Settings
@@ -193,3 +193,24 @@ def test_there_is_one_leader_at_a_time(settings) -> None:
         assert (first, second) == (True, False)
     with leadership(settings) as third:
         assert third
+
+
+def test_a_run_that_nobody_wants_any_more_is_ended_and_never_tried_again(
+    submit, scheduler, engine, settings, fleet, tmp_path
+) -> None:
+    first, second = submit().all
+    behave(settings, first, wait_at=2, until=str(tmp_path / "never"))
+    tick_until(scheduler, lambda: len(one(engine, first).curve) == 2)
+    attempt = one(engine, first).attempt
+    assert attempt is not None
+    writes.ask_to_cancel(engine, {first: "behind", second: "too late"})
+    tick_until(scheduler, over(engine, first, second))
+    assert {one(engine, run).state for run in (first, second)} == {"cancelled"}
+    run = one(engine, first)
+    assert (run.verdict, run.reasons, run.valid) == ("UNPROVEN", ("cancelled: behind",), False)
+    assert len(run.curve) == 2, "what it had measured stays"
+    assert [a.state for a in run.attempts] == ["lost"]
+    assert not psutil.pid_exists(attempt.trainer_pid)
+    assert fleet.observe(attempt).liveness == "dead"
+    assert one(engine, second).attempts == ()
+    assert [after for _, _, after, _ in reads.transitions(engine, first)] == ["queued", "running", "cancelled"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.scheduler.decide import Active, Conclude, GiveUp, Launch, Snapshot, Waiting, decide
+from orchestrator.scheduler.decide import Active, Cancel, Conclude, GiveUp, Launch, Snapshot, Waiting, decide
 from orchestrator.scheduler.retry import Ended, decide_retry
 
 
@@ -49,6 +49,13 @@ def test_silence_ends_nothing(liveness) -> None:
 def test_only_the_dead_are_concluded() -> None:
     assert decide(Snapshot([], [active(liveness="dead")], 1)) == [Conclude(7, None)]
     assert decide(Snapshot([], [active(ended=True, exit_code=0)], 1)) == [Conclude(7, 0)]
+
+
+def test_what_nobody_wants_is_cancelled_and_gives_way_at_once() -> None:
+    queue = [Waiting("late", 1, 0, 0.0, unwanted=True), waiting("next", at=2)]
+    running = active(unwanted=True)
+    assert decide(Snapshot(queue, [running], total_gpus=1)) == [Cancel("r"), Cancel("late"), Launch("next")]
+    assert decide(Snapshot([], [active(unwanted=True, ended=True, exit_code=0)], 1)) == [Conclude(7, 0)]
 
 
 @pytest.mark.parametrize(
