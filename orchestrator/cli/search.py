@@ -81,8 +81,8 @@ def _check(wanted: Search, *, dry: bool) -> list[str]:
     plan = Plan(wanted.sweep, tuple(replace(one, seeds=(1,)) for one in planned), (), ())
     if not dry:
         check(plan)
-    found = [w for one in plan.conditions for w in (*one.warnings, *one.blockers)]
-    return [*check_with_verl(plan), *dict.fromkeys(found)]
+    told = [text for one in plan.conditions for text in (*one.warnings, *one.blockers)]
+    return [*check_with_verl(plan), *dict.fromkeys(told)]
 
 
 _CORNERS = 8

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from orchestrator.numbers import bare_p, points
 from orchestrator.report.canvas import to_svg
+from orchestrator.report.difference_sections import arm_score
 from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table, without_empty
+from orchestrator.report.forest import Line, draw_forest
 from orchestrator.report.gather import SearchMaterial
 from orchestrator.report.search_pictures import pictures
 from orchestrator.search.answer import Answer
@@ -21,7 +23,7 @@ def search_section(material: SearchMaterial) -> Section:
     if found is None:
         blocks.append(Paragraph("Nothing of it is confirmed yet: no score of it is one to report.", warning=True))
     else:
-        blocks += [Paragraph(found.sentence), _confirmed(state, found)]
+        blocks += [Paragraph(found.sentence), _confirmed(state, found), *_forest(state, found)]
         if found.pick is not None:
             blocks.append(
                 Paragraph(f"Where one has to be taken, selection and confirmation together speak for {found.pick}.")
@@ -38,7 +40,7 @@ def search_section(material: SearchMaterial) -> Section:
 def _confirmed(state: SearchState, found: Answer) -> Block:
     rows = []
     for candidate in sorted(found.candidates, key=lambda c: (c.gain is not None, -(c.scores.mean or 0))):
-        gain, mean = candidate.gain, candidate.scores.mean
+        gain = candidate.gain
         own = candidate.arm.point
         point = ", ".join(f"{head} {spelled(own[key])}" for key, head in headings(state.settings).items() if key in own)
         rows.append(
@@ -46,21 +48,43 @@ def _confirmed(state: SearchState, found: Answer) -> Block:
                 Cell(candidate.label, strong=candidate.label in found.tied),
                 point,
                 str(len(candidate.scores.scored)),
-                f"{mean:.1f} %" if mean is not None else "–",
+                arm_score(candidate.scores),
                 points(gain.treatment.difference, gain.treatment.low, gain.treatment.high) if gain else "",
                 bare_p(gain.adjusted.p) if gain else "",
                 gain.verdict if gain else "what they are held against",
             )
         )
     return table(
-        ("treatment", "point", "seeds", "mean", "points [95 %]", "p, Holm", "verdict"),
+        ("treatment", "point", "seeds", "mean [95 %]", "points [95 %]", "p, Holm", "verdict"),
         rows,
-        right=("seeds", "mean", "points [95 %]", "p, Holm"),
+        right=("seeds", "mean [95 %]", "points [95 %]", "p, Holm"),
         caption=(
             f"Confirmed on the {state.settings.confirm.questions} questions with seeds that no trial had; bold: cannot"
             " be told from the best."
         ),
     )
+
+
+def _forest(state: SearchState, found: Answer) -> list[Block]:
+    lines = [
+        Line(
+            name=candidate.label,
+            difference=gain.treatment.difference, low=gain.treatment.low, high=gain.treatment.high,
+            widest=(gain.adjusted.low, gain.adjusted.high)
+            if gain.adjusted.low is not None and gain.adjusted.high is not None
+            else None,
+            margin=gain.treatment.margin, note=gain.verdict, single=gain.treatment.differences,
+        )
+        for candidate in found.candidates
+        if (gain := candidate.gain) is not None and gain.treatment.difference is not None
+    ]  # fmt: skip
+    if not lines:
+        return []
+    first = next(c for c in found.candidates if c.gain is None).label
+    picture = draw_forest(lines, f"points against {first}", f"{state.name}: what was confirmed")
+    name = f"search-{slug(state.name)}-confirmed"
+    caption = "Differences on fresh seeds: thick 95 % each, thin all together; ticks: single seeds; grey: equal."
+    return [Figure(name, to_svg(picture, f"{state.name}: confirmed differences"), caption)]
 
 
 def _trials(state: SearchState) -> Block:
