@@ -67,7 +67,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(spec.app, name="spec")
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:

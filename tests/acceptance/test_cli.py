@@ -28,6 +28,13 @@ def home() -> Path:
     return Path(os.environ["AQN_HOME"])
 
 
+def test_the_version_is_told() -> None:
+    from importlib.metadata import version
+
+    done = aqn("--version")
+    assert (done.returncode, done.stdout) == (0, f"aqn {version('aqn-lab')}\n")
+
+
 def test_plan_shows_conditions_and_steps_in_80_columns_and_writes_nothing() -> None:
     done = aqn("plan", DEMO)
     assert done.returncode == 0
