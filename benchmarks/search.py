@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from experiment_specs.search import Search, load_search, reserved
+from orchestrator.search.answer import spoken_for
 from orchestrator.search.decide import Confirm, NewTrial, Replicate, Rules, Trial, View, next_order
-from orchestrator.search.estimate import Surface, surface
+from orchestrator.search.estimate import Surface, replicate_sd, surface
 from orchestrator.search.space import Told, place, startup
 from orchestrator.search.suggest import suggest
 from orchestrator.statistics.treatments import difference_by_seed, family
@@ -84,8 +85,9 @@ def ours(search: Search, world: World, seed: int) -> Outcome:
     """The decisions of the product, one run at a time."""
     chance, budget, aside = np.random.default_rng(seed), int(search.settings.budget.runs or 0), reserved(search)
     total = budget - aside
-    seeds, top = search.settings.replicates, search.settings.confirm.top
-    rules = Rules(seeds.first, seeds.up_to, top, startup(search.settings, total), True, total)
+    replicates, top = search.settings.replicates, search.settings.confirm.top
+    seeds = tuple(range(1, replicates.up_to + 1))
+    rules = Rules(seeds, replicates.first, top, startup(search.settings, total), True, total)
     trials: list[Trial] = []
     baseline: dict[int, float] = {}
     spent = 0
@@ -99,8 +101,8 @@ def ours(search: Search, world: World, seed: int) -> Outcome:
         return world.run(world.truth(point), chance) - baseline[s]
 
     while True:
-        seen = look(search, trials, world.questions)
-        order = next_order(View(rules, tuple(trials), frozenset(baseline), total - spent, 1), seen)
+        seen = look(search, trials, baseline, world.questions)
+        order = next_order(View(rules, tuple(trials), frozenset(baseline), total - spent, 1, rules.top), seen)
         if isinstance(order, NewTrial):
             told = [Told(t.point, (fmean(t.values.values()),)) for t in trials]
             point = suggest(search.settings, told, total)
@@ -133,7 +135,13 @@ def confirmed(  # noqa: PLR0917 - one call site
         pairs,
     )
     ties = {top, *(n for n, one in zip(others, apart, strict=True) if one.verdict != "lower")}
-    pick = max(order.trials, key=lambda n: combined(seen, n, gains[n]))
+    numbers = list(order.trials)
+    pick = numbers[
+        spoken_for(
+            [seen.smoothed[n] for n in numbers], [seen.smoothed_error(n) for n in numbers],
+            [mean[n] for n in numbers], [seeds] * len(numbers), math.hypot(1.0, question_noise(world.questions)),
+        )
+    ]  # fmt: skip
     best = max(world.truth(t.point) for t in trials)
     return Outcome(
         gain=world.truth(trials[pick].point) - PLAIN,
@@ -143,21 +151,16 @@ def confirmed(  # noqa: PLR0917 - one call site
     )
 
 
-def combined(seen: Surface, number: int, gains: list[float]) -> float:
-    """What the selection and the confirmation say together, each by its precision."""
-    from orchestrator.search.answer import together
-
-    return together(seen.smoothed[number], seen.smoothed_error(number), fmean(gains), seen.error[number], len(gains))
+def question_noise(questions: int) -> float:
+    return 100 * math.sqrt(PLAIN / 100 * (1 - PLAIN / 100) / questions)
 
 
-def look(search: Search, trials: list[Trial], questions: int) -> Surface:
-    question_noise = 100 * math.sqrt(0.7 * 0.3 / questions)
-    known = math.sqrt(2) * math.hypot(1.0, question_noise)
-    return surface(
-        {t.number: list(t.values.values()) for t in trials},
-        {t.number: place(search.settings, t.point) for t in trials},
-        known,
-    )
+def look(search: Search, trials: list[Trial], plain: Mapping[int, float], questions: int) -> Surface:
+    """As the product sees it: the scatter is pooled over replicates, with the true one as what was known."""
+    groups = [[value + plain[s] for s, value in t.values.items()] for t in trials] + [list(plain.values())]
+    sd = replicate_sd(groups, math.hypot(1.0, question_noise(questions)))
+    where = {t.number: place(search.settings, t.point) for t in trials}
+    return surface({t.number: t.values for t in trials}, where, sd, shared=True)
 
 
 def single(search: Search, world: World, seed: int) -> Outcome:

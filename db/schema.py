@@ -103,9 +103,9 @@ class SweepRunRow(Base):
     __table_args__ = (Index("ix_sweep_runs_run_id", "run_id"),)
 
 
-SEARCH_ROLES = ("baseline", "trial", "confirmed", "beside")
-"""baseline and trial: on the questions that are selected on. confirmed and beside: a trial, or what trials are held
-against, on the questions of the confirmation."""
+SEARCH_ROLES = ("baseline", "trial", "plain", "beside", "confirmed")
+"""baseline and trial: on the questions that are selected on. plain (the baseline), beside (presets) and confirmed
+(trials): on the questions of the confirmation."""
 
 
 class SearchArmRow(Base):

@@ -84,8 +84,15 @@ def submit(engine: Engine, submission: Submission, *, again: bool = False) -> Su
     a proven one of any code version, a judged or running one of this one, a queued one always (it becomes this
     sweep's). With ``again`` every run is made anew."""
     with Session(engine) as session, session.begin():
+        searched = select(SearchArmRow.number).join(SweepRow).where(SweepRow.name == submission.name)
+        if session.scalar(searched.limit(1)) is not None:
+            raise NameTakenError(f"{submission.name} is a search; give the sweep another name")
         sweep = _sweep_row(session, submission)
         return _add_runs(session, sweep, submission, 0, again=again)
+
+
+class NameTakenError(AqnError):
+    """A sweep would be written over a search."""
 
 
 class AnotherOwnerError(AqnError):

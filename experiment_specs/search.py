@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ SEARCH_KEYS = {
     "budget": "What the search may spend, in runs or GPU-hours, its confirmation included.",
     "sampler": "What suggests the next trial: tpe, gp, random or grid, or a mapping with its options.",
     "pruner": "Whether runs are ended early that are behind at equal steps, beyond the noise.",
-    "parallel": "How many of its runs may be under way at once.",
+    "parallel": "How many trials may be under way at once.",
     "seed": "Of the sampler.",
 }
 """What a search says, key by key."""
@@ -75,7 +75,11 @@ class Search:
 
     def trial(self, point: Mapping[str, Any], questions: str) -> Condition:
         """The condition of a point. Raises SpecError where it cannot be."""
-        return build_condition(self.sweep, dict(point) | self._data(questions), partial(_origin, self.settings.space))
+        return build_condition(self.sweep, dict(point) | self._data(questions), self.place_of)
+
+    def place_of(self, loc: KeyPath) -> KeyPath:
+        """The place in the spec that decided a place in a trial's condition."""
+        return _origin(self.settings.space, loc)
 
     def baseline(self, questions: str) -> Condition:
         """What differences are taken to."""
@@ -105,7 +109,8 @@ def _origin(space: Mapping[str, Parameter], loc: KeyPath) -> KeyPath:
         parts = as_path(key)
         if loc[: len(parts)] == parts:
             return ("space", key, *loc[len(parts) :])
-    return ("set", *loc)
+    below = next((key for key in space if as_path(key)[: len(loc)] == loc), None)  # two parts that do not go together
+    return ("space", below) if below is not None and loc else ("set", *loc)
 
 
 def _written_at(at: KeyPath, fields: Mapping[str, Any], loc: KeyPath) -> KeyPath:
@@ -193,8 +198,11 @@ def _check(search: Search, reader: Reader) -> None:
             raise reader.fail("no questions are called so; questions: names them", (role, "questions"), name, known)
     _check_questions(search, reader)
     for name in search.settings.confirm.beside or {}:
-        if not 0 < len(name) <= MOST_LETTERS or not name.isprintable():
-            raise reader.fail(f"a name is up to {MOST_LETTERS} printable letters", ("confirm", "beside", name))
+        most = MOST_LETTERS - len(search.name) - 1
+        if not 0 < len(name) <= most or not name.isprintable() or name != name.strip():
+            raise reader.fail(f"a name is up to {most} printable letters", ("confirm", "beside", name))
+        if name in ("baseline", "no noise") or name.startswith("trial "):
+            raise reader.fail("is a name that the search gives itself", ("confirm", "beside", name))
     _check_requirements(search, reader)
     baseline = search.baseline(search.settings.objective.questions)
     search.beside()
@@ -217,6 +225,11 @@ def _check_requirements(search: Search, reader: Reader) -> None:
         for field in requirement.fields:
             if field not in search.settings.space:
                 raise reader.fail("is no field of the space", ("require", index), field, search.settings.space)
+        for field, value in (requirement.never or {}).items():
+            choices = search.settings.space[field].choices
+            if isinstance(value, list | dict) or (choices is not None and value not in choices):
+                known = map(str, choices or ())
+                raise reader.fail(f"{field} is never {value!r}", ("require", index, "never", field), value, known)
         for side in requirement.at_most or requirement.below or ():
             if isinstance(side, str) and search.settings.space[side].choices is not None:
                 raise reader.fail(f"{side} has choices: only ranges have an order", ("require", index))
@@ -226,6 +239,11 @@ def _check_questions(search: Search, reader: Reader) -> None:
     """Whoever is chosen for some answers is lucky on those questions: they may not be the ones that are reported."""
     both = (search.settings.objective.questions, search.settings.confirm.questions)
     asked = [search.baseline(name).data.test for name in both]
+    if search.settings.objective.questions == TEST:
+        raise reader.fail(
+            "is the test set, which stays for what is reported; name other questions to select by, under questions",
+            ("objective", "questions"),
+        )
     if asked[0] == asked[1]:
         raise reader.fail(
             f"asks {asked[1]}, which trials are selected on: what is reported would be luck; name other questions",
@@ -268,14 +286,24 @@ def corners(search: Search) -> list[dict[str, Any]]:
     edges = {
         key: list(p.choices) if p.choices is not None else [p.low, p.high] for key, p in search.settings.space.items()
     }  # fmt: skip
+    chance = random.Random(0)  # noqa: S311 - which points are looked at
+    drawn = [point for _ in range(TRIES) if search.settings.allows(point := search.settings.draw(chance))]
+    if not drawn:
+        raise search.sweep.error(f"leaves no point of the space, or next to none: of {TRIES} none", ("require",))
     if math.prod(len(values) for values in edges.values()) <= MOST_CORNERS:
         every: Iterable[tuple[Any, ...]] = itertools.product(*edges.values())
         found = [point for values in every if search.settings.allows(point := search.settings.present(values))]
         if found:
             return list({repr(point): point for point in found}.values())
-    chance = random.Random(0)  # noqa: S311 - which corners are looked at
-    points = (search.settings.draw(chance) for _ in range(TRIES))
-    found = [point for point in points if search.settings.allows(point)]
-    if not found:
-        raise search.sweep.error("leaves no point of the space", ("require",))
-    return found[:MOST_CORNERS]
+    return drawn[:MOST_CORNERS]
+
+
+def covering(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of them, in which every value of every field occurs."""
+    seen: set[str] = set()
+    kept = []
+    for point in points:
+        if new := {repr(item) for item in point.items()} - seen:
+            seen |= new
+            kept.append(point)
+    return kept

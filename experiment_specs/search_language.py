@@ -41,6 +41,10 @@ class Parameter(Value):
             raise ValueError("log needs a low above 0")
         if self.step is not None and (self.log or self.choices is not None):
             raise ValueError("step belongs to a range without log")
+        if self.step is not None and self.low is not None and self.high is not None:
+            steps = (self.high - self.low) / self.step
+            if (self.whole and self.step % 1) or steps < 1 or abs(steps - round(steps)) > 1e-9:
+                raise ValueError(f"step ({self.step:g}) must divide {self.low:g} to {self.high:g}, in whole steps")
         return self
 
     @property

@@ -44,11 +44,16 @@ def pasts(engine: Engine, runs: Sequence[Run]) -> list[Past]:
 
 
 def scatter(runs: Sequence[Run], model: str, questions: str) -> Scatter:
-    """Of the final scores of valid runs of that model on those questions; of one seed, the newest counts."""
+    """Of the final scores of valid runs of that model on those questions."""
+    return scatter_of(equal_runs(runs, model, questions))
+
+
+def equal_runs(runs: Sequence[Run], model: str, questions: str) -> list[list[float]]:
+    """Final scores in percent of valid runs, a group a condition; of one seed, the newest counts."""
     groups: dict[str, dict[int, float]] = {}
     for run in runs:  # newest first
         same = run.condition["model"]["path"] == model and run.condition["data"]["test"] == questions
         final = run.score_rule.get("rule", "final") == "final"
         if run.valid and same and final and run.score is not None:
             groups.setdefault(run.condition_id, {}).setdefault(run.seed, run.score.percent)
-    return scatter_of([list(group.values()) for group in groups.values()])
+    return [list(group.values()) for group in groups.values()]

@@ -61,8 +61,9 @@ def _check(wanted: Search, *, dry: bool) -> list[str]:
     """The baseline, what stands beside and some corners of the space, checked as a sweep's conditions are. ``dry``:
     what the workers or this machine's files do not allow is a warning."""
     from dataclasses import replace
+    from importlib.util import find_spec
 
-    from experiment_specs.search import corners
+    from experiment_specs.search import corners, covering
     from orchestrator.composed import check_with_verl
     from orchestrator.expand import Planned
     from orchestrator.plan import Plan, planned_condition
@@ -72,20 +73,20 @@ def _check(wanted: Search, *, dry: bool) -> list[str]:
     settings = wanted.settings
     asked = settings.objective.questions
     found = {"baseline": wanted.baseline(asked), "baseline confirmed": wanted.baseline(settings.confirm.questions)}
-    found |= {f"corner {place}": wanted.trial(point, asked) for place, point in enumerate(corners(wanted)[:_CORNERS])}
+    points = covering(corners(wanted))
+    found |= {f"corner {place}": wanted.trial(point, asked) for place, point in enumerate(points)}
     found |= wanted.beside()
     planned = (
-        planned_condition(wanted.sweep, Planned(label, c, lambda loc: ("set", *loc)), look(c.model.path))
+        planned_condition(wanted.sweep, Planned(label, c, wanted.place_of), look(c.model.path))
         for label, c in found.items()
     )
     plan = Plan(wanted.sweep, tuple(replace(one, seeds=(1,)) for one in planned), (), ())
+    if settings.sampler.name == "gp" and find_spec("torch") is None:
+        raise wanted.sweep.error("gp needs PyTorch, which is not installed", ("sampler",), "gp")
     if not dry:
         check(plan)
     told = [text for one in plan.conditions for text in (*one.warnings, *one.blockers)]
     return [*check_with_verl(plan), *dict.fromkeys(told)]
-
-
-_CORNERS = 8
 
 
 def _show_plan(wanted: Search, warnings: list[str], *, as_json: bool) -> None:
@@ -140,7 +141,7 @@ def _say_begin(wanted: Search, state: SearchState, warnings: list[str]) -> None:
         typer.echo(f"note: {warning}", err=True)
     if state.trials:
         screen.print(f"it goes on: {len(state.trials)} trials, {len(state.runs)} runs so far")
-    if state.confirming and not state.over:
+    if state.confirming:
         screen.print("its confirmation has begun: the selection is closed, whatever the budget is now")
 
 

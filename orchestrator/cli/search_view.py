@@ -126,6 +126,9 @@ def trials_table(state: SearchState) -> Table:
     what = "points" if state.settings.objective.maximise == "difference" else "%"
     table.add_column(f"{what} ± SE", justify="right", no_wrap=True)
     table.add_column("smoothed", justify="right", no_wrap=True)
+    also = state.settings.objective.also
+    if also is not None:
+        table.add_column({"gpu_hours": "GPU-h", "response_length": "tokens"}[also], justify="right", no_wrap=True)
     signed = state.settings.objective.maximise == "difference"
     for trial in in_order(state):
         done = trial.number in seen.mean
@@ -138,6 +141,7 @@ def trials_table(state: SearchState) -> Table:
             str(len(trial.values)) if done else "",
             value,
             _number(seen.smoothed[trial.number], signed) if done else "",
+            *([spelled(trial.cost)] if also is not None else []),
         )
     return table
 

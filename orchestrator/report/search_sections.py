@@ -98,17 +98,19 @@ def _trials(state: SearchState) -> Block:
             str(len(trial.values)),
             _mean(state, trial, signed=signed),
             _number(seen.smoothed.get(trial.number), signed=signed),
+            spelled(trial.cost),
         )
         for trial in order
     ]
     goal = state.settings.objective
     what = "points against the baseline" if signed else "score, %"
+    cost = {"gpu_hours": "GPU-hours", "response_length": "tokens an answer"}.get(str(goal.also), "cost")
     ranges = [head for key, head in heads.items() if state.settings.space[key].choices is None]
     return without_empty(
         table(
-            ("trial", *heads.values(), "seeds", f"{what} ± SE", "smoothed"),
+            ("trial", *heads.values(), "seeds", f"{what} ± SE", "smoothed", cost),
             rows,
-            right=("trial", *ranges, "seeds", f"{what} ± SE", "smoothed"),
+            right=("trial", *ranges, "seeds", f"{what} ± SE", "smoothed", cost),
             caption=(
                 f"Trials, on the {goal.questions} questions, which are selected on and therefore not reported."
                 f" Smoothed: with what neighbouring trials say. One run scatters by about {state.known_sd:.1f} points."

@@ -6,6 +6,7 @@ that no trial had. No noise and the presets stand beside, as candidates like the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -33,13 +34,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """``best``: the highest mean, and how the others compare with it. ``pick``: the trial that selection and
-    confirmation together speak for, where one has to be taken."""
+    """``tied``: labels that are not surely lower than the best, the best included, the simplest first. ``without``:
+    those that have no score that counts (yet). ``pick``: the trial among the tied that selection and confirmation
+    together speak for, where one has to be taken."""
 
     candidates: tuple[Candidate, ...]
     best: Best | None
     tied: tuple[str, ...]
-    """Labels that cannot be told from the best, the best included, the simplest first."""
+    without: tuple[str, ...]
+    over: bool
     pick: str | None
 
     @property
@@ -48,45 +51,46 @@ class Answer:
 
     @property
     def sentence(self) -> str:
+        if not self.over:
+            return "The confirmation is under way: nothing can be said yet."
         if self.best is None:
             return "Nothing was confirmed: no run of the confirmation has a score that counts."
+        missing = f" {_list(self.without)}: no score that counts." if self.without else ""
         if len(self.tied) == 1:
-            return f"{self.tied[0]} is best: every other is surely lower."
-        names = f"{', '.join(self.tied[:-1])} and {self.tied[-1]}"
+            others = " every other is surely lower." if len(self.candidates) > 1 + len(self.without) else ""
+            return f"{self.tied[0]} is best{':' if others else ' of one'}{others or '.'}{missing}"
         seeds = min((len(c.scores.scored) for c in self.candidates if c.label in self.tied), default=0)
         how = "with one seed nothing can be" if seeds < 2 else f"on {seeds} fresh seeds"
-        return f"{names} cannot be told apart ({how}); the simplest is {self.tied[0]}."
+        return f"{_list(self.tied)} cannot be told apart ({how}); the simplest is {self.tied[0]}.{missing}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def answer(state: SearchState, answers_of: Answers) -> Answer | None:
-    """None before anything is confirmed."""
-    asked = state.of_role("confirmed", "beside")
+    """None before anything is to be confirmed."""
+    asked = state.of_role("plain", "beside", "confirmed")
     if not asked:
         return None
     named = {arm.number: _named(state, arm) for arm in asked}
-    baseline = next(arm for arm in asked if arm.role == "beside")  # recorded first of what stands beside
-    others = [arm for arm in asked if arm is not baseline]
-    first = named[baseline.number]
-    gains = compare_family([(first, named[arm.number], EQUAL_WITHIN) for arm in others], answers_of)
+    plain, *others = asked  # recorded first
+    gains = compare_family([(named[plain.number], named[a.number], EQUAL_WITHIN) for a in others], answers_of)
     by_number = dict(zip((arm.number for arm in others), gains, strict=True))
     candidates = tuple(Candidate(arm, named[arm.number], by_number.get(arm.number)) for arm in asked)
     best = best_of(state.name, [candidate.scores for candidate in candidates], answers_of)
-    tied: list[Candidate] = []
-    if best is not None:
-        kept = {best.leader.label, *(arm.label for arm in best.others(*_NOT_LOWER))}
-        tied = sorted((c for c in candidates if c.label in kept), key=lambda c: simplicity(state, c.arm))
-    return Answer(candidates, best, tuple(c.label for c in tied), _pick(state, candidates))
-
-
-_NOT_LOWER = ("higher", "equivalent", "not distinguishable", "not assessable")
+    lower = {arm.label for arm in best.others("lower")} if best is not None else set()
+    able = [c for c in candidates if c.scores.scored and c.label not in lower]
+    tied = sorted(able, key=lambda candidate: simplicity(state, candidate.arm))
+    without = tuple(c.label for c in candidates if not c.scores.scored)
+    return Answer(candidates, best, tuple(c.label for c in tied), without, state.over, _pick(state, tied))
 
 
 def _named(state: SearchState, arm: SearchArm) -> Arm:
     """Its scores under the name that the search gives it, whatever run of another sweep was taken over."""
     label = arm.label.removeprefix(f"{state.name}/").removesuffix(" confirmed")
-    if label == "baseline":
-        against = state.settings.objective.against
-        label = "no noise" if against == {"aqn": "none"} else "baseline"
+    if arm.role == "plain":
+        label = "no noise" if state.settings.objective.against == {"aqn": "none"} else "baseline"
     elif arm.role == "confirmed":
         label = f"trial {label}"
     found = state.scored.get(arm.condition_id)
@@ -96,37 +100,40 @@ def _named(state: SearchState, arm: SearchArm) -> Arm:
 def simplicity(state: SearchState, arm: SearchArm) -> tuple[Any, ...]:
     """The baseline, then presets, then trials: of these those with fewer fields, then of smaller numbers, in the order
     of the space."""
-    role = 1 if arm.role == "beside" else 2
-    if role == 1 and arm is next(a for a in state.arms if a.role == "beside"):
-        role = 0
     numbers = tuple(
         float(arm.point[key]) for key, p in state.settings.space.items() if p.choices is None and key in arm.point
     )
-    return role, len(arm.point), numbers, arm.number
+    return ("plain", "beside", "confirmed").index(arm.role), len(arm.point), numbers, arm.number
 
 
-def _pick(state: SearchState, candidates: tuple[Candidate, ...]) -> str | None:
-    able = [c for c in candidates if c.arm.trial in state.surface.smoothed and c.scores.scored]
+def _pick(state: SearchState, tied: Sequence[Candidate]) -> str | None:
+    seen = state.surface
+    able = [(c, c.arm.trial) for c in tied if c.arm.trial in seen.smoothed]
     if not able:
         return None
-    centre = fmean(c.scores.mean or 0.0 for c in able)
-    seen = state.surface
-    middle = fmean(seen.smoothed[int(c.arm.trial or 0)] for c in able)
-
-    def combined(candidate: Candidate) -> float:
-        number = int(candidate.arm.trial or 0)
-        return together(
-            seen.smoothed[number] - middle, seen.smoothed_error(number),
-            (candidate.scores.mean or 0.0) - centre, state.known_sd, len(candidate.scores.scored),
-        )  # fmt: skip
-
-    return max(able, key=combined).label
+    smoothed = [seen.smoothed[int(number or 0)] for _, number in able]
+    means = [candidate.scores.mean or 0.0 for candidate, _ in able]
+    errors = [seen.smoothed_error(int(number or 0)) for _, number in able]
+    seeds = [len(candidate.scores.scored) for candidate, _ in able]
+    return able[spoken_for(smoothed, errors, means, seeds, state.sd)][0].label
 
 
-def together(smoothed: float, smoothed_error: float, confirmed: float, sd: float, seeds: int) -> float:
-    """Selection and confirmation in one number, each weighted by its precision. ``sd``: of one run of the latter."""
-    of_selection, of_confirmation = 1 / max(smoothed_error, 1e-9) ** 2, seeds / max(sd, 1e-9) ** 2
-    return (of_selection * smoothed + of_confirmation * confirmed) / (of_selection + of_confirmation)
+def spoken_for(
+    smoothed: Sequence[float], errors: Sequence[float], confirmed: Sequence[float], seeds: Sequence[int], sd: float
+) -> int:
+    """Which of some trials selection and confirmation speak for together, each weighted by its precision.
+
+    ``smoothed`` and ``errors``: of the selection; ``confirmed``: means over ``seeds`` fresh seeds; ``sd``: of one run.
+    Both are taken from their own means: the questions differ, and with them the level.
+    """
+    middle, centre = fmean(smoothed), fmean(confirmed)
+
+    def together(index: int) -> float:
+        of_selection, of_confirmation = 1 / max(errors[index], 1e-9) ** 2, seeds[index] / max(sd, 1e-9) ** 2
+        values = of_selection * (smoothed[index] - middle) + of_confirmation * (confirmed[index] - centre)
+        return values / (of_selection + of_confirmation)
+
+    return max(range(len(smoothed)), key=together)
 
 
 def as_json_object(state: SearchState, found: Answer | None) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def as_json_object(state: SearchState, found: Answer | None) -> dict[str, Any]:
                 "trial": t.number, "point": dict(t.point), "values": {str(s): v for s, v in sorted(t.values.items())},
                 "mean": seen.mean.get(t.number), "standard_error": seen.error.get(t.number),
                 "smoothed": seen.smoothed.get(t.number), "waiting": sorted(t.waiting), "withheld": state.why_void(t),
-                "ended_early": sorted(t.pruned), "cost": state.cost(t),
+                "ended_early": sorted(t.pruned), "cost": t.cost,
                 "runs": [run.id for arm in state.arms if arm.number == t.number for run in state.runs_of(arm)],
             }
             for t in state.trials

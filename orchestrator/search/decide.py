@@ -7,8 +7,9 @@ last part of the budget goes to the promising ones alone, then the best are conf
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from orchestrator.search.estimate import Surface
@@ -26,6 +27,7 @@ class Trial:
     """A point of the space and its seeds. ``values``: seed → value of the objective. ``waiting``: under way.
 
     ``void``: ended without a score that counts (refuted, failed, touched by a bug). ``pruned``: ended early.
+    ``orphaned``: those of the void whose own score counts, and whose baseline's does not.
     """
 
     number: int
@@ -34,6 +36,9 @@ class Trial:
     waiting: frozenset[int] = frozenset()
     void: frozenset[int] = frozenset()
     pruned: frozenset[int] = frozenset()
+    orphaned: frozenset[int] = frozenset()
+    cost: float | None = None
+    """The second objective, to be small."""
 
     @property
     def asked(self) -> frozenset[int]:
@@ -42,10 +47,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the spec says. ``total``: runs of the selection, as far as it is known."""
+    """What the spec says. ``seeds``: those that a trial may have, in their order; the first ``first`` at once.
+    ``total``: runs of the selection, as far as it is known."""
 
+    seeds: tuple[int, ...]
     first: int
-    up_to: int
     top: int
     startup: int
     baseline: bool
@@ -54,7 +60,8 @@ class Rules:
 
 @dataclass(frozen=True)
 class View:
-    """A search at one moment. ``left``: runs that its selection may still start. ``slots``: that may start now."""
+    """A search at one moment. ``left``: runs that its selection may still start. ``slots``: trials that may start now.
+    ``confirmable``: how many trials what is left of the budget can confirm."""
 
     rules: Rules
     trials: tuple[Trial, ...]
@@ -62,6 +69,7 @@ class View:
     """Seeds for which the baseline was asked."""
     left: int
     slots: int
+    confirmable: int
     exhausted: bool = False
     """The sampler has no further point."""
     confirming: bool = False
@@ -106,8 +114,8 @@ def next_order(view: View, seen: Surface) -> Order:
     if view.slots <= 0:
         return Wait()
     rules = view.rules
-    new = NewTrial(tuple(range(1, rules.first + 1)))
-    able_new = not view.exhausted and cost_of(view, new.seeds) <= view.left
+    new = NewTrial(rules.seeds[: rules.first])
+    able_new = bool(new.seeds) and not view.exhausted and cost_of(view, new.seeds) <= view.left
     again = _promising(view, seen)
     if again is not None and (not able_new or _turn_to_replicate(view)):
         return again
@@ -115,12 +123,20 @@ def next_order(view: View, seen: Surface) -> Order:
         return new
     if view.waiting:
         return Wait()
-    return Confirm(chosen(seen, rules.top))
+    return Confirm(chosen(view.trials, seen, min(rules.top, view.confirmable)))
 
 
-def chosen(seen: Surface, top: int) -> tuple[int, ...]:
-    """The highest smoothed values."""
-    return tuple(sorted(seen.smoothed, key=lambda n: (-seen.smoothed[n], n))[:top])
+def chosen(trials: Sequence[Trial], seen: Surface, top: int) -> tuple[int, ...]:
+    """The highest smoothed values; with a second objective, those that no other beats in both come first."""
+    costs = {trial.number: trial.cost for trial in trials if trial.cost is not None}
+
+    def beaten(number: int) -> bool:
+        return number in costs and any(
+            seen.smoothed[other] >= seen.smoothed[number] and costs[other] < costs[number]
+            for other in seen.smoothed.keys() & costs.keys()
+        )
+
+    return tuple(sorted(seen.smoothed, key=lambda n: (beaten(n), -seen.smoothed[n], n))[: max(0, top)])
 
 
 def cost_of(view: View, seeds: tuple[int, ...]) -> int:
@@ -130,6 +146,8 @@ def cost_of(view: View, seeds: tuple[int, ...]) -> int:
 
 def _turn_to_replicate(view: View) -> bool:
     rules = view.rules
+    if any(trial.orphaned and not trial.values for trial in view.trials):
+        return True
     with_values = sum(bool(trial.values) for trial in view.trials)
     if with_values < rules.startup:
         return False
@@ -141,25 +159,39 @@ def _turn_to_replicate(view: View) -> bool:
 
 
 def _promising(view: View, seen: Surface) -> Replicate | None:
-    """A further seed for the trial that could be the best; None where none is open."""
-    leader = seen.leader
-    if leader is None:
-        return None
-    best: tuple[float, int, Replicate] | None = None
+    """A further seed for the trial that could be the best; None where none is open. A trial whose baseline fell away
+    has its own score still: it is given a seed that the baseline has before a new point is."""
+    best: tuple[bool, float, int, Replicate] | None = None
     for trial in view.trials:
-        seed = next((s for s in range(1, view.rules.up_to + 1) if s not in trial.asked), None)
-        if not trial.values or trial.waiting or trial.pruned or seed is None:
+        order = further_seed(view, seen, trial)
+        if order is None:
             continue
-        if trial.number != leader and seen.behind(trial.number, leader) > SURELY:
-            continue
-        if cost_of(view, (seed,)) > view.left:
-            continue
-        could_be = seen.smoothed[trial.number] + seen.smoothed_error(trial.number)
-        if best is None or (could_be, -trial.number) > (best[0], best[1]):
-            best = (could_be, -trial.number, Replicate(trial.number, seed))
-    return best[2] if best is not None else None
+        known = trial.number in seen.smoothed
+        could_be = seen.smoothed[trial.number] + seen.smoothed_error(trial.number) if known else 0.0
+        if best is None or (not known, could_be, -trial.number) > best[:3]:
+            best = (not known, could_be, -trial.number, order)
+    return best[3] if best is not None else None
 
 
-def behind_at_equal_steps(own: float, leader: float, sd: float, z: float) -> bool:
-    """Two runs of one seed at the same step, in percent: is the first surely behind? ``sd``: of one run's score."""
-    return leader - own > z * math.sqrt(2) * sd
+def further_seed(view: View, seen: Surface, trial: Trial) -> Replicate | None:
+    """One that a trial may have; None where it has all, is under way, surely behind, or where it cannot be paid."""
+    seed = next((s for s in view.rules.seeds if s not in trial.asked), None)
+    if seed is None or trial.waiting or trial.pruned or cost_of(view, (seed,)) > view.left:
+        return None
+    if trial.number not in seen.smoothed:
+        return Replicate(trial.number, seed) if trial.orphaned else None
+    leader = seen.leader
+    if leader is not None and trial.number != leader and seen.behind(trial.number, leader) > SURELY:
+        return None
+    return Replicate(trial.number, seed)
+
+
+def behind_at_equal_steps(own: float, leader: float, sd: float, z: float, looks: int = 1) -> bool:
+    """Two runs of one seed at the same step, in percent: is the first surely behind? ``sd``: of one run's score.
+
+    ``looks``: how often it could be asked: evals of a run, times the trials of which the leader is the highest. The
+    error that ``z`` allows holds for all of them together (Bonferroni).
+    """
+    normal = NormalDist()
+    sure = -normal.inv_cdf(normal.cdf(-z) / max(1, looks))
+    return leader - own > sure * math.sqrt(2) * sd

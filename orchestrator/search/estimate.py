@@ -2,7 +2,7 @@
 Pure.
 
 A run's score scatters by a point or two, so the highest of twenty is mostly luck. Neighbours in the space say what a
-single run cannot: a Gaussian process through all trials, each with its own error, shrinks the lucky ones.
+single run cannot: a Gaussian process through all trials, with their errors, shrinks the lucky ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 BELIEF = 4
 """How many degrees of freedom what was known before is worth, beside those of the trials' own replicates."""
 FEWEST = 5
-"""Trials from which on a surface is fitted; fewer are shrunk to their common mean."""
+"""Trials from which on a map of the surface says anything."""
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +32,8 @@ class Surface:
     order: tuple[int, ...] = ()
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of the smoothed values, in that order."""
+    noise: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """Covariance of the means."""
 
     @property
     def leader(self) -> int | None:
@@ -63,34 +65,38 @@ def replicate_sd(groups: Sequence[Sequence[float]], known: float) -> float:
     return math.sqrt(squares / freedom)
 
 
-def surface(values: Mapping[int, Sequence[float]], where: Mapping[int, Sequence[float]], known_sd: float) -> Surface:
-    """``values``: trial → one value a seed. ``where``: trial → its place in the unit cube."""
+def surface(
+    values: Mapping[int, Mapping[int, float]], where: Mapping[int, Sequence[float]], sd: float, *, shared: bool
+) -> Surface:
+    """``values``: trial → seed → value. ``where``: trial → its place in the unit cube. ``sd``: of one run's score.
+
+    ``shared``: the values are differences to a baseline, whose run of a seed is the same one for all trials: what is
+    wrong with it is wrong with all of them, which does not matter between trials and matters for what they gain.
+    """
     order = tuple(number for number in sorted(values) if values[number])
     if not order:
         return Surface({}, {}, {})
-    sd = replicate_sd([values[number] for number in order], known_sd)
-    mean = np.array([math.fsum(values[number]) / len(values[number]) for number in order])
-    error = np.array([sd / math.sqrt(len(values[number])) for number in order])
+    mean = np.array([math.fsum(values[number].values()) / len(values[number]) for number in order])
+    noise = _noise([frozenset(values[number]) for number in order], sd, shared=shared)
     places = np.array([list(where[number]) for number in order], dtype=float)
-    smoothed, covariance = process(places, mean, error)(places) if len(order) >= FEWEST else _shrunk(mean, error)
+    smoothed, covariance = process(places, mean, noise)(places)
     return Surface(
         dict(zip(order, mean.tolist(), strict=True)),
-        dict(zip(order, error.tolist(), strict=True)),
+        dict(zip(order, np.sqrt(np.diag(noise)).tolist(), strict=True)),
         dict(zip(order, smoothed.tolist(), strict=True)),
         order,
         covariance,
+        noise,
     )
 
 
-def _shrunk(mean: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """To the weighted mean, by how much of the scatter the errors explain (DerSimonian and Laird's estimate)."""
-    weight = 1 / error**2
-    centre = float((weight * mean).sum() / weight.sum())
-    spread = float((weight * (mean - centre) ** 2).sum())
-    scale = float(weight.sum() - (weight**2).sum() / weight.sum())
-    between = max(0.0, (spread - (len(mean) - 1)) / scale) if scale > 0 else 0.0
-    share = between / (between + error**2)
-    return centre + share * (mean - centre), np.diag(np.maximum(share * error**2, 1e-12))
+def _noise(seeds: Sequence[frozenset[int]], sd: float, *, shared: bool) -> Floats:
+    """Covariance of the trials' means: of each alone sd²/n, and of two, by the baseline's runs that both stand on."""
+    alone = np.diag([sd**2 / len(own) for own in seeds])
+    if not shared:
+        return alone
+    common = [[len(a & b) / (len(a) * len(b)) for b in seeds] for a in seeds]
+    return alone + sd**2 * np.array(common)
 
 
 AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -99,22 +105,23 @@ LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)
 """Over which it changes, in sides of the unit cube."""
 
 
-def process(places: Floats, mean: Floats, error: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+def process(places: Floats, mean: Floats, noise: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
     """A Gaussian process (Matérn 5/2 and a constant) through trials: places → posterior mean and covariance there.
 
-    Amplitude and length are not known, and a dozen noisy trials hardly tell: all of a grid are averaged, each by its
-    likelihood (Rasmussen and Williams 2006, §2.3 and §5.2), instead of taking the likeliest, which is far too sure.
+    ``noise``: covariance of the trials' means. Amplitude and length are not known, and a dozen noisy trials hardly
+    tell: all of a grid are averaged, each by its likelihood (Rasmussen and Williams 2006, §2.3 and §5.2), instead of
+    taking the likeliest, which is far too sure.
     """
-    noise = float((error**2).mean())
-    level = 100 * (float(mean.var()) + noise)
+    unit = float(np.diag(noise).mean())
+    level = 100 * (float(mean.var()) + unit)
     fits = []
     for amplitude in AMPLITUDES:
         for length in LENGTHS:
-            covariance = amplitude * noise * _matern(places, places, length) + level + np.diag(error**2)
+            covariance = amplitude * unit * _matern(places, places, length) + level + noise
             factor = np.linalg.cholesky(covariance)
             inner = np.linalg.solve(factor, mean - mean.mean())
             likelihood = -0.5 * float(inner @ inner) - float(np.log(np.diag(factor)).sum())
-            fits.append((amplitude * noise, length, factor, inner, likelihood))
+            fits.append((amplitude * unit, length, factor, inner, likelihood))
     weights = np.exp(np.array([fit[-1] for fit in fits]) - max(fit[-1] for fit in fits))
     weights /= weights.sum()
 
@@ -161,11 +168,7 @@ def plane(
     if len(seen.order) < FEWEST:
         return None
     places = np.array([list(where[number]) for number in seen.order], dtype=float)
-    known = process(
-        places,
-        np.array([seen.mean[number] for number in seen.order]),
-        np.array([seen.error[number] for number in seen.order]),
-    )
+    known = process(places, np.array([seen.mean[number] for number in seen.order]), seen.noise)
     shares = np.linspace(0, 1, size)
     mean, error = np.full((size, size), np.nan), np.full((size, size), np.nan)
     for row, second in enumerate(shares):

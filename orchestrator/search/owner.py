@@ -34,7 +34,7 @@ from orchestrator.search.decide import (
     View,
     Wait,
     behind_at_equal_steps,
-    cost_of,
+    further_seed,
     next_order,
 )
 from orchestrator.search.space import Point, startup
@@ -49,8 +49,14 @@ _FIXED = ("space", "require", "objective", "seed")
 """What a search is: another one of these is another search."""
 
 
+MOST_FALLEN = 3
+"""Seeds of which the baseline's run may come to nothing before the search gives up: something is wrong with it."""
 SUGGESTIONS = 20
 """How often the sampler is asked before its space counts as exhausted: all that it suggests was tried."""
+
+
+def _preset(arm: SearchArm) -> bool:
+    return arm.role == "beside"
 
 
 class SearchError(AqnError):
@@ -93,26 +99,33 @@ class Owner:
         self._engine, self._search = engine, search
         self._look = look
         self._reserved = reserved(search)
+        self._exhausted: tuple[str, int] | None = None
 
     def begin(self) -> None:
-        """Record the search, or find the one of this name. Raises SpecError where that one sought something else."""
+        """Record the search, or find the one of this name. Raises SpecError where that one sought something else, or in
+        other conditions."""
         search, before = self._search, read_state(self._engine, self._search.name)
-        known = reads.sweep_details(self._engine, search.name)
-        if before is None and known is not None:
+        if before is None and reads.sweep_details(self._engine, search.name) is not None:
             raise search.sweep.error(f"{search.name} is a sweep, not a search; give it another name", ("search",))
         if before is None:
             self._record([self._baseline()] if self._compares else [])
             return
         now, then = search.settings.model_dump(mode="json"), before.settings.model_dump(mode="json")
         changed = [key for key in _FIXED if now[key] != then[key]]
-        ids = {arm.condition_id for arm in before.of_role("baseline")}
-        if ids and search.baseline(search.settings.objective.questions).id not in ids:
-            changed.append("set")
+        if not changed and any(self._condition(arm).id != arm.condition_id for arm in before.arms if not _preset(arm)):
+            changed = ["conditions (set, or a base or preset that it names)"]
         if changed:
-            raise SpecError(
-                f"the search {search.name} began with another {', '.join(changed)}: give this one another name",
-                file=str(search.sweep.source), key="search",
-            )  # fmt: skip
+            raise search.sweep.error(
+                f"{search.name} began with another {', '.join(changed)}: give this one another name", ("search",)
+            )
+
+    def _condition(self, arm: SearchArm) -> Condition:
+        """What the spec says of an arm today; not of presets, which have names only."""
+        objective, confirm = self._search.settings.objective, self._search.settings.confirm
+        questions = objective.questions if arm.role in ("baseline", "trial") else confirm.questions
+        if arm.role in ("baseline", "plain"):
+            return self._search.baseline(questions)
+        return self._search.trial(arm.point, questions)
 
     def state(self) -> SearchState:
         found = read_state(self._engine, self._search.name, self._search.settings)
@@ -142,38 +155,54 @@ class Owner:
                 return state, order
 
     def _suggested(self, state: SearchState, view: View) -> Point | Replicate | None:
-        """A point that was not tried yet; one that was is worth a further seed of it; None where all are done."""
+        """A point that was not tried yet and can be run; one that was tried is worth a further seed of it, where it may
+        have one; None where all is done. Asked again of the same trials, what was exhausted is."""
         settings = self._search.settings
-        told, known = [state.told(trial) for trial in state.trials], {t.number: t for t in state.trials}
+        told = [state.told(trial) for trial in state.trials]
+        asked = (repr(told), view.left)
+        if asked == self._exhausted:
+            return None
+        known = {t.number: t for t in state.trials}
         by_condition = {arm.condition_id: known[arm.number] for arm in state.of_role("trial")}
         for attempt in range(SUGGESTIONS):
             point = suggest(settings, told, view.rules.total, attempt)
             if point is None:
-                return None
-            trial = by_condition.get(self._search.trial(point, settings.objective.questions).id)
+                break
+            try:
+                condition = self._search.trial(point, settings.objective.questions)
+                self._planned("", condition)
+            except SpecError:  # inside the space, and yet no condition: as if require refused it
+                continue
+            trial = by_condition.get(condition.id)
             if trial is None:
                 return point
-            seed = next((s for s in range(1, view.rules.up_to + 1) if s not in trial.asked), None)
-            if seed is not None and not trial.waiting and cost_of(view, (seed,)) <= view.left:
-                return Replicate(trial.number, seed)
+            if (again := further_seed(view, state.surface, trial)) is not None:
+                return again
+        self._exhausted = asked
         return None
 
     def view(self, state: SearchState) -> View:
         settings, selection = self._search.settings, self._selection(state)
-        left = self._left(state) - self._reserved
+        affordable = self._left(state)
+        left = affordable - self._reserved
         total = (settings.budget.runs or 0) - self._reserved
         if settings.budget.runs is None:
             total = len(selection) + max(0, left)
+        fallen, replicates = state.fallen_baseline, settings.replicates
+        seeds = [seed for seed in range(1, replicates.up_to + len(fallen) + 1) if seed not in fallen]
         baseline = state.baseline
-        waiting = sum(bool(trial.waiting) for trial in state.trials)
+        confirm = settings.confirm
+        aside = self._reserved - confirm.top * confirm.fresh_seeds
         rules = Rules(
-            settings.replicates.first, settings.replicates.up_to, settings.confirm.top, startup(settings, total),
-            self._compares, total,
+            tuple(seeds[: replicates.up_to]) if len(fallen) <= MOST_FALLEN else (), replicates.first, confirm.top,
+            startup(settings, total), self._compares, total,
         )  # fmt: skip
         return View(
             rules, state.trials,
             baseline=frozenset(run.seed for run in state.runs_of(baseline)) if baseline else frozenset(),
-            left=left, slots=settings.parallel - waiting, confirming=state.confirming, waiting=not state.over,
+            left=left, slots=settings.parallel - sum(bool(trial.waiting) for trial in state.trials),
+            confirmable=(affordable - aside) // confirm.fresh_seeds, confirming=state.confirming,
+            waiting=not state.over,
         )  # fmt: skip
 
     @property
@@ -191,17 +220,15 @@ class Owner:
         by_runs = budget.runs - len(self._selection(state)) if budget.runs is not None else math.inf
         if budget.gpu_hours is None:
             return int(by_runs)
-        spent = [hours for run in state.runs if (hours := gpu_hours(run)) is not None]
+        ended = [hours for run in state.runs if (hours := gpu_hours(run)) is not None]
         under_way = sum(run.state in ("queued", "running") for run in state.runs)
-        if not spent:  # nothing is known of what a run costs: the first one tells
-            return 0 if under_way else int(min(by_runs, self._reserved + len(self._first_seeds) + self._compares))
-        each = fmean(spent)
-        by_hours = math.floor((budget.gpu_hours - math.fsum(spent) - under_way * each) / each)
-        return int(min(by_runs, by_hours))
-
-    @property
-    def _first_seeds(self) -> tuple[int, ...]:
-        return tuple(range(1, self._search.settings.replicates.first + 1))
+        whole = [gpu_hours(run) or 0.0 for run in state.runs if run.state == "succeeded"] or ended
+        if not whole:  # nothing is known of what a run costs: the first trial tells
+            first = self._search.settings.replicates.first * (1 + self._compares)
+            return 0 if under_way else int(min(by_runs, self._reserved + first))
+        each, spent = fmean(whole), math.fsum(ended) + state.scan_hours
+        by_hours = math.floor((budget.gpu_hours - spent - under_way * each) / each) if each else math.inf
+        return int(min(by_runs, by_hours, 1e9))
 
     def _baseline(self) -> _Wanted:
         condition = self._search.baseline(self._search.settings.objective.questions)
@@ -228,48 +255,51 @@ class Owner:
 
     def _replicate(self, state: SearchState, order: Replicate) -> list[_Wanted]:
         arm = next(arm for arm in state.arms if arm.number == order.trial)
-        condition = self._search.trial(arm.point, self._search.settings.objective.questions)
         return [
             *self._with_baseline(state, (order.seed,)),
-            _Wanted(arm, condition, (order.seed,), new=False),
+            _Wanted(arm, self._condition(arm), (order.seed,), new=False),
         ]  # fmt: skip
 
     def _confirmation(self, state: SearchState, trials: Sequence[int]) -> list[_Wanted]:
-        """The chosen, no noise and what else stands beside, on other questions, with seeds that no trial had."""
+        """No noise, what else stands beside, and the chosen: on other questions, with seeds that none of them had."""
         search, confirm = self._search, self._search.settings.confirm
-        seeds = tuple(range(FRESH_FROM, FRESH_FROM + confirm.fresh_seeds))
+        asked: list[tuple[str, str, Condition, SearchArm | None]] = [
+            ("plain", f"{search.name}/baseline confirmed", search.baseline(confirm.questions), None),
+            *(("beside", f"{search.name}/{name}", condition, None) for name, condition in search.beside().items()),
+        ]
+        for chosen in trials:
+            arm = next(arm for arm in state.arms if arm.number == chosen)
+            condition = search.trial(arm.point, confirm.questions)
+            asked.append(("confirmed", f"{arm.label} confirmed", condition, arm))
+        known = reads.runs(self._engine, conditions=[condition.id for _, _, condition, _ in asked])
+        first = max([FRESH_FROM - 1, *(run.seed for run in known)]) + 1
+        seeds = tuple(range(first, first + confirm.fresh_seeds))
         found: dict[str, _Wanted] = {}
-
-        def add(role: str, label: str, condition: Condition, trial: SearchArm | None = None) -> None:
-            if condition.id not in found:
-                point = trial.point if trial is not None else {}
-                number = trial.number if trial is not None else None
-                arm = SearchArm(
-                    len(state.arms) + len(found), role, label, condition.id, point, number, "the confirmation"
-                )
-                found[condition.id] = _Wanted(arm, condition, seeds)
-
-        for number in trials:
-            trial = next(arm for arm in state.arms if arm.number == number)
-            add("confirmed", f"{trial.label} confirmed", search.trial(trial.point, confirm.questions), trial)
-        add("beside", f"{search.name}/baseline confirmed", search.baseline(confirm.questions))
-        for name, condition in search.beside().items():
-            add("beside", f"{search.name}/{name}", condition)
+        for role, label, condition, trial in asked:
+            number = len(state.arms) + len(found)
+            if (same := found.get(condition.id)) is not None:  # a trial that is the baseline, or a preset
+                if trial is not None:
+                    arm = replace(same.arm, trial=trial.number, point=trial.point)
+                    found[condition.id] = replace(same, arm=arm)
+                continue
+            point, of = (trial.point, trial.number) if trial is not None else ({}, None)
+            arm = SearchArm(number, role, label, condition.id, point, of, "the confirmation")
+            found[condition.id] = _Wanted(arm, condition, seeds)
         return list(found.values())
 
     def _record(self, wanted: Sequence[_Wanted]) -> None:
         search = self._search
-        plan = Plan(search.sweep, tuple(self._planned(one) for one in wanted), (), ())
+        planned = (replace(self._planned(one.arm.label, one.condition), seeds=one.seeds) for one in wanted)
+        plan = Plan(search.sweep, tuple(planned), (), ())
         new = submission(plan)
         details = new.details | {"search": search.settings.model_dump(mode="json")}
         arms = [one.arm for one in wanted if one.new]
         conditions = {one.condition.id: one.condition.model_dump(mode="json") for one in wanted}
         writes.extend_search(self._engine, replace(new, details=details), arms, conditions)
 
-    def _planned(self, one: _Wanted) -> PlannedCondition:
-        planned = Planned(one.arm.label, one.condition, lambda loc: ("set", *loc))
-        found = planned_condition(self._search.sweep, planned, self._look(one.condition.model.path))
-        return replace(found, seeds=one.seeds)
+    def _planned(self, label: str, condition: Condition) -> PlannedCondition:
+        planned = Planned(label, condition, self._search.place_of)
+        return planned_condition(self._search.sweep, planned, self._look(condition.model.path))
 
     def _prune(self, state: SearchState) -> None:
         """Ask for the end of runs that are behind the leader at equal steps, with the same seed, beyond the noise."""
@@ -282,10 +312,12 @@ class Owner:
         for arm in state.of_role("trial"):
             for run in state.runs_of(arm) if arm.number != leader else ():
                 other = ahead.get(run.seed)
-                if run.state != "running" or run.cancel is not None or other is None:
-                    continue
+                if run.state != "running" or run.cancel is not None or other is None or set(run.sweeps) != {state.name}:
+                    continue  # a run that another sweep wants too is not ours to end
                 pair = _at_the_last_common_step(run, other, pruner.from_step)
-                if pair and behind_at_equal_steps(pair[0].percent, pair[1].percent, state.known_sd, pruner.z):
+                evals = sum(step >= pruner.from_step for step in run.plan["eval_steps"])
+                looks = evals * len(state.surface.order)
+                if pair and behind_at_equal_steps(pair[0].percent, pair[1].percent, state.sd, pruner.z, looks):
                     own, theirs = pair
                     wishes[run.id] = (
                         f"{PRUNED}: {own.percent:.1f} % at step {own.step}, where {first.label} had "

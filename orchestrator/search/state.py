@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -15,10 +15,10 @@ from db import reads
 from db.records import EvalPoint, Run, SearchArm
 from experiment_specs.search_language import SearchSettings
 from orchestrator.comparison import evaluations_for
-from orchestrator.history import history, scatter
+from orchestrator.history import equal_runs, history
 from orchestrator.scores import Arm, arms
 from orchestrator.search.decide import Trial
-from orchestrator.search.estimate import Surface, surface
+from orchestrator.search.estimate import Surface, replicate_sd, surface
 from orchestrator.search.space import Told, place
 from orchestrator.statistics.power import ASSUMED_SD
 
@@ -46,6 +46,8 @@ class SearchState:
     """Condition id → its scores that count."""
     lengths: Mapping[str, float]
     known_sd: float
+    scan_hours: float = 0.0
+    """GPU-hours of the layer scans that its runs waited for."""
 
     def of_role(self, *roles: str) -> list[SearchArm]:
         return [arm for arm in self.arms if arm.role in roles]
@@ -64,37 +66,49 @@ class SearchState:
 
     @property
     def confirming(self) -> bool:
-        return bool(self.of_role("confirmed", "beside"))
+        return bool(self.of_role("plain", "confirmed", "beside"))
 
     @property
     def over(self) -> bool:
         return all(run.state not in ("queued", "running") for run in self.runs)
 
+    @property
+    def compares(self) -> bool:
+        return self.settings.objective.maximise == "difference"
+
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
-        baseline = self.baseline
-        compared = self.settings.objective.maximise == "difference" and baseline is not None
-        plain = self.scores(baseline) if baseline is not None else {}
-        plain_waits = self._waiting(baseline) if baseline is not None else frozenset()
-        return tuple(self._trial(arm, compared, plain, plain_waits) for arm in self.of_role("trial"))
+        return tuple(self._trial(arm) for arm in self.of_role("trial"))
 
-    def _trial(
-        self, arm: SearchArm, compared: bool, plain: Mapping[int, EvalPoint], plain_waits: frozenset[int]
-    ) -> Trial:
+    def _trial(self, arm: SearchArm) -> Trial:
         own, waiting = self.scores(arm), self._waiting(arm)
-        asked = {run.seed for run in self.runs_of(arm)}
-        if compared:
-            values = {seed: own[seed].percent - plain[seed].percent for seed in own if seed in plain}
-            waiting |= frozenset(seed for seed in own if seed in plain_waits)
-        else:
-            values = {seed: point.percent for seed, point in own.items()}
+        asked = frozenset(run.seed for run in self.runs_of(arm))
+        values = {seed: point.percent for seed, point in own.items()}
+        orphaned = frozenset[int]()
+        if self.compares and self.baseline is not None:
+            plain = self.scores(self.baseline)
+            values = {
+                seed: point.percent - plain[seed].percent
+                for seed, point in own.items()
+                if seed in plain and _same_questions(point, plain[seed])
+            }
+            waiting |= frozenset(own) & self._waiting(self.baseline)
+            orphaned = frozenset(own) - frozenset(values) - waiting
         ended_early = frozenset(
             run.seed
             for run in self.runs_of(arm)
             if run.state == "cancelled" and (run.cancel or "").startswith(PRUNED) and run.seed not in own
         )
-        rest = frozenset(asked) - frozenset(values) - waiting - ended_early
-        return Trial(arm.number, arm.point, values, waiting, rest, ended_early)
+        void = asked - frozenset(values) - waiting - ended_early
+        return Trial(arm.number, arm.point, values, waiting, void, ended_early, orphaned, self._cost(arm, values))
+
+    @cached_property
+    def fallen_baseline(self) -> frozenset[int]:
+        """Seeds of which the baseline's run is over and has no score that counts."""
+        if not self.compares or self.baseline is None:
+            return frozenset()
+        asked = frozenset(run.seed for run in self.runs_of(self.baseline))
+        return asked - frozenset(self.scores(self.baseline)) - self._waiting(self.baseline)
 
     def _waiting(self, arm: SearchArm) -> frozenset[int]:
         done = self.scores(arm)
@@ -103,19 +117,26 @@ class SearchState:
         )
 
     @cached_property
+    def sd(self) -> float:
+        """Standard deviation between seeds of one run's score, in points: pooled over this search's own replicates,
+        and what was known before beside them."""
+        own = [[p.percent for p in self.scores(arm).values()] for arm in self.of_role("trial", "baseline")]
+        return replicate_sd(own, self.known_sd)
+
+    @cached_property
     def surface(self) -> Surface:
-        of_one = self.known_sd
-        known = of_one * math.sqrt(2) if self.settings.objective.maximise == "difference" else of_one
         return surface(
-            {trial.number: list(trial.values.values()) for trial in self.trials},
+            {trial.number: trial.values for trial in self.trials},
             {trial.number: place(self.settings, trial.point) for trial in self.trials},
-            known,
+            self.sd,
+            shared=self.compares,
         )
 
-    def cost(self, trial: Trial) -> float | None:
-        """The second objective, mean over the seeds that have a value."""
-        arm = next(arm for arm in self.arms if arm.number == trial.number)
-        mine = [run for run in self.runs_of(arm) if run.seed in trial.values and run.state == "succeeded"]
+    def _cost(self, arm: SearchArm, seeds: Collection[int]) -> float | None:
+        """The second objective, mean over these seeds."""
+        if self.settings.objective.also is None:
+            return None
+        mine = [run for run in self.runs_of(arm) if run.seed in seeds and run.state == "succeeded"]
         if self.settings.objective.also == "response_length":
             found = [self.lengths[run.id] for run in mine if run.id in self.lengths]
         else:
@@ -126,11 +147,11 @@ class SearchState:
         """A trial in the words of Optuna's study."""
         values: tuple[float, ...] | None = None
         if trial.values:
-            mean, cost = self.surface.mean[trial.number], self.cost(trial)
-            if self.settings.objective.also is None:
-                values = (mean,)
-            elif cost is not None:
-                values = (mean, cost)
+            mean = self.surface.mean[trial.number]
+            costs = [one.cost for one in self.trials if one.cost is not None]
+            unknown = max(costs, default=0.0)  # a cost that was not measured is no reason to forget the value
+            second = trial.cost if trial.cost is not None else unknown
+            values = (mean,) if self.settings.objective.also is None else (mean, second)
         running = values is None and bool(trial.waiting)
         about: dict[str, Any] = {"trial": trial.number, "seeds": sorted(trial.values)}
         if trial.values:
@@ -172,26 +193,39 @@ def read_state(engine: Engine, name: str, settings: SearchSettings | None = None
     if "search" not in details:
         return None
     used = settings or SearchSettings.model_validate(details["search"], strict=False)
-    runs = reads.runs(engine, sweep=name)
+    runs, known = reads.runs(engine, sweep=name), reads.search_arms(engine, name)
     found = arms(runs, evaluations_for(engine, runs))
     attempts = {run.attempt.id: run.id for run in runs if run.attempt is not None and run.state == "succeeded"}
     last = reads.last_steps(engine, list(attempts)) if used.objective.also == "response_length" else {}
     lengths = {attempts[a]: float(metrics[LENGTH]) for a, (_, metrics) in last.items() if LENGTH in metrics}
     return SearchState(
         name=name, about=reads.sweep_about(engine, name), settings=used,
-        arms=tuple(reads.search_arms(engine, name)), runs=tuple(runs), scored=found, lengths=lengths,
-        known_sd=_known_sd(engine, runs, found),
+        arms=tuple(known), runs=tuple(runs), scored=found, lengths=lengths,
+        known_sd=_known_sd(engine, runs, known), scan_hours=_scan_hours(engine, runs),
     )  # fmt: skip
 
 
-def _known_sd(engine: Engine, runs: Sequence[Run], found: Mapping[str, Arm]) -> float:
-    """What other runs of the model on these questions scatter by; what is assumed, and chance in the answers, else."""
-    if runs:
-        condition = runs[0].condition
-        known = scatter(history(engine), condition["model"]["path"], condition["data"]["test"])
-        if known.runs:
-            return known.sd
-    points = [score.point for arm in found.values() for score in arm.scored]
-    share = fmean(point.percent for point in points) / 100 if points else 0.5
-    answers = points[0].n if points else 1000
-    return math.hypot(ASSUMED_SD, 100 * math.sqrt(max(share * (1 - share), 0.01) / answers))
+def _scan_hours(engine: Engine, runs: Sequence[Run]) -> float:
+    scans = list(dict.fromkeys(run.waits_for for run in runs if run.waits_for))
+    return math.fsum(gpu_hours(scan) or 0.0 for scan in reads.runs(engine, ids=scans)) if scans else 0.0
+
+
+def _same_questions(one: EvalPoint, other: EvalPoint) -> bool:
+    return (one.questions, one.n, one.samples) == (other.questions, other.n, other.samples)
+
+
+def _known_sd(engine: Engine, runs: Sequence[Run], arms: Sequence[SearchArm]) -> float:
+    """What runs that are not of this search tell of the model on these questions, with what is assumed (one point,
+    and chance in the answers) beside it."""
+    first = next((run for arm in arms for run in runs if run.condition_id == arm.condition_id), None)
+    if first is None:
+        return ASSUMED_SD
+    share, answers = 0.5, int(first.condition["data"]["test_rows"]) * int(first.condition["eval"]["samples"])
+    points = [run.score for run in runs if run.score is not None]
+    if points:
+        share, answers = fmean(p.percent for p in points) / 100, points[0].n
+    assumed = math.hypot(ASSUMED_SD, 100 * math.sqrt(max(share * (1 - share), 0.01) / answers))
+    own = {run.id for run in runs}
+    others = [run for run in history(engine) if run.id not in own]
+    groups = equal_runs(others, first.condition["model"]["path"], first.condition["data"]["test"])
+    return replicate_sd(groups, assumed)

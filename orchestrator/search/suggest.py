@@ -28,6 +28,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRIES = {"tpe": 300, "random": 300, "gp": 5}
 """Suggestions that ``require`` may refuse, by sampler: then TPE is asked instead of GP, which repeats itself and takes
 seconds, and in the end chance."""
+DRAWS = 10_000
+"""Points by chance that ``require`` may refuse before the space counts as exhausted."""
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -68,7 +70,7 @@ def suggest(settings: SearchSettings, trials: Sequence[Told], total: int, attemp
     ``total``: runs of the selection. ``attempt``: another one gives another suggestion.
     """
     if settings.sampler.name == "grid":
-        return _from_grid(settings, trials)
+        return _from_grid(settings, trials, attempt)
     seed = random.Random(f"{settings.seed}/{len(trials)}/{attempt}").randrange(2**31)  # noqa: S311 - repeatable
     name: str = settings.sampler.name
     while True:
@@ -84,8 +86,8 @@ def suggest(settings: SearchSettings, trials: Sequence[Told], total: int, attemp
             break
         name = "tpe"
     chance = random.Random(seed)  # noqa: S311
-    points = (settings.draw(chance) for _ in itertools.count())
-    return next(point for point in points if settings.allows(point))
+    points = (settings.draw(chance) for _ in range(DRAWS))
+    return next((point for point in points if settings.allows(point)), None)
 
 
 def _sampler(settings: SearchSettings, name: str, seed: int, total: int) -> optuna.samplers.BaseSampler:
@@ -119,10 +121,11 @@ def _asked(trial: optuna.Trial, settings: SearchSettings) -> Point:
     return point
 
 
-def _from_grid(settings: SearchSettings, trials: Sequence[Told]) -> Point | None:
+def _from_grid(settings: SearchSettings, trials: Sequence[Told], attempt: int) -> Point | None:
     """Points of the grid in a repeatable order by chance: a budget that ends early has seen all corners of it."""
     every = itertools.product(*(parameter.grid() for parameter in settings.space.values()))
     points = {repr(point): point for values in every if settings.allows(point := settings.present(values))}
     random.Random(settings.seed).shuffle(order := list(points.values()))  # noqa: S311
     tried = {repr(dict(told.point)) for told in trials}
-    return next((point for point in order if repr(point) not in tried), None)
+    untried = [point for point in order if repr(point) not in tried]
+    return untried[attempt] if attempt < len(untried) else None

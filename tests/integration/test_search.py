@@ -43,7 +43,7 @@ title: Written while the disk was full
 found: 2026-01-12
 status: confirmed
 disposition: rerun
-affects: {{evidence: gradient_probe.relative_error, above: 0.1}}
+affects: {{score: rule, is: best}}
 include: [{{run: {run}, because: it was on that machine}}]
 """
 
@@ -82,8 +82,8 @@ def to_the_end(
 def test_a_search_spends_its_budget_and_confirms_on_other_questions_with_fresh_seeds(begin, engine, settings) -> None:
     state = to_the_end(begin(), engine, settings)
     assert len(state.runs) == 20
-    assert [len(state.of_role(role)) for role in ("baseline", "confirmed", "beside")] == [1, 2, 2]
-    confirmation = {arm.condition_id for arm in state.of_role("confirmed", "beside")}
+    assert [len(state.of_role(role)) for role in ("baseline", "plain", "beside", "confirmed")] == [1, 1, 1, 2]
+    confirmation = {arm.condition_id for arm in state.of_role("plain", "confirmed", "beside")}
     for run in state.runs:
         asked, fresh = run.condition["data"]["test"], run.seed >= FRESH_FROM
         assert (asked == "tiny/addition") == fresh == (run.condition_id in confirmation)
@@ -107,7 +107,7 @@ def test_a_better_region_is_found(begin, engine, settings) -> None:
 
 def test_asking_again_records_nothing_twice(begin, engine, settings, write_search) -> None:
     """Another process that begins at any moment decides the same: nothing."""
-    owner = begin()
+    owner = begin(more="parallel: 2")
     for _ in range(6):
         state, order = owner.step()
         assert isinstance(order, Wait)
@@ -156,7 +156,20 @@ def test_a_baseline_that_falls_takes_every_difference_with_it(begin, engine, set
     state, _ = owner.step()
     assert any(trial.values for trial in state.trials)
     mark(next(run.id for run in state.runs if run.condition["aqn"] is None))
-    assert not any(trial.values for trial in owner.state().trials)
+    fallen = owner.state()
+    assert not any(trial.values for trial in fallen.trials)
+    assert "the baseline's run" in fallen.why_void(fallen.trials[0])["1"]
+    state = to_the_end(owner, engine, settings)  # goes on with seeds that the baseline has
+    assert any(trial.values for trial in state.trials)
+    assert all(1 not in trial.values for trial in state.trials)
+    assert state.of_role("confirmed")
+
+
+def test_a_baseline_that_is_always_refuted_ends_the_search_instead_of_its_budget(begin, engine, settings) -> None:
+    state = to_the_end(begin(runs=40), engine, settings, lambda run: "PROVEN" if run.condition["aqn"] else "REFUTED")
+    assert len(state.runs) < 16
+    assert not state.confirming
+    assert answer(state, recorded_answers(engine)) is None
 
 
 def _arm(state: SearchState, number: int):
@@ -192,8 +205,82 @@ def test_another_space_under_the_same_name_is_refused_and_another_budget_goes_on
     with pytest.raises(SpecError, match="began with another space"):
         Owner(engine, load_search(other), _shipped).begin()
     other.write_text(other.read_text().replace("low: 2.0e-3", "low: 1.0e-3").replace("mxfp4", "nvfp4"))
-    with pytest.raises(SpecError, match="began with another set"):
+    with pytest.raises(SpecError, match=r"search.yaml:1: search: light-search began with another conditions"):
         Owner(engine, load_search(other), _shipped).begin()
+
+
+def test_a_sweep_cannot_be_written_over_a_search_nor_a_search_over_a_sweep(begin, engine, submit, write_search) -> None:
+    begin()
+    with pytest.raises(writes.NameTakenError):
+        submit("sweep: light-search\nbase: bases/tiny-cpu.yaml\n")
+    submit("sweep: mine\nbase: bases/tiny-cpu.yaml\n")
+    spec = write_search()
+    spec.write_text(spec.read_text().replace("search: light-search", "search: mine"))
+    with pytest.raises(SpecError, match="mine is a sweep, not a search"):
+        Owner(engine, load_search(spec), _shipped).begin()
+
+
+def test_a_score_without_baseline_may_have_no_noise_in_its_space(engine, settings, write_spec) -> None:
+    """The trial that is the baseline, and those that are presets, are one candidate each."""
+    text = SEARCH.format(runs=24, sampler="grid", more="objective: {maximise: score}")
+    begin, end = text.index("space:"), text.index("replicates:")
+    small = f"{text[:begin]}space: {{aqn: {{choices: [none, standard, high]}}}}\n{text[end:]}".replace(
+        "top: 2", "top: 3"
+    )
+    owner = Owner(engine, load_search(write_spec(small)), _shipped)
+    owner.begin()
+    state = to_the_end(owner, engine, settings)
+    assert not state.of_role("baseline")
+    found = answer(state, recorded_answers(engine))
+    assert found is not None
+    assert [(c.label, c.arm.trial is not None) for c in found.candidates][:2] == [
+        ("no noise", True),
+        ("standard", True),
+    ]
+    assert len(found.candidates) == 3
+
+
+def test_while_the_confirmation_is_under_way_nothing_is_said_and_what_failed_is_named(begin, engine, settings) -> None:
+    owner = begin()
+    while not owner.step()[0].confirming:
+        state = owner.state()
+        finish(engine, settings, [run for run in state.runs if run.state == "queued"][-1])
+    state = owner.state()
+    queued = [run for run in state.runs if run.state == "queued"]
+    finish(engine, settings, queued[-1])
+    early = answer(owner.state(), recorded_answers(engine))
+    assert early is not None
+    assert "under way" in early.sentence
+    bad = next(arm for arm in state.of_role("confirmed"))
+    for run in queued[:-1]:
+        finish(engine, settings, run, "REFUTED" if run.condition_id == bad.condition_id else "PROVEN")
+    found = answer(owner.state(), recorded_answers(engine))
+    assert found is not None
+    assert len(found.without) == 1
+    assert found.without[0] not in found.tied
+    assert f"{found.without[0]}: no score that counts" in found.sentence
+
+
+def test_a_later_search_confirms_with_seeds_that_these_conditions_never_had(
+    begin, engine, settings, write_search
+) -> None:
+    first = to_the_end(begin(), engine, settings)
+    spec = write_search()
+    spec.write_text(spec.read_text().replace("search: light-search", "search: second\nseed: 5"))
+    owner = Owner(engine, load_search(spec), _shipped)
+    owner.begin()
+    second = to_the_end(owner, engine, settings)
+    fresh = [{run.seed for run in state.runs if run.seed >= FRESH_FROM} for state in (first, second)]
+    assert fresh[0] == {1001, 1002}
+    assert not fresh[0] & fresh[1]
+
+
+@pytest.mark.parametrize("also", ["gpu_hours", "response_length"])
+def test_a_second_objective_is_told_and_shown(also: str, begin, engine, settings) -> None:
+    state = to_the_end(begin(more=f"objective: {{also: {also}}}"), engine, settings)
+    told = [state.told(trial) for trial in state.trials if trial.values]
+    assert all(one.values is not None and len(one.values) == 2 for one in told)
+    assert any(trial.cost is not None for trial in state.trials) == (also == "gpu_hours")
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
@@ -214,10 +301,12 @@ def test_a_small_space_is_exhausted_and_what_is_suggested_again_gets_a_seed(
     assert len(selection) <= 12
 
 
-def test_gpu_hours_are_not_overspent(engine, settings, write_search) -> None:
+@pytest.mark.parametrize(("hours", "first", "least"), [(16, 1, 14), (16, 2, 14), (9, 1, 8), (5, 1, 2)])
+def test_gpu_hours_are_not_overspent(hours, first, least, engine, settings, write_search) -> None:
     """Runs here take no time: what they cost, an hour each, is written into their attempts."""
     spec = write_search()
-    spec.write_text(spec.read_text().replace("budget: {runs: 20}", "budget: {gpu_hours: 16}"))
+    spec.write_text(spec.read_text().replace("budget: {runs: 20}", f"budget: {{gpu_hours: {hours}}}"))
+    spec.write_text(spec.read_text().replace("first: 1", f"first: {first}"))
     owner = Owner(engine, load_search(spec), _shipped)
     owner.begin()
     for _ in range(100):
@@ -230,7 +319,8 @@ def test_gpu_hours_are_not_overspent(engine, settings, write_search) -> None:
             mine = update(AttemptRow).where(AttemptRow.run_id == run.id)
             session.execute(mine.values(ended_at=AttemptRow.created_at + 3600))
     assert isinstance(order, Finish)
-    assert 14 <= len(state.runs) <= 16
+    assert least <= len(state.runs) <= hours
+    assert state.confirming == (hours > 5)
 
 
 def test_a_run_that_is_behind_at_equal_steps_is_asked_to_end(begin, engine, settings) -> None:
