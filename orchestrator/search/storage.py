@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import optuna
@@ -31,7 +32,10 @@ def publish(state: SearchState, home: Path) -> None:
             optuna.delete_study(study_name=state.name, storage=storage)
         study = optuna.create_study(study_name=state.name, storage=storage, directions=directions(state.settings))
         goal = state.settings.objective
-        study.set_metric_names([f"{goal.maximise} ({goal.questions} questions)", *([goal.also] if goal.also else [])])
+        names = [f"{goal.maximise} ({goal.questions} questions)", *([goal.also] if goal.also else [])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(names)
         fill(study, state.settings, told)
         study.set_user_attr(DIGEST, digest)
     finally:
