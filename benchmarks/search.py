@@ -219,7 +219,7 @@ def main() -> None:
     )
     print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     with ProcessPoolExecutor() as pool:
-        for questions, height in product((1319, 500), (3.0, 0.0)):
+        for height, questions in product((3.0, 0.0), (1319, 500)):
             for name in methods():
                 jobs = [(name, questions, height, repetition) for repetition in range(repetitions)]
                 found = list(pool.map(repeat, jobs, chunksize=4))
