@@ -14,6 +14,7 @@ import typer
 from experiment_specs.errors import AqnError
 from orchestrator.cli import (
     bugs,
+    cancel,
     claims,
     compare,
     data,
@@ -49,6 +50,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("runs", look.runs),
     ("show", look.show),
     ("logs", look.logs),
+    ("cancel", cancel.cancel),
     ("compare", compare.compare),
     ("eval", evaluate.evaluate),
     ("report", report.report),
