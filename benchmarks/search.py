@@ -5,8 +5,8 @@
 The world: the score of a treatment is a smooth function of sigma_start (a bump in its logarithm), sigma_end and the
 schedule, above or below that without noise. A checkpoint's own luck (its seed) and the choice of questions are added:
 a run shows k of n, k binomial. Compared at equal numbers of runs, all of them counted: the product's own decisions
-(:mod:`orchestrator.search`), random search and plain TPE with one run a trial, which choose the highest score. The
-optimum's place, height and width are drawn anew in every repetition.
+(:mod:`orchestrator.search`), and Optuna's random search and TPE as they come, one run a trial, the highest score chosen.
+The optimum's place and width are drawn anew in every repetition.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import optuna
 
 from experiment_specs.search import Search, load_search, reserved
 from orchestrator.search.answer import spoken_for
 from orchestrator.search.decide import Confirm, NewTrial, Replicate, Rules, Trial, View, next_order
 from orchestrator.search.estimate import Surface, replicate_sd, surface
 from orchestrator.search.space import Told, place, startup
-from orchestrator.search.suggest import suggest
+from orchestrator.search.suggest import asked, suggest
 from orchestrator.statistics.treatments import difference_by_seed, family
 
 SPEC = Path(__file__).resolve().parents[1] / "experiment_specs" / "searches" / "sigma.yaml"
@@ -164,23 +166,30 @@ def look(search: Search, trials: list[Trial], plain: Mapping[int, float], questi
 
 
 def single(search: Search, world: World, seed: int) -> Outcome:
-    """One run a trial, and the highest score is the best; one run without noise says what is gained."""
-    chance, budget = np.random.default_rng(seed), int(search.settings.budget.runs or 0)
-    plain, told = world.run(PLAIN, chance), []
-    for _ in range(budget - 1):
-        point = suggest(search.settings, told, budget - 1)
-        assert point is not None
-        told.append(Told(point, (world.run(world.truth(point), chance),)))
-    pick = max(told, key=lambda t: t.values or ())
-    best = max(world.truth(t.point) for t in told)
-    said = (pick.values or (0.0,))[0] - plain
-    return Outcome(world.truth(pick.point) - PLAIN, said, world.truth(pick.point) < best - CLOSE, said > 0)
+    """What people do: Optuna as it comes, one run a trial, and the highest score is the best; one run without noise
+    says what is gained."""
+    settings, chance = search.settings, np.random.default_rng(seed)
+    kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study = optuna.create_study(direction="maximize", sampler=kinds[settings.sampler.name](seed=seed))
+    plain, tried = world.run(PLAIN, chance), list[tuple[float, Mapping[str, Any]]]()
+    while len(tried) < int(settings.budget.runs or 0) - 1:
+        trial = study.ask()
+        point = asked(trial, settings)
+        if not settings.allows(point):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        tried.append((world.run(world.truth(point), chance), point))
+        study.tell(trial, tried[-1][0])
+    score, pick = max(tried, key=lambda one: one[0])
+    best = max(world.truth(point) for _, point in tried)
+    return Outcome(world.truth(pick) - PLAIN, score - plain, world.truth(pick) < best - CLOSE, score > plain)
 
 
 def _with(search: Search, **settings: Any) -> Search:
     return replace(search, settings=search.settings.model_copy(update=settings))
 
 
+@cache
 def methods() -> dict[str, tuple[Search, Callable[[Search, World, int], Outcome]]]:
     search = load_search(SPEC)
     random_sampler = search.settings.sampler.model_copy(update={"name": "random"})

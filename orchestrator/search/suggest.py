@@ -77,11 +77,11 @@ def suggest(settings: SearchSettings, trials: Sequence[Told], total: int, attemp
         study = optuna.create_study(directions=directions(settings), sampler=_sampler(settings, name, seed, total))
         fill(study, settings, trials)
         for _ in range(TRIES[name]):
-            asked = study.ask()
-            point = _asked(asked, settings)
+            trial = study.ask()
+            point = asked(trial, settings)
             if settings.allows(point):
                 return point
-            study.tell(asked, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL)
         if name != "gp":
             break
         name = "tpe"
@@ -106,7 +106,8 @@ def _sampler(settings: SearchSettings, name: str, seed: int, total: int) -> optu
         )
 
 
-def _asked(trial: optuna.Trial, settings: SearchSettings) -> Point:
+def asked(trial: optuna.Trial, settings: SearchSettings) -> Point:
+    """What a trial of Optuna's suggests for every field that exists."""
     point: Point = {}
     for key, parameter in settings.space.items():
         if not settings.active(point, key):
