@@ -5,7 +5,7 @@
 The world: the score of a treatment is a smooth function of sigma_start (a bump in its logarithm), sigma_end and the
 schedule, above or below that without noise. A checkpoint's own luck (its seed) and the choice of questions are added:
 a run shows k of n, k binomial. Compared at equal numbers of runs, all of them counted: the product's own decisions
-(:mod:`orchestrator.search`), and Optuna's random search and TPE as they come, one run a trial, the highest score chosen.
+(:mod:`orchestrator.search`), and Optuna's random search and TPE as they come: one run a trial, the highest score.
 The optimum's place and width are drawn anew in every repetition.
 """
 
