@@ -92,7 +92,7 @@ def test_an_ended_search_is_shown_again_in_80_columns_with_its_answer_and_pictur
         assert (home() / "reports" / f"light-search-{name}.png").stat().st_size > 5000
     told = json.loads(aqn("search", ended, "--json").stdout)
     assert told["simplest"] == told["best"][0]
-    assert {one["role"] for one in told["confirmed"]} == {"confirmed", "beside"}
+    assert {one["role"] for one in told["confirmed"]} == {"plain", "confirmed", "beside"}
 
 
 def test_the_report_has_the_search_and_the_same_bytes_twice(ended: Path, tmp_path: Path) -> None:
