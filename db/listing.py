@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from db.records import Attempt, Claim, EvalPoint, Link, Mark, Run
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision of the schema. Checked against the migration scripts by a test, so that opening a registry does
 not import Alembic."""
 
@@ -31,7 +31,7 @@ _MARK = tuple(Mark.__dataclass_fields__)
 _RUN = (
     "id", "kind", "waits_for", "label", "condition_id", "seed", "code_version", "state", "verdict", "reasons",
     "priority", "gpus", "plan", "overrides", "score_rule", "created_at", "mlflow_run", "projected_seq",
-    "projected_state", "mark_changes", "cancel",
+    "projected_state", "mark_changes", "cancel", "cancel_at_once", "not_before",
 )  # fmt: skip
 _JSON = {"reasons", "plan", "overrides", "score_rule", "facts", "retry"}
 
@@ -97,20 +97,20 @@ def runs(
     found = [
         dict(zip((*_RUN, "condition"), row, strict=True))
         for row in rows(
-            f"SELECT {_columns('r', _RUN)}, c.body FROM runs r JOIN conditions c ON c.id = r.condition_id {joined} "
+            f"SELECT {columns('r', _RUN)}, c.body FROM runs r JOIN conditions c ON c.id = r.condition_id {joined} "
             f"WHERE {' AND '.join(where)} ORDER BY {order} {most}",
             given.values,
         )
     ]
     listed = [row["id"] for row in found]
-    sweeps, attempts = _sweeps_of(rows, listed), _attempts_of(rows, listed)
+    sweeps, attempts = sweeps_of(rows, listed), attempts_of(rows, listed)
     curves = _curves_of(rows, [tries[-1].id for tries in attempts.values()])
     marked, linked = marks_of(rows, listed), links_of(rows, listed)
     fallen = _on_fallen_runs(rows, [row["id"] for row in found if row["kind"] == "eval"])
     result = []
     for row in found:
         tries = tuple(attempts.get(row["id"], ()))
-        values = _decoded(row) | {"condition": _value(row["condition"])}
+        values = _decoded(row) | {"condition": value_of(row["condition"])}
         result.append(
             Run(
                 **values | {"reasons": tuple(values["reasons"])},
@@ -151,7 +151,7 @@ def claims(
     marked, linked = marks_of(rows, listed), links_of(rows, listed)
     return [
         Claim(
-            id_, file, label, version, condition, recorded, _value(body),
+            id_, file, label, version, condition, recorded, value_of(body),
             tuple(marked.get(id_, ())), tuple(linked.get(id_, ())),
         )
         for id_, file, label, version, condition, recorded, body in found
@@ -166,14 +166,16 @@ def sweep_names(rows: Rows) -> list[str]:
 def conditions(rows: Rows, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Condition id → its body."""
     asked = list(dict.fromkeys(ids))
-    return {row[0]: _value(row[1]) for row in _by_chunk(rows, "SELECT id, body FROM conditions WHERE {}", "id", asked)}
+    return {
+        row[0]: value_of(row[1]) for row in among_chunks(rows, "SELECT id, body FROM conditions WHERE {}", "id", asked)
+    }
 
 
 def marks_of(rows: Rows, subjects: Sequence[str]) -> dict[str, list[Mark]]:
     """Run or claim → its marks, by bug."""
     found: dict[str, list[Mark]] = {}
-    query = f"SELECT {_columns('m', _MARK)} FROM marks m WHERE {{}} ORDER BY m.bug"
-    for row in _by_chunk(rows, query, "m.subject", subjects):
+    query = f"SELECT {columns('m', _MARK)} FROM marks m WHERE {{}} ORDER BY m.bug"
+    for row in among_chunks(rows, query, "m.subject", subjects):
         values = _decoded(dict(zip(_MARK, row, strict=True)))
         found.setdefault(values["subject"], []).append(Mark(**values | {"facts": tuple(values["facts"])}))
     return found
@@ -202,7 +204,7 @@ def links_of(rows: Rows, subjects: Sequence[str]) -> dict[str, list[Link]]:
 def _on_fallen_runs(rows: Rows, evaluations: Sequence[str]) -> set[str]:
     """Evaluations of checkpoints whose training cannot be relied on."""
     query = "SELECT source, target FROM links WHERE kind = 're-evaluation-of' AND {}"
-    evaluated = list(_by_chunk(rows, query, "source", evaluations))
+    evaluated = list(among_chunks(rows, query, "source", evaluations))
     marks = marks_of(rows, list(dict.fromkeys(run for _, run in evaluated)))
     return {
         evaluation
@@ -214,18 +216,18 @@ def _on_fallen_runs(rows: Rows, evaluations: Sequence[str]) -> set[str]:
     }
 
 
-def _sweeps_of(rows: Rows, ids: Sequence[str]) -> dict[str, list[str]]:
+def sweeps_of(rows: Rows, ids: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     query = "SELECT m.run_id, s.name FROM sweep_runs m JOIN sweeps s ON s.id = m.sweep_id WHERE {} ORDER BY s.name"
-    for run_id, name in _by_chunk(rows, query, "m.run_id", ids):
+    for run_id, name in among_chunks(rows, query, "m.run_id", ids):
         found.setdefault(run_id, []).append(name)
     return found
 
 
-def _attempts_of(rows: Rows, ids: Sequence[str]) -> dict[str, list[Attempt]]:
+def attempts_of(rows: Rows, ids: Sequence[str]) -> dict[str, list[Attempt]]:
     found: dict[str, list[Attempt]] = {}
-    query = f"SELECT {_columns('a', _ATTEMPT)} FROM attempts a WHERE {{}} ORDER BY a.number"
-    for row in _by_chunk(rows, query, "a.run_id", ids):
+    query = f"SELECT {columns('a', _ATTEMPT)} FROM attempts a WHERE {{}} ORDER BY a.number"
+    for row in among_chunks(rows, query, "a.run_id", ids):
         attempt = Attempt(**_decoded(dict(zip(_ATTEMPT, row, strict=True))))
         found.setdefault(attempt.run_id, []).append(attempt)
     return found
@@ -236,7 +238,7 @@ def _curves_of(rows: Rows, attempt_ids: Sequence[int]) -> dict[int, list[EvalPoi
     query = (
         "SELECT attempt_id, seq, step, k, n, samples, questions, at FROM evals WHERE {} ORDER BY attempt_id, step, seq"
     )
-    for row in _by_chunk(rows, query, "attempt_id", attempt_ids):
+    for row in among_chunks(rows, query, "attempt_id", attempt_ids):
         found.setdefault(row[0], []).append(EvalPoint(*row[1:]))
     return found
 
@@ -257,21 +259,21 @@ class _Parameters:
         return f"{column} IN ({listed})" if listed else "1 = 0"
 
 
-def _by_chunk(rows: Rows, query: str, column: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def among_chunks(rows: Rows, query: str, column: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Rows of ``query``, whose ``{}`` stands for "this column is one of these values", a chunk of values at a time."""
     for chunk in chunks(values):
         given = _Parameters()
         yield from rows(query.format(given.among(column, chunk)), given.values)
 
 
-def _columns(table: str, names: Iterable[str]) -> str:
+def columns(table: str, names: Iterable[str]) -> str:
     return ", ".join(f"{table}.{name}" for name in names)
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _value(value) if name in _JSON else value for name, value in row.items()}
+    return {name: value_of(value) if name in _JSON else value for name, value in row.items()}
 
 
-def _value(value: Any) -> Any:
+def value_of(value: Any) -> Any:
     """A JSON column's: SQLite keeps text, PostgreSQL's driver has read it already."""
     return json.loads(value) if isinstance(value, str) else value

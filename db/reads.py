@@ -50,6 +50,15 @@ def run(engine: Engine, name: str) -> Run | None:
     return runs(engine, ids=[found])[0] if found else None
 
 
+def run_of_attempt(engine: Engine, attempt_id: int) -> Run:
+    """The run that an attempt is of. Raises LookupError where there is no such attempt."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        run_id = session.scalar(select(AttemptRow.run_id).where(AttemptRow.id == attempt_id))
+    if run_id is None:
+        raise LookupError(f"no attempt {attempt_id}")
+    return runs(engine, ids=[run_id])[0]
+
+
 def conditions_called(engine: Engine, label: str, sweep: str | None = None) -> list[str]:
     """Ids of the conditions whose training runs have this label (in this sweep), the newest run's first."""
     query = select(RunRow.condition_id).where(RunRow.label == label, RunRow.kind == "train")

@@ -133,6 +133,16 @@ class Attempt:
     spool_seq: int
     last_event_at: float | None
     last_step: int
+    asked_to_stop: float | None = None
+    """When its trainer was asked to save a checkpoint and end."""
+    stuck_since: float | None = None
+    """Its last sign of life, where it was found hung."""
+    resumed_step: int | None = None
+    """The step of the checkpoint that it went on from."""
+    halvings: int = 0
+    """How often its micro-batches were halved, after attempts that ran out of memory."""
+    placed: str | None = None
+    """The node that it was given GPUs of."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,10 @@ class Run:
     mark_changes: int = 0
     cancel: str | None = None
     """Why somebody wants it ended."""
+    cancel_at_once: bool | None = None
+    """Without saving a checkpoint first."""
+    not_before: float | None = None
+    """When it may be tried again."""
     sweeps: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     curve: tuple[EvalPoint, ...] = field(default=())

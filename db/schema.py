@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-RUN_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-"""queued: waits for GPUs. running: an attempt is under way. succeeded: an attempt ended well (the verdict is another
-matter). failed: no attempt is left. cancelled: somebody said so."""
-
-ATTEMPT_STATES = ("launching", "running", "succeeded", "failed", "lost")
-"""launching: the row and its token exist, the fleet has been or will be asked. lost: whoever held it is gone."""
 
 VERDICTS = ("PROVEN", "REFUTED", "UNPROVEN")
 
@@ -44,6 +49,17 @@ class SweepRow(Base):
     details: Mapped[dict[str, Any]]
     """Score rule, contrasts, budget: what the spec declared and no run carries."""
     submitted_at: Mapped[float] = mapped_column(Float)
+    paused: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """``why`` nothing of it starts; ``now``: what runs saves a checkpoint and waits too."""
+
+
+class ControlRow(Base):
+    """What somebody wants of the scheduler as a whole; ``drain``: that it starts nothing."""
+
+    __tablename__ = "controls"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    body: Mapped[dict[str, Any]]
+    at: Mapped[float] = mapped_column(Float)
 
 
 class ConditionRow(Base):
@@ -86,6 +102,10 @@ class RunRow(Base):
     """How often a mark of this run changed: MLflow is told of each."""
     cancel: Mapped[str | None] = mapped_column(Text)
     """Why somebody wants it ended; the scheduler ends it."""
+    cancel_at_once: Mapped[bool | None] = mapped_column(Boolean)
+    """Without saving a checkpoint first."""
+    not_before: Mapped[float | None] = mapped_column(Float)
+    """When it may be tried again."""
     __table_args__ = (
         Index("ix_runs_state_priority", "state", "priority", "created_at"),
         Index("ix_runs_condition_seed", "condition_id", "seed"),
@@ -147,6 +167,16 @@ class AttemptRow(Base):
     spool_seq: Mapped[int] = mapped_column(Integer, default=-1)
     last_event_at: Mapped[float | None] = mapped_column(Float)
     last_step: Mapped[int] = mapped_column(Integer, default=0)
+    asked_to_stop: Mapped[float | None] = mapped_column(Float)
+    """When its trainer was asked to save a checkpoint and end."""
+    stuck_since: Mapped[float | None] = mapped_column(Float)
+    """Its last sign of life, once it was found hung: it is ended for that."""
+    resumed_step: Mapped[int | None] = mapped_column(Integer)
+    """The step of the checkpoint that it went on from."""
+    halvings: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How often its micro-batches were halved, after attempts that ran out of memory."""
+    placed: Mapped[str | None] = mapped_column(String(64))
+    """The fleet's id of the node that it was given GPUs of."""
     __table_args__ = (UniqueConstraint("run_id", "number"), Index("ix_attempts_state", "state"))
 
 

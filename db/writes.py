@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 
 from db.bug_reads import marks_of
 from db.bug_writes import Judged, Rules, link, record_facts, replaced, resolve_replaced
-from db.records import NewFacts, SearchArm
+from db.records import NewFacts, Run, SearchArm
 from db.schema import (
     AttemptRow,
     ConditionRow,
+    ControlRow,
     EvalRow,
     EvidenceRow,
     LinkRow,
@@ -34,6 +35,7 @@ from db.schema import (
     TransitionRow,
     VerdictRow,
 )
+from db.states import OPEN, RETRIABLE, check_move
 from experiment_specs.errors import AqnError
 
 
@@ -163,20 +165,73 @@ def _add_runs(session: Session, sweep: SweepRow, submission: Submission, there: 
     return Submitted(tuple(created), tuple(existing), tuple(ordered), tuple(needed))
 
 
-def ask_to_cancel(engine: Engine, wishes: Mapping[str, str]) -> None:
-    """Run → why it is to be ended; the scheduler ends those that are queued or running."""
+def ask_to_cancel(engine: Engine, wishes: Mapping[str, str], *, at_once: bool = False) -> None:
+    """Run → why it is to be ended; the scheduler ends those that are queued or running. ``at_once``: without saving a
+    checkpoint first, also where one had been asked to."""
     with Session(engine) as session, session.begin():
         for run_id, why in wishes.items():
             session.execute(
                 update(RunRow)
-                .where(RunRow.id == run_id, RunRow.state.in_(("queued", "running")), RunRow.cancel.is_(None))
-                .values(cancel=_storable(why))
+                .where(RunRow.id == run_id, RunRow.state.in_(OPEN))
+                .values(cancel=func.coalesce(RunRow.cancel, _storable(why)), cancel_at_once=at_once)
             )
 
 
 def cancel_queued(engine: Engine, run_id: str, why: str) -> None:
     """queued → cancelled."""
     _leave_queue(engine, run_id, "cancelled", why)
+
+
+def pause(engine: Engine, sweep: str, why: str, *, now: bool) -> None:
+    """Nothing of a sweep starts any more; with ``now`` what runs saves a checkpoint and waits too."""
+    with Session(engine) as session, session.begin():
+        values = {"paused": {"why": _storable(why), "now": now, "at": time.time()}}
+        session.execute(update(SweepRow).where(SweepRow.name == sweep).values(**values))
+
+
+def unpause(engine: Engine, sweep: str) -> bool:
+    """False where it was not paused."""
+    with Session(engine) as session, session.begin():
+        found = session.scalar(select(SweepRow).where(SweepRow.name == sweep))
+        if found is None or found.paused is None:
+            return False
+        found.paused = None
+        return True
+
+
+def drain(engine: Engine, why: str, *, now: bool) -> None:
+    """The scheduler starts nothing any more; with ``now`` what runs saves a checkpoint and waits."""
+    with Session(engine) as session, session.begin():
+        session.merge(ControlRow(name="drain", body={"why": _storable(why), "now": now}, at=time.time()))
+
+
+def undrain(engine: Engine) -> bool:
+    """False where nothing was drained."""
+    with Session(engine) as session, session.begin():
+        found = session.get(ControlRow, "drain")
+        if found is not None:
+            session.delete(found)
+        return found is not None
+
+
+def note_stop(engine: Engine, attempt_id: int, token: str) -> None:
+    """Its trainer is asked to save a checkpoint and end."""
+    with Session(engine) as session, session.begin():
+        session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.asked_to_stop.is_(None))
+            .values(asked_to_stop=time.time())
+        )
+
+
+def note_stuck(engine: Engine, attempt_id: int, token: str, since: float) -> None:
+    """It is found hung: this stands before it is ended, so that whoever ends it knows why."""
+    with Session(engine) as session, session.begin():
+        session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.ended_at.is_(None))
+            .values(stuck_since=since)
+        )
 
 
 def request(engine: Engine, new: NewRun, code_version: str, condition_schema: int, *, again: bool = False) -> str:
@@ -258,7 +313,7 @@ def _create_run(session: Session, new: NewRun, submission: Submission, now: floa
         )
     )  # fmt: skip
     session.flush()
-    session.add(TransitionRow(run_id=run_id, before=None, after="queued", why="submitted", at=now))
+    _note_move(session, run_id, None, "queued", "submitted", now)
     return run_id
 
 
@@ -273,13 +328,16 @@ class NewAttempt:
     run_dir: str
 
 
-def begin_attempt(engine: Engine, run_id: str, runs_dir: Path) -> NewAttempt | None:
-    """queued → running with a fresh attempt and token; None where the run is no longer queued."""
+def begin_attempt(engine: Engine, run_id: str, runs_dir: Path, placed: str | None = None) -> NewAttempt | None:
+    """queued → running with a fresh attempt and token; None where the run is no longer queued.
+
+    ``placed``: the node that it gets GPUs of. Micro-batches stay as small as the last attempt needed them.
+    """
     now = time.time()
     with Session(engine) as session, session.begin():
         changed = session.execute(
             update(RunRow).where(RunRow.id == run_id, RunRow.state == "queued").values(
-                state="running", projected_seq=-1, verdict=None, reasons=[]
+                state="running", projected_seq=-1, verdict=None, reasons=[], not_before=None
             )
         )  # fmt: skip
         if changed.rowcount != 1:  # type: ignore[attr-defined]
@@ -287,21 +345,44 @@ def begin_attempt(engine: Engine, run_id: str, runs_dir: Path) -> NewAttempt | N
         number = 1 + (session.scalar(select(func.max(AttemptRow.number)).where(AttemptRow.run_id == run_id)) or 0)
         token = secrets.token_hex(8)
         run_dir = str(runs_dir / run_id / str(number))
-        row = AttemptRow(run_id=run_id, number=number, token=token, state="launching", run_dir=run_dir, created_at=now)
+        last = session.scalar(select(AttemptRow).where(AttemptRow.run_id == run_id, AttemptRow.number == number - 1))
+        row = AttemptRow(
+            run_id=run_id, number=number, token=token, state="launching", run_dir=run_dir, created_at=now,
+            placed=placed, halvings=_halvings_after(last),
+        )  # fmt: skip
         session.add(row)
         session.flush()
-        why = f"attempt {number}"
-        session.add(TransitionRow(run_id=run_id, attempt_id=row.id, before="queued", after="running", why=why, at=now))
+        _note_move(session, run_id, "queued", "running", f"attempt {number}", now, row.id)
         return NewAttempt(row.id, run_id, number, token, run_dir)
 
 
-def mark_started(engine: Engine, attempt_id: int, token: str, node: str, trainer_pid: int) -> bool:
+def _halvings_after(last: AttemptRow | None) -> int:
+    if last is None:
+        return 0
+    return last.halvings + int(bool((last.retry or {}).get("smaller")))
+
+
+def _note_move(  # noqa: PLR0917 - a row
+    session: Session, run_id: str, before: str | None, after: str, why: str, at: float, attempt_id: int | None = None
+) -> None:
+    """The only way in which a run's state changes: by a move that is in the table, and with a line of history."""
+    check_move(before, after)
+    session.add(
+        TransitionRow(run_id=run_id, attempt_id=attempt_id, before=before, after=after, why=_storable(why), at=at)
+    )
+
+
+def mark_started(  # noqa: PLR0917 - what a supervisor says
+    engine: Engine, attempt_id: int, token: str, node: str, trainer_pid: int, placed: str | None = None
+) -> bool:
     """launching → running; False for a ghost."""
     with Session(engine) as session, session.begin():
         changed = session.execute(
             update(AttemptRow)
             .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.ended_at.is_(None))
-            .values(state="running", node=node, trainer_pid=trainer_pid)
+            .values(
+                state="running", node=node, trainer_pid=trainer_pid, placed=func.coalesce(placed, AttemptRow.placed)
+            )
         )
         return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
 
@@ -319,6 +400,7 @@ class Ingested:
     evals: Sequence[dict[str, Any]] = ()
     steps: Sequence[dict[str, Any]] = ()
     evidence: Sequence[dict[str, Any]] = ()
+    resumed_step: int | None = None
 
 
 def record_events(engine: Engine, attempt_id: int, token: str, run_id: str, new: Ingested) -> bool:
@@ -328,7 +410,11 @@ def record_events(engine: Engine, attempt_id: int, token: str, run_id: str, new:
             update(AttemptRow)
             .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.spool_offset == new.since)
             .values(
-                spool_offset=new.offset, spool_seq=new.seq, last_event_at=new.last_event_at, last_step=new.last_step
+                spool_offset=new.offset,
+                spool_seq=new.seq,
+                last_event_at=new.last_event_at,
+                last_step=new.last_step,
+                resumed_step=func.coalesce(new.resumed_step, AttemptRow.resumed_step),
             )
         )
         if changed.rowcount != 1:  # type: ignore[attr-defined]
@@ -364,6 +450,8 @@ class Ending:
     judged: Sequence[Judged] = ()
     rules: Rules = ()
     """The rules that it was judged by."""
+    not_before: float | None = None
+    """When it may be tried again, where it is queued."""
 
 
 def _storable(text: str) -> str:
@@ -385,7 +473,7 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
         )
         if changed.rowcount != 1:  # type: ignore[attr-defined]
             return False
-        values: dict[str, Any] = {"state": ending.run_state}
+        values: dict[str, Any] = {"state": ending.run_state, "not_before": ending.not_before}
         if ending.verdict is not None:
             values |= {"verdict": ending.verdict, "reasons": list(ending.reasons)}
             session.add(
@@ -398,12 +486,7 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
             record_facts(session, ending.facts, ending.judged, ending.rules, "aqn")
         if ending.verdict == "PROVEN":
             resolve_replaced(session, run_id)
-        why = _storable(ending.why)
-        session.add(
-            TransitionRow(
-                run_id=run_id, attempt_id=attempt_id, before="running", after=ending.run_state, why=why, at=now
-            )
-        )
+        _note_move(session, run_id, "running", ending.run_state, ending.why, now, attempt_id)
     return True
 
 
@@ -421,7 +504,7 @@ def _leave_queue(engine: Engine, run_id: str, state: str, why: str) -> None:
             )
         )  # fmt: skip
         if changed.rowcount == 1:  # type: ignore[attr-defined]
-            session.add(TransitionRow(run_id=run_id, before="queued", after=state, why=_storable(why), at=now))
+            _note_move(session, run_id, "queued", state, why, now)
 
 
 def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:
@@ -443,9 +526,12 @@ class Rerun:
     score_rule: dict[str, Any]
     waits_for: str | None = None
     """Of an evaluation: the layer scan that its training run waited for."""
+    linked_as: str | None = None
 
     @property
     def link(self) -> str:
+        if self.linked_as is not None:
+            return self.linked_as
         return "re-evaluation-of" if self.new.kind == "eval" else "supersedes"
 
 
@@ -464,6 +550,33 @@ def rerun(  # noqa: PLR0917 - one call site
                 continue
             made[order.subject] = _make_instead(
                 session, order, bug, code, condition_schema, priority, now + position * 1e-6
+            )
+    return made
+
+
+def retry(engine: Engine, runs: Sequence[Run], code: str, condition_schema: int) -> dict[str, str]:
+    """Make a new run of each, queued, linked and in the same sweeps; it may go on from the old one's checkpoints.
+
+    Old → new, of those made now: one that is tried again already, or was well, is not tried twice.
+    """
+    now = time.time()
+    made: dict[str, str] = {}
+    with Session(engine) as session, session.begin():
+        for position, run in enumerate(runs):
+            again = select(RunRow.id).join(LinkRow, LinkRow.source == RunRow.id).where(
+                LinkRow.kind == "attempt-of", LinkRow.target == run.id,
+                RunRow.state.in_(OPEN) | (RunRow.state == "succeeded"),
+            )  # fmt: skip
+            if run.state not in RETRIABLE or session.scalar(again.limit(1)) is not None:
+                continue
+            before = [*run.plan.get("continues", ()), *(attempt.run_dir for attempt in run.attempts)]
+            new = NewRun(
+                run.label, run.condition_id, run.condition, run.seed, run.plan | {"continues": before}, run.gpus,
+                run.overrides, run.kind,
+            )  # fmt: skip
+            order = Rerun(run.id, new, run.score_rule, run.waits_for, "attempt-of")
+            made[run.id] = _make_instead(
+                session, order, "retried by hand", code, condition_schema, run.priority, now + position * 1e-6
             )
     return made
 

@@ -358,15 +358,27 @@ class ScoreRule(Value):
 
 
 class Resources(Value):
-    """What one run of the sweep holds."""
+    """What one run of the sweep holds, how many of them train at once (as many as fit, if nothing is said), and after
+    how many minutes without a sign of life one counts as hung (if nothing is said: by its own pace)."""
 
     gpus: Positive = 1
+    concurrency: Positive | None = None
+    silence_minutes: Annotated[float, Field(gt=0)] | None = None
 
 
 class Checkpoints(Value):
-    """Which checkpoints a run leaves on disk: its ``last``, its ``best`` eval's, ``all`` evals', or ``none``."""
+    """Which checkpoints a run leaves on disk: its ``last``, its ``best`` eval's, ``all`` evals', or ``none``.
+
+    ``every``: training steps between checkpoints that an interrupted run goes on from (one is on disk at a time);
+    ``eval``: at every eval; ``never``: it begins again.
+    """
 
     keep: Literal["last", "best", "all", "none"] = "last"
+    every: Positive | Literal["eval", "never"] = "eval"
+
+    def steps_between(self, eval_every: int) -> int:
+        """0: none are saved to go on from."""
+        return {"eval": eval_every, "never": 0}[self.every] if isinstance(self.every, str) else self.every
 
 
 class Budget(Value):

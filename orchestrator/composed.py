@@ -87,6 +87,7 @@ def _order(sweep: Sweep, planned: PlannedCondition, seed: int = 0) -> Order:
         gpus=sweep.resources.gpus,
         assets="ASSETS",
         keep=sweep.checkpoints.keep,
+        save_every=sweep.checkpoints.steps_between(planned.condition.eval.every),
         overrides=sweep.overrides,
     )
 

@@ -29,7 +29,7 @@ def pasts(engine: Engine, runs: Sequence[Run]) -> list[Past]:
         attempt, condition = run.attempt, readable(run.condition)
         if attempt is None or attempt.ended_at is None or condition is None or attempt.last_step < run.total_steps:
             continue
-        if attempt.id not in first_steps:
+        if attempt.id not in first_steps or attempt.resumed_step is not None:
             continue
         first = min([first_steps[attempt.id], *(point.at for point in run.curve)])
         found.append(

@@ -29,6 +29,12 @@ def finished_event(run_dir: str) -> dict[str, Any] | None:
     return next((data for data in words if isinstance(data, dict) and {"ok", "error"} <= data.keys()), None)
 
 
+def stopped_at(run_dir: str) -> int | None:
+    """The step of the checkpoint that the trainer saved when it was asked to end; None where it was not, or did not."""
+    events, _ = read_events(run_dir)
+    return next((int(event.data["step"]) for event in events if event.kind == "stopped"), None)
+
+
 def sort_events(events: list[Event], offset: int, attempt: Attempt) -> writes.Ingested:
     """Events by table."""
     fresh = [event for event in events if event.seq > attempt.spool_seq]
@@ -39,6 +45,7 @@ def sort_events(events: list[Event], offset: int, attempt: Attempt) -> writes.In
         offset=offset,
         seq=max((e.seq for e in fresh), default=attempt.spool_seq),
         last_event_at=max((e.at for e in fresh), default=attempt.last_event_at),
+        resumed_step=max((int(e.data["step"]) for e in fresh if e.kind == "resumed"), default=None),
         last_step=max((int(e.data["step"]) for e in steps), default=attempt.last_step),
         evals=[{"seq": e.seq, "at": e.at, **e.data} for e in evals],
         steps=[{"seq": e.seq, "at": e.at, "step": e.data["step"], "metrics": e.data["metrics"]} for e in steps],

@@ -21,7 +21,7 @@ from db import reads, writes
 from db.records import Run
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
-from orchestrator.scheduler.loop import leadership
+from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
 
 ROUND_SECONDS = 5.0
@@ -112,7 +112,7 @@ class Projector:
 def catch_up(settings: Settings, engine: Engine) -> None:
     """Project what a scheduler that was killed left behind; nothing to do where one is running."""
     if reads.needing_projection(engine):
-        with leadership(settings) as leads:
+        with leadership(settings, engine) as leads:
             if leads:
                 Projector(settings, engine).project_all()
 

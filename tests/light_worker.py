@@ -6,9 +6,11 @@ Its behaviour is in ``behaviour.json`` beside the order: how it ends, and at whi
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,8 +18,10 @@ from pathlib import Path
 from experiment_specs.language import TINY_SELECTION
 from experiment_specs.layers import layer_multipliers
 from experiment_specs.schedules import sigma_at
-from workers.events import Spool
-from workers.launch import Order, code_version, read_order
+from workers.checkpoints import due, unneeded
+from workers.events import Spool, read_events
+from workers.launch import STOP_NAME, Order, code_version, read_order
+from workers.resume import find_point, take_over
 
 LINEARS = ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]
 
@@ -88,8 +92,70 @@ def counted(order: Order) -> dict[str, int]:
     return {"aqn/prompts": prompts, "aqn/trajectories": prompts * order.condition["algorithm"]["samples_per_prompt"]}
 
 
+class Checkpoints:
+    """Saved, kept and removed as the trainer does it; a checkpoint is a file with the step in it."""
+
+    def __init__(self, run_dir: Path, order: Order, spool: Spool) -> None:
+        self._run_dir, self._order, self._spool = run_dir, order, spool
+        self._saved: dict[int, Path] = {}
+        for event in read_events(run_dir)[0]:
+            if event.kind == "checkpoint":
+                self._saved[event.data["step"]] = Path(event.data["path"])
+            elif event.kind == "checkpoint_removed":
+                self._saved.pop(event.data["step"])
+
+    def save(self, step: int, *, stopping: bool) -> None:
+        if not (stopping or due(self._order, step)):
+            return
+        folder = self._run_dir / "checkpoints" / f"global_step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "model").write_text(str(step))
+        self._saved[step] = folder
+        files = {"model": hashlib.sha256(str(step).encode()).hexdigest()}
+        self._spool.append("checkpoint", {"step": step, "path": str(folder), "files": files}, durable=True)
+
+    def remove_unneeded(self, ended: int, *, over: bool) -> None:
+        gone = unneeded(self._saved, self._order.keep, self._order.eval_steps, {}, ended=ended, over=over)
+        for step in gone:
+            shutil.rmtree(self._saved.pop(step))
+            self._spool.append("checkpoint_removed", {"step": step, "why": "not to be kept"})
+
+
+def update(spool: Spool, order: Order, step: int) -> None:
+    """What a training step measures."""
+    spool.append("sync", held(step - 1, order))
+    spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
+    spool.append(
+        "gradient_probe",
+        {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "n_eff": 100.0, "swell": 1.0,
+         "input_error": 0.0, "input_n_eff": 100.0, "weight_error": 0.0, "weight_n_eff": 100.0,
+         "input_error_unquantised": 0.1},
+    )  # fmt: skip
+    far = {"block_linears": 0.01, "adapters": 0.0, "other": 0.01}
+    spool.append("moved", {"export": step, "optimiser_steps": step, "optimiser_updates": step} | far)
+
+
+def ends(run_dir: Path, order: Order, step: int, behaviour: dict[str, object]) -> bool:
+    """Is it to end by an error at this step? It waits first, for a file, where that is asked."""
+    if step == behaviour.get("wait_at") and order.attempt <= int(str(behaviour.get("wait_attempts", 99))):
+        while not Path(str(behaviour["until"])).exists() and not (run_dir / STOP_NAME).exists():
+            time.sleep(0.02)
+    if step != behaviour.get("fail_at") or order.attempt > int(str(behaviour.get("fail_attempts", 99))):
+        return False
+    for line in behaviour.get("log", ()):  # type: ignore[attr-defined]
+        print(line, flush=True)  # noqa: T201 - the attempt's log
+    if behaviour.get("with") == "kill":
+        os.kill(os.getpid(), 9)
+    return True
+
+
 def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     spool = Spool(run_dir)
+    point = find_point(order)
+    if point is not None:
+        take_over(run_dir, point, spool)
+    begin = 0 if point is None else point.step
+    checkpoints = Checkpoints(run_dir, order, spool)
     spool.append("started",
         {
             "fingerprints": {"model": "m", "train": "t", "test": "e"}, "attempt": order.attempt,
@@ -108,19 +174,18 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
          "role": "policy"},
     )  # fmt: skip
     still = {"block_linears": 0.0, "adapters": 0.0, "other": 0.0}
-    spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
-    for step in range(order.total_steps + 1):
+    if point is None:
+        spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
+    else:
+        sent = held(begin, order)["weights"]
+        spool.append("exported", {"export": begin, "weights": sent, "used": sent})
+    for step in range(begin + bool(point), order.total_steps + 1):
         if step:
-            spool.append("sync", held(step - 1, order))
-            spool.append("forward_weights", {"export": step - 1, "weights": held(step - 1, order)["weights"]})
-            spool.append(
-                "gradient_probe",
-                {"export": step - 1, "module": LINEARS[0], "output_error": 0.0, "n_eff": 100.0, "swell": 1.0,
-                 "input_error": 0.0, "input_n_eff": 100.0, "weight_error": 0.0, "weight_n_eff": 100.0,
-                 "input_error_unquantised": 0.1},
-            )  # fmt: skip
-            far = {"block_linears": 0.01, "adapters": 0.0, "other": 0.01}
-            spool.append("moved", {"export": step, "optimiser_steps": step, "optimiser_updates": step} | far)
+            update(spool, order, step)
+        stopping = step > 0 and (run_dir / STOP_NAME).exists() and step < order.total_steps
+        if step:
+            checkpoints.remove_unneeded(step - 1, over=False)
+            checkpoints.save(step, stopping=stopping)
         sent = held(step, order)["weights"]
         spool.append("exported", {"export": step, "weights": sent, "used": sent})
         if step in order.eval_steps:
@@ -132,14 +197,16 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             )
         if step:
             spool.append("step", {"step": step, "metrics": {"critic/score/mean": 0.5 + step / 100} | counted(order)})
-        if step == behaviour.get("wait_at"):
-            while not Path(str(behaviour["until"])).exists():
-                time.sleep(0.02)
-        if step == behaviour.get("fail_at") and order.attempt <= int(str(behaviour.get("fail_attempts", 99))):
-            if behaviour.get("with") == "kill":
-                os.kill(os.getpid(), 9)
-            spool.append("finished", {"ok": False, "error": "ValueError: as asked"}, durable=True)
+        if stopping:
+            spool.append("stopped", {"step": step}, durable=True)
+            spool.append("finished", {"ok": False, "error": None}, durable=True)
+            return 0
+        if ends(run_dir, order, step, behaviour):
+            spool.append(
+                "finished", {"ok": False, "error": str(behaviour.get("error", "ValueError: as asked"))}, durable=True
+            )
             return 1
+    checkpoints.remove_unneeded(order.total_steps, over=True)
     spool.append("finished", {"ok": True, "error": None}, durable=True)
     return 0
 

@@ -36,6 +36,8 @@ Kind = Literal[
     "moved",  # how far the parameters are from where they started
     "checkpoint",  # path, step and hashes
     "checkpoint_removed",  # by the policy of what is kept
+    "resumed",  # what comes before is an earlier attempt's past, up to the checkpoint that this one went on from
+    "stopped",  # asked to end, it saved a checkpoint and did; the run can go on from there
     "source",  # an eval's checkpoint: which files were found as they were saved
     "loaded",  # fingerprints of the weights that an eval loaded, taken as the training run took them
     "finished",  # the trainer's own last word
@@ -87,15 +89,16 @@ def read_events(run_dir: str | os.PathLike[str], offset: int = 0) -> tuple[list[
     except FileNotFoundError:
         return [], offset
     end = chunk.rfind(b"\n") + 1
-    return [event for line in chunk[:end].splitlines() if (event := _parse(line))], offset + end
+    return [event for line in chunk[:end].splitlines() if (event := parse(line))], offset + end
 
 
-def _parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> Event | None:
+    """An event, or None for a torn line: its writer was killed before it was acknowledged."""
     try:
         record = json.loads(line)
         return Event(record["seq"], record["kind"], record["at"], record["pid"], record["data"])
     except (ValueError, KeyError, TypeError):
-        return None  # a torn line: its writer was killed before it was acknowledged
+        return None
 
 
 def _last(handle: int) -> tuple[int, bool]:
@@ -106,7 +109,7 @@ def _last(handle: int) -> tuple[int, bool]:
         start = max(0, size - window)
         tail = os.pread(handle, size - start, start)
         for line in reversed(tail.splitlines()):
-            if event := _parse(line):
+            if event := parse(line):
                 return event.seq, not tail.endswith(b"\n")
         if start == 0:
             return -1, bool(tail) and not tail.endswith(b"\n")

@@ -22,6 +22,8 @@ from experiment_specs.language import Condition, HwNoise
 
 ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
+STOP_NAME = "stop"
+"""A file of this name in a run directory asks its trainer to save a checkpoint and end."""
 TOKEN_VARIABLE = "AQN_ATTEMPT_TOKEN"  # noqa: S105 - a variable's name
 RUN_DIR_VARIABLE = "AQN_RUN_DIR"
 TOLD_TO_GO = 143
@@ -65,6 +67,12 @@ class Order:
     """The layer scan that aims the noise: ``run`` that made it, ``model`` fingerprint, and ``errors``,
     relative, by decoder layer."""
 
+    earlier: list[str] = field(default_factory=list)
+    """Directories of the attempts before, the first one first: one of their checkpoints may be gone on from."""
+    save_every: int = 0
+    """Every so many training steps a checkpoint is saved to go on from; 0: none is."""
+    halvings: int = 0
+    """How often micro-batches were halved after running out of memory."""
     source: dict[str, Any] | None = None
     """What an eval evaluates: ``run``, ``step``, ``checkpoint`` folder, SHA-256 of its ``files``, and the ``dtype`` in
     which, and whether ``merged``, the run's own fingerprints of these weights were taken."""

@@ -12,8 +12,11 @@ from experiment_specs.language import Condition
 from workers.launch import Order, attention
 
 
-def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) -> dict[str, Any]:
-    """verl key → value for one attempt. ``files``: where model, train and test data really lie."""
+def overrides(
+    order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool, resume_from: str | None = None
+) -> dict[str, Any]:
+    """verl key → value for one attempt. ``files``: where model, train and test data really lie. ``resume_from``: the
+    folder of the checkpoint to go on from."""
     c = order.typed_condition
     result = {
         **_fixed(run_dir),
@@ -34,7 +37,8 @@ def overrides(order: Order, run_dir: Path, files: dict[str, str], *, cpu: bool) 
             "actor_rollout_ref.model.override_config.attn_implementation": kind,
             "actor_rollout_ref.model.use_remove_padding": False,
         }
-    result |= c.trainer | order.overrides | _evaluated(order)
+    result |= c.trainer | order.overrides | _evaluated(order) | _resumed(resume_from)
+    result |= {key: smaller(int(result[key]), order.halvings) for key in MICRO_BATCHES}
     return result | {"trainer.logger": list(dict.fromkeys(["console", *result["trainer.logger"]]))}
 
 
@@ -49,6 +53,31 @@ def _evaluated(order: Order) -> dict[str, Any]:
         "trainer.val_before_train": True,
         "trainer.save_freq": -1,
     }
+
+
+def _resumed(resume_from: str | None) -> dict[str, Any]:
+    """What was answered at the checkpoint's step is in the past that was taken over."""
+    if resume_from is None:
+        return {}
+    return {
+        "trainer.resume_mode": "resume_path",
+        "trainer.resume_from_path": resume_from,
+        "trainer.val_before_train": False,
+    }
+
+
+MICRO_BATCHES = (
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
+)
+
+
+def smaller(answers: int, halvings: int) -> int:
+    """A micro-batch after running out of memory: the same answers in more portions, which are equal as verl wants
+    them, so the same gradient. The largest divisor of ``answers`` that is at most so many times halved."""
+    most = max(1, answers >> halvings)
+    return max(size for size in range(1, most + 1) if answers % size == 0)
 
 
 def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
@@ -101,7 +130,7 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         "trainer.total_epochs": order.total_steps // (c.data.train_rows // c.batch.prompts) + 2,
         "trainer.test_freq": c.eval.every,
         "trainer.val_before_train": c.eval.before_training,
-        **_checkpoints(order.keep, order.total_steps, c.eval.every),
+        "trainer.save_freq": 1 if order.kind == "train" else -1,  # asked at every step, the trainer decides
     }  # fmt: skip
     if c.lora is not None:
         model = "actor_rollout_ref.model"
@@ -122,12 +151,6 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
             },
         }  # fmt: skip
     return table
-
-
-def _checkpoints(keep: str, total_steps: int, eval_every: int) -> dict[str, Any]:
-    """Saved where they may be kept; which of them is best is known after its eval, and decided by the trainer."""
-    every = {"last": total_steps, "best": eval_every, "all": eval_every, "none": -1}[keep]
-    return {"trainer.save_freq": every, "trainer.max_actor_ckpt_to_keep": 1 if keep == "last" else None}
 
 
 MOST_ANSWERS_AT_ONCE = 128

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_specs.language import TINY_DATA, TINY_MODEL, TINY_PREFIX, TINY_SELECTION, HwNoise
-from workers.events import Spool
+from workers.events import Spool, read_events
 from workers.launch import (
     RUN_DIR_VARIABLE,
     TOKEN_VARIABLE,
@@ -35,6 +35,7 @@ from workers.launch import (
     trainer_environment,
     unsupported,
 )
+from workers.resume import ResumePoint, changed_files, find_point, take_over
 
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt", ".jinja")
 
@@ -56,7 +57,9 @@ def main(run_dir: Path) -> int:
         else:
             _refuse(order, inherited)
             _find_source(order, spool)
-            _train(run_dir, order, spool, scratch)
+            point = _go_on(run_dir, order, spool)
+            if point is None or point.step < order.total_steps:  # else the earlier attempt died after its last step
+                _train(run_dir, order, spool, scratch, point)
     except (SystemExit, KeyboardInterrupt):
         return TOLD_TO_GO  # not this run's own error, and no last word
     except BaseException as error:  # noqa: BLE001 - the last word must be written whatever happened
@@ -65,7 +68,8 @@ def main(run_dir: Path) -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    spool.append("finished", {"ok": True, "error": None}, durable=True)
+    stopped = any(event.kind == "stopped" for event in read_events(run_dir)[0])
+    spool.append("finished", {"ok": not stopped, "error": None}, durable=True)
     return 0
 
 
@@ -91,7 +95,7 @@ def _find_source(order: Order, spool: Spool) -> None:
         return
     folder, files = Path(order.source["checkpoint"]), order.source["files"]
     missing = [name for name in files if not (folder / name).is_file()]
-    changed = [name for name in files if name not in missing and _digest(folder / name) != files[name]]
+    changed = [name for name in changed_files(folder, files) if name not in missing]
     facts = {"run": order.source["run"], "step": order.source["step"], "checkpoint": str(folder)}
     spool.append("source", facts | {"files": len(files), "missing": missing, "changed": changed}, durable=True)
     if missing or changed:
@@ -99,9 +103,13 @@ def _find_source(order: Order, spool: Spool) -> None:
         raise RuntimeError(f"{folder} is not the checkpoint that run {order.source['run']} left: {what}")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _go_on(run_dir: Path, order: Order, spool: Spool) -> ResumePoint | None:
+    """Take over an earlier attempt's past, where one left a checkpoint."""
+    point = find_point(order) if order.kind == "train" else None
+    if point is not None:
+        take_over(run_dir, point, spool)
+        _say(f"going on from step {point.step}, saved in {point.checkpoint}")
+    return point
 
 
 def _scan(order: Order, spool: Spool) -> None:
@@ -114,7 +122,7 @@ def _scan(order: Order, spool: Spool) -> None:
     scan(order, files, _fingerprint(Path(files["model"])), spool)
 
 
-def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
+def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path, point: ResumePoint | None) -> None:
     from omegaconf import OmegaConf
 
     from workers.overrides import overrides
@@ -125,7 +133,9 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path) -> None:
     spool.append("phase", {"name": "assets ready"})
     _check_scan(order, files)
     cpu = not _has_gpu()
-    config = compose(overrides(order, run_dir, files, cpu=cpu))
+    config = compose(
+        overrides(order, run_dir, files, cpu=cpu, resume_from=point.checkpoint if point is not None else None)
+    )
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
     _set_environment(order.plugins, c.hw_noise, cpu=cpu)

@@ -16,7 +16,7 @@ from db.records import Bug, Claim, Run
 from db.writes import NewRun
 from experiment_specs.bug_rules import Point
 from experiment_specs.errors import SpecError
-from experiment_specs.language import CONDITION_SCHEMA, Condition, ScoreRule, scan_of
+from experiment_specs.language import CONDITION_SCHEMA, Checkpoints, Condition, ScoreRule, scan_of
 from orchestrator.bugs.engine import ROOT, contains, parsed
 from orchestrator.evaluation import order, score_rule
 from orchestrator.history import history, pasts
@@ -120,9 +120,10 @@ def _of_claim(claim: Claim, conditions: dict[str, dict[str, Any]], seed: int) ->
         return replace(base, problem="nobody wrote down its condition")
     steps = plan_steps(condition)
     how = claim.body.get("resources", {})
+    kept = Checkpoints(keep=how.get("keep", "last"))
     plan = {
         "total_steps": steps.total, "steps_per_epoch": steps.per_epoch, "eval_steps": list(steps.evals),
-        "keep": how.get("keep", "last"),
+        "keep": kept.keep, "save_every": kept.steps_between(condition.eval.every),
     }  # fmt: skip
     new = _new_run(claim.label, condition, seed, plan, int(how.get("gpus", 1)), how.get("overrides", {}))
     note = f"its seed was not told; {seed} is taken"

@@ -34,7 +34,7 @@ def status(as_json: Json = False) -> None:
 
     from db import reads
     from orchestrator.fleet.head import current
-    from orchestrator.scheduler.loop import leadership
+    from orchestrator.scheduler.leadership import leadership
     from orchestrator.settings import load_settings
 
     settings = load_settings()
@@ -42,7 +42,7 @@ def status(as_json: Json = False) -> None:
     counts = reads.state_counts(engine)
     active = reads.runs(engine, states=("running", "queued"), kinds=("train", "scan", "eval"))
     head = current(settings)
-    with leadership(settings) as free:
+    with leadership(settings, engine) as free:
         scheduled = not free
     if as_json:
         from orchestrator.runs_json import run_as_json
@@ -159,7 +159,7 @@ def _as_json(engine: Engine, run: Run) -> dict[str, Any]:
             {
                 "number": a.number, "state": a.state, "node": a.node, "trainer_pid": a.trainer_pid,
                 "started": a.created_at, "ended": a.ended_at, "exit": a.exit_code, "retry": a.retry,
-                "run_dir": a.run_dir,
+                "resumed_from_step": a.resumed_step, "micro_batches_halved": a.halvings, "run_dir": a.run_dir,
             }
             for a in run.attempts
         ],
@@ -179,7 +179,7 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     from db import reads
     from orchestrator.cli.evidence_view import condition_table, evidence_table
     from orchestrator.cli.overlay_view import print_overlay
-    from orchestrator.cli.render import clock, curve_lines, verdict_text
+    from orchestrator.cli.render import attempt_lines, clock, curve_lines, verdict_text
     from orchestrator.counts import counts_of
     from orchestrator.numbers import percent_with_interval
 
@@ -206,7 +206,8 @@ def _print_run(screen: Console, engine: Engine, run: Run, history: list[tuple[fl
     for at, before, after, why in history:
         screen.print(Text(f"  {clock(at)}  {before or '–'} → {after}: {why}"), soft_wrap=True)
     for attempt in run.attempts:
-        screen.print(Text(f"  attempt {attempt.number}: {attempt.run_dir}"), soft_wrap=True)
+        for text in attempt_lines(attempt):
+            screen.print(Text(text), soft_wrap=True)
 
 
 def logs(

@@ -14,7 +14,6 @@ import typer
 from experiment_specs.errors import AqnError
 from orchestrator.cli import (
     bugs,
-    cancel,
     claims,
     compare,
     data,
@@ -29,6 +28,7 @@ from orchestrator.cli import (
     search,
     services,
     spec,
+    steer,
     submit,
 )
 
@@ -44,13 +44,18 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("init", spec.init),
     ("plan", plan.plan),
     ("submit", submit.submit),
+    ("serve", steer.serve),
     ("search", search.search),
     ("scan", scan.scan),
     ("status", look.status),
     ("runs", look.runs),
     ("show", look.show),
     ("logs", look.logs),
-    ("cancel", cancel.cancel),
+    ("cancel", steer.cancel),
+    ("retry", steer.retry),
+    ("pause", steer.pause),
+    ("resume", steer.resume),
+    ("drain", steer.drain),
     ("compare", compare.compare),
     ("eval", evaluate.evaluate),
     ("report", report.report),

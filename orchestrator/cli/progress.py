@@ -39,6 +39,7 @@ class Progress:
         self._pace = Pace()
         self._said: dict[str, str] = {}
         self._live: object = None
+        self._last: list[Run] = []
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stdout.isatty():
@@ -59,11 +60,16 @@ class Progress:
     def show(self, runs: list[Run], note: str) -> None:
         from rich.live import Live
 
+        self._last = runs
         if isinstance(self._live, Live):
             now = time.time()
             self._live.update(progress_table(runs, {r.id: self._pace.seconds_left(r, now) for r in runs}, note))
         elif not self._quiet:
             self._say(runs, note)
+
+    def note(self, text: str) -> None:
+        """A remark beside what was shown last."""
+        self.show(self._last, text)
 
     def _say(self, runs: list[Run], note: str) -> None:
         for run in runs:

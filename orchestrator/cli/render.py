@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from db.records import Claim, EvalPoint, Run
+from db.records import Attempt, Claim, EvalPoint, Run
 from orchestrator.numbers import percent_with_interval
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -186,3 +186,23 @@ def runs_table(runs: Sequence[Run]) -> RenderableType:
 
 def clock(at: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else ""
+
+
+def attempt_lines(attempt: Attempt) -> list[str]:
+    """An attempt, where it was, and the retry decision with what decided it."""
+    facts = [attempt.state]
+    if attempt.exit_code is not None:
+        facts.append(f"exit code {attempt.exit_code}")
+    if attempt.node:
+        facts.append(f"on {attempt.node}")
+    if attempt.resumed_step is not None:
+        facts.append(f"went on from step {attempt.resumed_step}")
+    if attempt.halvings:
+        facts.append(f"micro-batches halved {attempt.halvings} time{'s' * (attempt.halvings > 1)}")
+    lines = [f"  attempt {attempt.number}: {', '.join(facts)}", f"    {attempt.run_dir}"]
+    if attempt.retry and "cause" in attempt.retry:
+        retry = attempt.retry
+        wait = f", after {retry['wait']:.0f} s" if retry["again"] and retry["wait"] else ""
+        lines.append(f"    {retry['cause']}: {retry['line']}")
+        lines.append(f"    {'tried again' if retry['again'] else 'not tried again'}{wait}: {retry['rule']}")
+    return lines

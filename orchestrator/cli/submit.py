@@ -15,16 +15,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from db.records import Run
-    from orchestrator.cli.progress import Progress
     from orchestrator.settings import Settings
-
-TICK_SECONDS = 1.0
-TERMINAL = ("succeeded", "failed", "cancelled")
 
 
 def submit(
     spec: Spec,
     again: Annotated[bool, typer.Option("--again", help="Run everything anew, also what is done.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Record it and leave it to `aqn serve`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a sweep to its end. Interrupted or killed, it goes on where it was when called again."""
@@ -40,6 +37,9 @@ def submit(
     submitted = record(engine, planned, again=again)
     if not as_json:
         typer.echo(_summary(planned.sweep.name, len(submitted.created), len(submitted.existing)))
+    if detach:
+        _left(settings, engine, list(submitted.all), as_json=as_json)
+        return
     try:
         follow(settings, engine, [*submitted.needed, *submitted.all], quiet=as_json)
     except KeyboardInterrupt:
@@ -49,6 +49,20 @@ def submit(
         )
         raise typer.Exit(130) from None
     _finish(settings, engine, planned.sweep.name, list(submitted.all), as_json=as_json)
+
+
+def _left(settings: Settings, engine: Engine, ids: list[str], *, as_json: bool) -> None:
+    from db import reads
+    from orchestrator.runs_json import run_as_json
+    from orchestrator.scheduler.leadership import leadership
+
+    with leadership(settings, engine) as free:
+        scheduled = not free
+    if as_json:
+        print_json([run_as_json(run, curves=True) for run in reads.runs(engine, ids=ids)])
+    else:
+        who = "an aqn process schedules already" if scheduled else "nobody schedules yet: `aqn serve` does"
+        typer.echo(f"recorded, not waited for; {who}. `aqn status` shows how far they are")
 
 
 def _summary(name: str, created: int, existing: int) -> str:
@@ -69,6 +83,7 @@ class Watched:
 def follow(settings: Settings, engine: Engine, ids: list[str], *, quiet: bool) -> None:
     """Lead, or watch whoever leads, until all runs are over."""
     from db import reads
+    from db.states import TERMINAL
 
     def watched() -> Watched:
         runs = reads.runs(engine, ids=ids)
@@ -81,48 +96,30 @@ def follow_while(settings: Settings, engine: Engine, watched: Callable[[], Watch
     """Lead, or watch whoever leads, until ``watched``, which is asked again and again, says that all is over."""
     import time
 
-    from orchestrator.cli.progress import Progress
-    from orchestrator.scheduler.loop import leadership
+    from sqlalchemy.exc import OperationalError
 
-    progress = Progress(quiet=quiet)
-    with progress:
+    from orchestrator.cli.progress import Progress
+    from orchestrator.scheduler.lead import TICK_SECONDS, lead
+    from orchestrator.scheduler.leadership import leadership
+
+    with Progress(quiet=quiet) as progress:
+
+        def over(note: str) -> bool:
+            try:
+                now = watched()
+            except OperationalError as error:
+                progress.note(f"the registry cannot be read just now ({str(error.orig).splitlines()[0]})")
+                return False
+            progress.show(now.runs, note or now.note)
+            return now.over
+
         while not (now := watched()).over:
-            with leadership(settings) as leads:
+            with leadership(settings, engine) as leads:
                 if leads:
-                    _lead(settings, engine, watched, progress)
+                    lead(settings, engine, leads, over)
                 else:
                     progress.show(now.runs, now.note or "another aqn process schedules; watching")
                     time.sleep(TICK_SECONDS)
-
-
-def _lead(settings: Settings, engine: Engine, watched: Callable[[], Watched], progress: Progress) -> None:
-    """Schedule until all is over: fleet, loop, MLflow."""
-    import time
-
-    from orchestrator.fleet.head import address
-    from orchestrator.mlflow_projector import Projector, ProjectorThread
-    from orchestrator.scheduler.loop import Scheduler
-
-    progress.show(watched().runs, "starting the fleet")
-    where = address(settings)
-    from orchestrator.fleet.ray_fleet import RayFleet  # Ray reads its environment when it is imported
-
-    fleet = RayFleet(where)
-    projector = ProjectorThread(Projector(settings, engine))
-    projector.start()
-    try:
-        scheduler = Scheduler(settings, engine, fleet)
-        total = fleet.total_gpus()
-        while not (now := watched()).over:
-            too_large = [run.label for run in now.runs if run.gpus > total]
-            note = f"waits for more GPUs than the fleet's {total}: {', '.join(too_large)}" if too_large else now.note
-            progress.show(now.runs, note or (f"MLflow: {projector.error}" if projector.error else ""))
-            if not scheduler.tick():
-                time.sleep(TICK_SECONDS)
-        progress.show(now.runs, "")
-    finally:
-        projector.close()
-        fleet.close()
 
 
 def project_the_rest(settings: Settings, engine: Engine) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from db.records import Attempt
 from orchestrator.fleet.head import FleetError
 from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes
+from orchestrator.scheduler.decide import Node
 from workers.launch import trainer_command
 
 NAMESPACE = "aqn"
 ANSWER_SECONDS = 5.0
 """A supervisor that takes longer (it may wait for its GPUs, or be ending processes) is unknown until the next tick."""
+CAPTURE_SECONDS = 300.0
+"""For the stacks of a few dozen processes."""
 
 
 class RayFleet:
@@ -39,16 +45,29 @@ class RayFleet:
         """Leave the cluster; supervisors stay."""
         ray.shutdown()
 
-    def total_gpus(self) -> int:
-        return int(ray.cluster_resources().get("GPU", 0))
+    def alive(self) -> bool:
+        """Does the cluster's control store listen? Asked of its port, because Ray itself would wait for it, and end
+        this process after a minute of waiting."""
+        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS):
+                return True
+        except OSError:
+            return False
+
+    def nodes(self) -> list[Node]:
+        return [
+            Node(str(node["NodeID"]), int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]
+        ]
 
     def launch(self, attempt: Attempt, gpus: int) -> None:
         """Ask for the attempt's placement group and supervisor, or find those that are there. Waits for neither: the
         GPUs may still be held by something that this registry does not know."""
         name = _name(attempt)
         group = _group(name) or placement_group(
-            [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached"
-        )
+            [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached",
+            _soft_target_node_id=attempt.placed,
+        )  # fmt: skip
         (
             ray.remote(Supervisor)
             .options(
@@ -58,17 +77,27 @@ class RayFleet:
             .remote(attempt.run_dir, attempt.token, self._command(Path(attempt.run_dir)))
         )  # fmt: skip
 
-    def observe(self, attempt: Attempt) -> Observation:
-        try:
+    def observe(self, attempts: Sequence[Attempt]) -> dict[int, Observation]:
+        """All supervisors are asked at once."""
+        found: dict[int, Observation] = {}
+        asked = {}
+        for attempt in attempts:
+            try:
+                supervisor = ray.get_actor(_name(attempt), namespace=NAMESPACE)
+            except ValueError:
+                found[attempt.id] = Observation("dead")
+            else:
+                asked[supervisor.status.remote()] = attempt.id
+        if asked:
+            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+            found |= {asked[answer]: _answer(answer) for answer in ready}
+            found |= {asked[answer]: Observation("unknown") for answer in late}
+        return found
+
+    def capture(self, attempt: Attempt) -> None:
+        with suppress(ValueError, GetTimeoutError, RayActorError):  # what cannot be asked is ended without
             supervisor = ray.get_actor(_name(attempt), namespace=NAMESPACE)
-        except ValueError:
-            return Observation("dead")
-        try:
-            return Observation("alive", ray.get(supervisor.status.remote(), timeout=ANSWER_SECONDS))
-        except (GetTimeoutError, ActorUnavailableError):  # the latter passes, though it is a kind of actor error
-            return Observation("unknown")
-        except RayActorError:
-            return Observation("dead")
+            ray.get(supervisor.capture.remote(), timeout=CAPTURE_SECONDS)
 
     def release(self, attempt: Attempt) -> None:
         """End what is left of an attempt and give its GPUs back. The trainer's processes go first."""
@@ -76,15 +105,40 @@ class RayFleet:
         try:
             supervisor = ray.get_actor(name, namespace=NAMESPACE)
         except ValueError:
-            end_processes(attempt.token)  # nobody watches over them any more
+            _end_orphans(attempt)  # nobody watches over them any more
         else:
             try:
                 ray.get(supervisor.stop.remote(), timeout=60)
             except (GetTimeoutError, RayActorError):
-                end_processes(attempt.token)
+                _end_orphans(attempt)
             ray.kill(supervisor)
         if (group := _group(name)) is not None:
             remove_placement_group(group)
+
+
+def _answer(answer: Any) -> Observation:
+    try:
+        return Observation("alive", ray.get(answer))
+    except (GetTimeoutError, ActorUnavailableError):  # the latter passes, though it is a kind of actor error
+        return Observation("unknown")
+    except RayActorError:
+        return Observation("dead")
+
+
+def _end_orphans(attempt: Attempt) -> None:
+    """End what an attempt left running, on the machine where it ran; one that is gone took its processes along."""
+    here = ray.get_runtime_context().get_node_id()
+    if attempt.placed is None or attempt.placed == here:
+        end_processes(attempt.token)
+        return
+    there = {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
+    if attempt.placed not in there:
+        end_processes(attempt.token)  # a raylet alone may have died, and this machine is one that can be looked at
+        return
+    strategy = NodeAffinitySchedulingStrategy(attempt.placed, soft=False)
+    with suppress(GetTimeoutError, RayError):
+        task = ray.remote(end_processes).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
+        ray.get(task.remote(attempt.token), timeout=60)
 
 
 def _name(attempt: Attempt) -> str:

@@ -6,59 +6,45 @@ can be asked twice. The process may die between any two lines.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError
 
-from db import reads, writes
-from db.bug_writes import MovedOnError
+from db import reads, steering, writes
 from db.records import Attempt, Run
-from experiment_specs.language import Scan
-from orchestrator.bugs.engine import TRIES, judged_at_the_end
-from orchestrator.evaluation import planned, saved, scan_for
+from db.steering import OpenRun
+from experiment_specs.faults import fault_point
+from orchestrator.evaluation import scan_for
 from orchestrator.fleet.interface import Fleet, Observation
-from orchestrator.ingest import finished_event, pull
+from orchestrator.ingest import finished_event, pull, stopped_at
 from orchestrator.measured import measured
 from orchestrator.scheduler.decide import (
     Action,
-    Active,
+    AskToStop,
     Cancel,
     Conclude,
+    EndStopped,
+    EndStuck,
     GiveUp,
     Launch,
-    Needs,
     Snapshot,
-    Waiting,
     decide,
 )
-from orchestrator.scheduler.retry import Ended, decide_retry
+from orchestrator.scheduler.ending import Over, conclude, divisible, end_judged, log_tail, verdict_of
+from orchestrator.scheduler.prices import Prices
+from orchestrator.scheduler.snapshot import Eyes, take_snapshot
 from orchestrator.settings import Settings
-from orchestrator.verdict import PROVEN, UNPROVEN, Measured, Verdict, judge, judge_scan
-from orchestrator.verdict.evaluation import judge_eval
-from workers.launch import Order, plugins, write_order
+from workers.events import SPOOL_NAME
+from workers.launch import STOP_NAME, Order, plugins, write_order
 
-KINDS = ("train", "scan", "eval")
 SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError, DataError)
 """What reading a malformed event can raise. A locked database or a full disk is not among them: those pass."""
-
-
-@contextmanager
-def leadership(settings: Settings) -> Iterator[bool]:
-    """True for the one process that schedules for this home; the lock goes with the process, however it ends."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with settings.leader_lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 class Scheduler:
@@ -66,45 +52,64 @@ class Scheduler:
 
     def __init__(self, settings: Settings, engine: Engine, fleet: Fleet) -> None:
         self._settings, self._engine, self._fleet = settings, engine, fleet
+        self._eyes, self._prices = Eyes(), Prices(engine)
+        self.snapshot: Snapshot | None = None
+        """What the last tick was decided on."""
+        self.notes: dict[str, str] = {}
+        """Run → what its supervisor waits for."""
+        self.news = False
+        """Did the last tick read anything new in a spool?"""
 
     def tick(self) -> list[Action]:
-        """One round: look, decide, act, read the spools. Returns what was done."""
-        runs = reads.runs(self._engine, states=("queued", "running"), kinds=KINDS)
-        running = [run for run in runs if run.state == "running" and run.attempt is not None]
-        observations = {run.id: self._fleet.observe(run.attempt) for run in running if run.attempt}
-        snapshot = Snapshot(
-            waiting=[
-                Waiting(r.id, r.gpus, r.priority, r.created_at, self._needs(r), r.cancel is not None)
-                for r in runs
-                if r.state == "queued"
-            ],
-            active=[_active(run, run.attempt, observations[run.id]) for run in running if run.attempt],
-            total_gpus=self._fleet.total_gpus(),
-        )
-        for run in running:
-            self._note_start(run, observations[run.id])
-            if run.attempt:
-                self._pull(run, run.attempt)
+        """One round: look, read the spools, decide, act. Returns what was done."""
+        runs = steering.open_runs(self._engine)
+        attempts = [run.attempt for run in runs if run.attempt is not None]
+        seen = self._fleet.observe(attempts)
+        for attempt in attempts:
+            self._note_start(attempt, seen[attempt.id])
+        self.news = any(self._pull(attempt) for attempt in attempts)
+        if self.news:
+            runs = [run for run in steering.open_runs(self._engine) if run.attempt is None or run.attempt.id in seen]
+        self.notes = {a.run_id: s.note for a in attempts if (s := seen[a.id].status) is not None and s.note}
+        snapshot = take_snapshot(self._engine, runs, seen, self._fleet.nodes(), self._eyes, self._prices)
+        self.snapshot = snapshot
         actions = decide(snapshot)
-        by_attempt = {run.attempt.id: run for run in running if run.attempt}
+        by_attempt = {run.attempt.id: run for run in runs if run.attempt is not None}
         for action in actions:
+            fault_point("scheduler.before-action")
             if isinstance(action, Launch):
-                self._launch(action.run_id)
+                self._launch(action)
             elif isinstance(action, GiveUp):
                 self._give_up(action.run_id)
             elif isinstance(action, Cancel):
                 self._cancel(next(run for run in runs if run.id == action.run_id))
             else:
-                self._conclude(by_attempt[action.attempt_id], action)
+                self._of_attempt(by_attempt[action.attempt_id], action)
+            fault_point("scheduler.after-action")
         return actions
 
-    def _needs(self, run: Run) -> Needs:
-        if run.waits_for is None:
-            return "nothing"
-        first = reads.runs(self._engine, ids=[run.waits_for])[0]
-        if first.state in ("queued", "running"):
-            return "a run under way"
-        return "nothing" if first.verdict == PROVEN else "a run that failed"
+    def _of_attempt(self, run: OpenRun, action: Conclude | AskToStop | EndStopped | EndStuck) -> None:
+        attempt = run.attempt
+        assert attempt is not None  # noqa: S101 - decided on this attempt
+        if isinstance(action, AskToStop):
+            self._ask_to_stop(attempt)
+        elif isinstance(action, EndStopped):
+            self._conclude(attempt, Over(forced=True))
+        elif isinstance(action, EndStuck):
+            since = attempt.stuck_since or time.time() - action.silence
+            writes.note_stuck(self._engine, attempt.id, attempt.token, since)
+            fault_point("scheduler.stuck-noted")
+            self._fleet.capture(attempt)
+            self._conclude(attempt, Over(stuck=time.time() - since))
+        else:
+            stuck = None if attempt.stuck_since is None else time.time() - attempt.stuck_since
+            self._conclude(attempt, Over(exit_code=action.exit_code, stuck=stuck))
+
+    def _ask_to_stop(self, attempt: Attempt) -> None:
+        with suppress(FileNotFoundError):  # launching, and nothing is there yet that could be asked
+            (Path(attempt.run_dir) / STOP_NAME).touch()
+        fault_point("scheduler.stop-asked")
+        writes.note_stop(self._engine, attempt.id, attempt.token)
 
     def _give_up(self, run_id: str) -> None:
         run = reads.runs(self._engine, ids=[run_id])[0]
@@ -112,135 +117,70 @@ class Scheduler:
         why = "; ".join(first.reasons) or first.state
         writes.give_up(self._engine, run_id, f"it needs {first.label} (run {first.id}), which failed: {why}")
 
-    def _cancel(self, run: Run) -> None:
-        why = str(run.cancel)
-        if run.state == "queued" or run.attempt is None:
-            writes.cancel_queued(self._engine, run.id, why)
-            return
-        self._fleet.release(run.attempt)
-        attempt = reads.runs(self._engine, ids=[run.id])[0].attempt or run.attempt
-        with suppress(*SPOOL_ERRORS):
-            pull(self._engine, attempt)
-        ending = writes.Ending(
-            attempt_state="lost", run_state="cancelled", why=why, verdict="UNPROVEN", reasons=(f"cancelled: {why}",)
-        )
-        facts = measured(self._engine, attempt.id)
-        end_judged(self._engine, reads.runs(self._engine, ids=[run.id])[0], ending, facts)
+    def _cancel(self, run: OpenRun) -> None:
+        if run.attempt is None:
+            writes.cancel_queued(self._engine, run.id, str(run.cancel))
+        else:
+            self._conclude(run.attempt, Over())
 
-    def _pull(self, run: Run, attempt: Attempt) -> None:
-        """Read on in a spool; one that cannot be understood ends its own run and no other."""
+    def _pull(self, attempt: Attempt) -> bool:
+        """Read on in a spool: was there anything? One that cannot be understood ends its own run and no other."""
         try:
-            pull(self._engine, attempt)
+            if (Path(attempt.run_dir) / SPOOL_NAME).stat().st_size == attempt.spool_offset:
+                return False
+        except OSError:
+            return False
+        try:
+            return bool(pull(self._engine, attempt))
         except SPOOL_ERRORS:
-            self._conclude(run, Conclude(attempt.id, None))
+            self._conclude(attempt, Over())
+            return True
 
-    def _launch(self, run_id: str) -> None:
+    def _launch(self, action: Launch) -> None:
         """Row and token, then the order, then the fleet. An attempt that dies in between is concluded as lost."""
-        if writes.begin_attempt(self._engine, run_id, self._settings.runs) is None:
+        begun = writes.begin_attempt(self._engine, action.run_id, self._settings.runs, action.node)
+        fault_point("scheduler.attempt-begun")
+        if begun is None:
             return
-        run = reads.runs(self._engine, ids=[run_id])[0]
+        run = reads.runs(self._engine, ids=[action.run_id])[0]
         attempt = run.attempts[-1]
         write_order(Path(attempt.run_dir), _order(run, attempt, self._settings, scan_for(self._engine, run)))
+        fault_point("scheduler.order-written")
         self._fleet.launch(attempt, run.gpus)
+        fault_point("scheduler.launched")
 
-    def _note_start(self, run: Run, seen: Observation) -> None:
+    def _note_start(self, attempt: Attempt, seen: Observation) -> None:
         """launching → running, once the fleet has been seen to run it."""
-        if run.attempt and run.attempt.state == "launching" and seen.status is not None:
-            writes.mark_started(self._engine, run.attempt.id, run.attempt.token, seen.status.node, seen.status.pid)
+        status = seen.status
+        if attempt.state == "launching" and status is not None and status.pid:
+            writes.mark_started(self._engine, attempt.id, attempt.token, status.node, status.pid, status.node_id)
+            fault_point("scheduler.start-noted")
 
-    def _conclude(self, run: Run, action: Conclude) -> None:
-        attempt = run.attempt
-        assert attempt is not None  # noqa: S101 - decided on this attempt
-        last_word = finished_event(attempt.run_dir)  # before we end anything: what is said under SIGTERM is not its own
+    def _conclude(self, attempt: Attempt, over: Over) -> None:
+        word = finished_event(attempt.run_dir)  # before we end anything: what is said under SIGTERM is not its own
+        fault_point("scheduler.before-release")
         self._fleet.release(attempt)  # nothing writes to the spool from here on
-        attempt = reads.runs(self._engine, ids=[run.id])[0].attempt or attempt
+        fault_point("scheduler.released")
+        run = reads.runs(self._engine, ids=[attempt.run_id])[0]
+        if not run.attempts or run.attempts[-1].id != attempt.id:
+            return  # somebody else ended it, and the run goes on
         try:
-            pull(self._engine, attempt)
+            pull(self._engine, run.attempts[-1])
         except SPOOL_ERRORS as error:
-            last_word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
+            word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
+        fault_point("scheduler.last-events-stored")
         facts = measured(self._engine, attempt.id)
-        verdict = self._judge(run, facts) if last_word is not None and last_word["ok"] else None
-        ending = conclude(run, verdict, last_word, action.exit_code)
-        end_judged(self._engine, reads.runs(self._engine, ids=[run.id])[0], ending, facts)
-
-    def _judge(self, run: Run, facts: list[Measured]) -> Verdict:
-        """Evidence that cannot be understood, of other code perhaps, leaves its own run unproven and stops no other."""
-        try:
-            return judge_run(self._engine, run, facts)
-        except (OperationalError, OSError):
-            raise  # a locked database, a full disk: those pass
-        except Exception as error:  # noqa: BLE001
-            return Verdict(UNPROVEN, (f"its evidence cannot be read: {type(error).__name__}: {error}",))
-
-
-def end_judged(engine: Engine, run: Run, ending: writes.Ending, facts: list[Measured]) -> bool:
-    """End an attempt; a run that is over with it is judged by the bug rules that stand, in the same transaction."""
-    attempt = run.attempts[-1]
-    for _ in range(TRIES):
-        judged = ending
-        if ending.run_state in ("succeeded", "failed", "cancelled") and run.kind == "train":
-            new, by_rule, rules = judged_at_the_end(engine, run, ending.run_state, ending.verdict, facts)
-            judged = replace(ending, facts=new, judged=by_rule, rules=rules)
-        try:
-            return writes.end_attempt(engine, attempt.id, attempt.token, run.id, judged)
-        except MovedOnError:
-            continue
-    raise RuntimeError("bug rules change faster than a run can be judged")  # pragma: no cover - twenty in a row
-
-
-def conclude(
-    run: Run, verdict: Verdict | None, finished: dict[str, Any] | None, exit_code: int | None
-) -> writes.Ending:
-    """How an attempt that is over is entered. Its own last word counts more than an exit code nobody saw.
-
-    ``verdict``: what the evidence says of an attempt that came to its end.
-    """
-    attempt = run.attempts[-1]
-    if verdict is not None:
-        why = f"attempt {attempt.number} came to its end: {verdict.status}"
-        return writes.Ending("succeeded", "succeeded", why, 0, None, verdict.status, verdict.reasons)
-    losses = sum(a.state == "lost" for a in run.attempts)
-    error = finished["error"] if finished is not None else None
-    ended = Ended(exit_code, error, losses)
-    retry = decide_retry(ended)
-    return writes.Ending(
-        attempt_state="lost" if ended.from_outside else "failed",
-        run_state="queued" if retry.again else "failed",
-        why=f"attempt {attempt.number}: {retry.rule} ({retry.line})",
-        exit_code=exit_code,
-        retry=asdict(retry),
-        verdict=None if retry.again else "UNPROVEN",
-        reasons=() if retry.again else (f"the run did not train to its end: {retry.line}",),
-    )
-
-
-def judge_run(engine: Engine, run: Run, facts: list[Measured]) -> Verdict:
-    if run.kind == "scan":
-        return judge_scan(Scan.model_validate(run.condition, strict=False), facts, _twins(engine, run, facts))
-    condition, plan = planned(engine, run)
-    return (
-        judge_eval(condition, plan, saved(engine, run), facts) if run.kind == "eval" else judge(condition, plan, facts)
-    )
-
-
-def _twins(engine: Engine, run: Run, facts: list[Measured]) -> list[str]:
-    """Scans of other models that found the same to the last bit."""
-    own = next((fact.data for fact in reversed(facts) if fact.kind == "scan"), None)
-    if own is None:
-        return []
-    return [
-        f"{label} ({run_id})"
-        for run_id, label, data in reads.scans(engine)
-        if run_id != run.id and data["layers"] == own["layers"] and data["weights"] != own["weights"]
-    ]
-
-
-def _active(run: Run, attempt: Attempt, seen: Observation) -> Active:
-    code = seen.status.exit_code if seen.status is not None else None
-    return Active(
-        attempt_id=attempt.id, run_id=run.id, gpus=run.gpus,
-        liveness=seen.liveness, exit_code=code, ended=code is not None, unwanted=run.cancel is not None,
-    )  # fmt: skip
+        over = replace(
+            over,
+            word=word,
+            stopped_at=stopped_at(attempt.run_dir),
+            verdict=verdict_of(self._engine, run, facts) if word is not None and word["ok"] else None,
+            log=log_tail(attempt.run_dir),
+            divisible=divisible(run),
+        )
+        fault_point("scheduler.judged")
+        end_judged(self._engine, run, conclude(run, over, time.time()), facts)
+        fault_point("scheduler.ended")
 
 
 def _order(run: Run, attempt: Attempt, settings: Settings, scan: dict[str, Any] | None) -> Order:
@@ -252,6 +192,12 @@ def _order(run: Run, attempt: Attempt, settings: Settings, scan: dict[str, Any] 
         condition=run.condition, seed=run.seed, total_steps=total_steps,
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
         assets=str(settings.assets), overrides=run.overrides, keep=run.plan.get("keep", "last"),
+        save_every=int(run.plan.get("save_every", 0)), halvings=attempt.halvings,
+        earlier=[*run.plan.get("continues", ()), *_run_dirs(run.attempts[:-1])],
         plugins=list(plugins()),
         workdir=str(Path.cwd()),
     )  # fmt: skip
+
+
+def _run_dirs(attempts: Sequence[Attempt]) -> list[str]:
+    return [attempt.run_dir for attempt in attempts]

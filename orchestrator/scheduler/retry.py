@@ -1,51 +1,86 @@
-"""What becomes of a run whose attempt ended badly: a value that says the decision and what decided it."""
+"""What becomes of a run whose attempt ended badly: a value that says the decision and what decided it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.launch import TOLD_TO_GO
+from orchestrator.scheduler.causes import BY_NAME, Budget, Found, find_cause
 
-INFRASTRUCTURE_BUDGET = 2
-"""How often a run is tried again after losses that are not its own."""
+TRIES: dict[Budget, int] = {"infrastructure": 3, "memory": 3, "hang": 2, "unexplained": 1, "own": 0}
+"""How often a run is tried again after losses of each kind."""
+
+WAITS = (0.0, 30.0, 120.0, 600.0)
+"""Seconds before the first, second, … try again; a cause may ask for more."""
+LONGEST_WAIT = 3600.0
 
 
 @dataclass(frozen=True)
 class RetryDecision:
-    """``rule``: the name of what decided; ``line``: the fact it decided on, as a user can look it up."""
+    """``cause`` and ``line``: what decided, as a user can look it up. ``rule``: the decision in words. ``wait``:
+    seconds. ``smaller``: with micro-batches of half the size."""
 
     again: bool
+    cause: str
     rule: str
     line: str
+    budget: Budget
+    wait: float = 0.0
+    smaller: bool = False
+
+    @property
+    def from_outside(self) -> bool:
+        """Is the attempt lost, and not failed?"""
+        return self.budget != "own"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What is known of an attempt that did not end well."""
+    """What is known of an attempt that did not end well.
+
+    ``spent``: whose budgets the run's earlier attempts were tried again from. ``divisible``: can its micro-batches be
+    halved without changing the result? ``stuck``: for how many seconds it had said nothing, where that ended it.
+    """
 
     exit_code: int | None
-    """None where nobody saw it end."""
     error: str | None
-    """The trainer's own last word."""
-    infrastructure_losses: int
-    """Earlier attempts of the run that were lost or killed from outside."""
-
-    @property
-    def from_outside(self) -> bool:
-        """Nothing that the run did itself: nobody saw it end, or a signal ended it, and it had no complaint."""
-        return self.error is None and (self.exit_code is None or self.exit_code < 0 or self.exit_code == TOLD_TO_GO)
+    log: Sequence[str] = ()
+    spent: Sequence[str] = ()
+    divisible: bool = False
+    stuck: float | None = None
 
 
 def decide_retry(ended: Ended) -> RetryDecision:
-    """Losses from outside (supervisor gone, killed by a signal) are tried again within a budget of their own; an
-    error that the trainer itself reports would come again, so it is not retried."""
-    if ended.error is not None:
-        return RetryDecision(False, "the run's own error", ended.error)
-    if not ended.from_outside:
-        return RetryDecision(False, "ended without a word", f"exit code {ended.exit_code}")
-    what = "the supervisor is gone"
-    if ended.exit_code is not None:
-        what = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "told to end by a signal"
-    if ended.infrastructure_losses >= INFRASTRUCTURE_BUDGET:
-        return RetryDecision(False, "lost too often", f"{what}, after {ended.infrastructure_losses} losses before")
-    return RetryDecision(True, "lost from outside", what)
+    """Losses from outside are tried again, each kind within a budget of its own; an error of the run's own would come
+    again, so it is not."""
+    if ended.stuck is not None:
+        found = Found(BY_NAME["hang"], f"no sign of life for {_span(ended.stuck)}")
+    else:
+        found = find_cause(ended.log, ended.error, ended.exit_code)
+    cause, line = found.cause, found.line or _what_was_seen(ended.exit_code)
+    spent, most = sum(budget == cause.budget for budget in ended.spent), TRIES[cause.budget]
+    if most == 0:
+        return RetryDecision(False, cause.name, f"{cause.about or 'it'}; it would come again", line, cause.budget)
+    if cause.budget == "memory" and not ended.divisible:
+        rule = "its micro-batches cannot be halved without changing the result"
+        return RetryDecision(False, cause.name, rule, line, cause.budget)
+    if spent >= most:
+        rule = f"tried again {spent} times after losses of the kind {cause.budget!r}, which is the most"
+        return RetryDecision(False, cause.name, rule, line, cause.budget)
+    wait = min(LONGEST_WAIT, max(WAITS[min(spent, len(WAITS) - 1)], cause.wait * 4**spent))
+    rule = f"try {spent + 1} of {most} after losses of the kind {cause.budget!r}: {cause.about}"
+    return RetryDecision(True, cause.name, rule, line, cause.budget, wait, smaller=cause.budget == "memory")
+
+
+def _what_was_seen(exit_code: int | None) -> str:
+    from workers.launch import TOLD_TO_GO
+
+    if exit_code is None:
+        return "the supervisor is gone"
+    if exit_code == TOLD_TO_GO:
+        return "told to end by a signal"
+    return f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}, and no word in its log"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -323,7 +323,7 @@ class Owner:
                         f"{PRUNED}: {own.percent:.1f} % at step {own.step}, where {first.label} had "
                         f"{theirs.percent:.1f} %"
                     )
-        writes.ask_to_cancel(self._engine, wishes)
+        writes.ask_to_cancel(self._engine, wishes, at_once=True)  # what is pruned is not gone on with
 
 
 def _at_the_last_common_step(run: Run, other: Run, from_step: int) -> tuple[EvalPoint, EvalPoint] | None:

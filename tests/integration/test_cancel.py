@@ -19,7 +19,7 @@ def test_what_waits_is_cancelled_at_once_and_what_trains_by_whoever_schedules(su
     assert writes.begin_attempt(engine, first, settings.runs) is not None
     done = aqn("--sweep", "light", "--why", "wrong learning rate")
     assert done.exit_code == 0, done.output
-    assert "is ended as soon as somebody schedules" in done.output
+    assert "is asked to save a checkpoint and end as soon as somebody schedules" in done.output
     running, waiting = reads.runs(engine, ids=[first, second])
     assert (running.state, running.cancel) == ("running", "cancelled by hand: wrong learning rate")
     assert (waiting.state, waiting.verdict, waiting.valid) == ("cancelled", "UNPROVEN", False)

@@ -125,7 +125,7 @@ def test_what_a_killed_scheduler_left_behind_is_caught_up(settings, engine, fini
     attempt = run.attempts[-1]
     ending = writes.Ending("failed", "failed", "lost", None, None, "UNPROVEN", ["it was lost"])
     assert writes.end_attempt(engine, attempt.id, attempt.token, finished, ending)
-    with leadership(settings):
+    with leadership(settings, engine):
         catch_up(settings, engine)  # somebody schedules: not our business
         assert reads.needing_projection(engine) == [finished]
     catch_up(settings, engine)

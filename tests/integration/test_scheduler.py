@@ -14,11 +14,13 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from db.records import Run
-from orchestrator.scheduler.loop import Scheduler, leadership
+from db.states import TERMINAL
+from orchestrator.scheduler.leadership import leadership
+from orchestrator.scheduler.loop import Scheduler
 from orchestrator.settings import Settings
+from tests.integration.conftest import SWEEP
 from tests.light_worker import command
 
-TERMINAL = ("succeeded", "failed", "cancelled")
 PATIENCE = 300
 """Ticks until a test gives up; a tick asks the fleet, so this is minutes."""
 
@@ -74,7 +76,7 @@ def test_a_sweep_runs_to_proven_scores_and_gives_its_gpus_back(submit, scheduler
         assert run.score is not None
         assert run.score.step == 4
         assert run.attempt is not None
-        assert fleet.observe(run.attempt).liveness == "dead"
+        assert fleet.observe([run.attempt])[run.attempt.id].liveness == "dead"
         assert "light worker" in (Path(run.attempt.run_dir) / "trainer.log").read_text()
     assert reads.steps(engine, one(engine, ids[0]).attempts[0].id)[-1][1] == 4
 
@@ -120,7 +122,9 @@ def test_a_killed_trainer_is_tried_again_and_its_ghost_is_kept_apart(submit, sch
     run = one(engine, run_id)
     assert (run.state, run.verdict) == ("succeeded", "PROVEN")
     assert [a.state for a in run.attempts] == ["lost", "succeeded"]
-    assert run.attempts[0].retry == {"again": True, "rule": "lost from outside", "line": "killed by signal 9"}
+    retry = run.attempts[0].retry
+    assert retry is not None
+    assert (retry["again"], retry["cause"], retry["line"]) == (True, "killed", "killed by signal 9")
     assert run.attempts[0].token != run.attempts[1].token
     assert run.attempts[0].run_dir != run.attempts[1].run_dir
 
@@ -188,10 +192,10 @@ def test_a_crash_between_row_and_fleet_is_mended(submit, scheduler, engine, sett
     assert (run.verdict, [a.state for a in run.attempts]) == ("PROVEN", ["lost", "succeeded"])
 
 
-def test_there_is_one_leader_at_a_time(settings) -> None:
-    with leadership(settings) as first, leadership(settings) as second:
-        assert (first, second) == (True, False)
-    with leadership(settings) as third:
+def test_there_is_one_leader_at_a_time(settings, engine) -> None:
+    with leadership(settings, engine) as first, leadership(settings, engine) as second:
+        assert (bool(first), bool(second)) == (True, False)
+    with leadership(settings, engine) as third:
         assert third
 
 
@@ -203,7 +207,7 @@ def test_a_run_that_nobody_wants_any_more_is_ended_and_never_tried_again(
     tick_until(scheduler, lambda: len(one(engine, first).curve) == 2)
     attempt = one(engine, first).attempt
     assert attempt is not None
-    writes.ask_to_cancel(engine, {first: "behind", second: "too late"})
+    writes.ask_to_cancel(engine, {first: "behind", second: "too late"}, at_once=True)
     tick_until(scheduler, over(engine, first, second))
     assert {one(engine, run).state for run in (first, second)} == {"cancelled"}
     run = one(engine, first)
@@ -211,6 +215,120 @@ def test_a_run_that_nobody_wants_any_more_is_ended_and_never_tried_again(
     assert len(run.curve) == 2, "what it had measured stays"
     assert [a.state for a in run.attempts] == ["lost"]
     assert not psutil.pid_exists(attempt.trainer_pid)
-    assert fleet.observe(attempt).liveness == "dead"
+    assert fleet.observe([attempt])[attempt.id].liveness == "dead"
     assert one(engine, second).attempts == ()
     assert [after for _, _, after, _ in reads.transitions(engine, first)] == ["queued", "running", "cancelled"]
+
+
+SAVING = SWEEP.replace("axes:", "checkpoints: {every: 1}\naxes:")
+
+
+def curve(run: Run) -> list[tuple[int, int]]:
+    return [(point.step, point.k) for point in run.curve]
+
+
+def steps_of(engine: Engine, run: Run) -> list[int]:
+    return [step for _, step, _, _ in reads.steps(engine, run.attempts[-1].id)]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_with_no_step_missing_or_twice(
+    submit, scheduler, engine, settings
+) -> None:
+    run_id, other = submit(SAVING).all
+    behave(settings, run_id, fail_at=3, fail_attempts=1, **{"with": "kill"})
+    tick_until(scheduler, over(engine, run_id, other))
+    run, undisturbed = one(engine, run_id), one(engine, other)
+    assert (run.verdict, [a.state for a in run.attempts]) == ("PROVEN", ["lost", "succeeded"])
+    assert [a.resumed_step for a in run.attempts] == [None, 3]
+    assert curve(run) == curve(undisturbed)
+    assert steps_of(engine, run) == steps_of(engine, undisturbed) == [1, 2, 3, 4]
+    kept = sorted(path.name for path in (settings.runs / run_id).glob("*/checkpoints/*"))
+    assert kept == ["global_step_4"], "what the first attempt saved is needed no more"
+
+
+def test_a_run_that_is_not_wanted_saves_a_checkpoint_first_and_can_be_gone_on_from_by_hand(
+    submit, scheduler, engine, settings, tmp_path
+) -> None:
+    run_id, other = submit(SAVING).all
+    behave(settings, run_id, wait_at=2, until=str(tmp_path / "never"))
+    tick_until(scheduler, lambda: len(one(engine, run_id).curve) == 2)
+    writes.ask_to_cancel(engine, {run_id: "another one is more urgent"})
+    tick_until(scheduler, over(engine, run_id, other))
+    run = one(engine, run_id)
+    assert (run.state, run.verdict, [a.state for a in run.attempts]) == ("cancelled", "UNPROVEN", ["stopped"])
+    assert "a checkpoint of step 3 saved" in reads.transitions(engine, run_id)[-1][-1]
+    (new,) = writes.retry(engine, [run], run.code_version, 1).values()
+    assert writes.retry(engine, [one(engine, run_id)], run.code_version, 1) == {}, "it is tried again already"
+    tick_until(scheduler, over(engine, new))
+    again = one(engine, new)
+    assert (again.verdict, again.attempts[0].resumed_step, again.sweeps) == ("PROVEN", 3, ("light",))
+    assert curve(again) == curve(one(engine, other))
+    assert [(li.kind, li.target) for li in again.links] == [("attempt-of", run_id)]
+    assert one(engine, run_id).state == "cancelled", "what is over stays so"
+
+
+def test_a_paused_sweep_saves_waits_and_goes_on(submit, scheduler, engine, settings, tmp_path) -> None:
+    first, second = submit(SAVING).all
+    behave(settings, first, wait_at=2, wait_attempts=1, until=str(tmp_path / "never"))
+    tick_until(scheduler, lambda: len(one(engine, first).curve) == 2)
+    writes.pause(engine, "light", "maintenance", now=True)
+    tick_until(scheduler, lambda: one(engine, first).state == "queued")
+    for _ in range(5):
+        scheduler.tick()
+    assert [one(engine, r).state for r in (first, second)] == ["queued", "queued"]
+    assert one(engine, first).attempts[0].state == "stopped"
+    assert writes.unpause(engine, "light")
+    tick_until(scheduler, over(engine, first, second))
+    run = one(engine, first)
+    assert (run.verdict, len(run.attempts), run.attempts[1].resumed_step) == ("PROVEN", 2, 3)
+    assert curve(run) == curve(one(engine, second))
+
+
+def test_a_drained_scheduler_starts_nothing(submit, scheduler, engine) -> None:
+    ids = submit().all
+    writes.drain(engine, "the machine is needed", now=False)
+    for _ in range(3):
+        assert scheduler.tick() == []
+    assert {one(engine, r).state for r in ids} == {"queued"}
+    assert writes.undrain(engine)
+    tick_until(scheduler, over(engine, *ids))
+
+
+def test_a_run_that_gets_nowhere_is_ended_with_its_stacks_and_tried_again(
+    submit, scheduler, engine, settings, tmp_path
+) -> None:
+    run_id = submit(SAVING.replace("axes:", "resources: {silence_minutes: 0.1}\naxes:")).all[0]
+    behave(settings, run_id, wait_at=2, wait_attempts=1, until=str(tmp_path / "never"))
+    tick_until(scheduler, over(engine, run_id))
+    run = one(engine, run_id)
+    assert (run.verdict, [a.state for a in run.attempts]) == ("PROVEN", ["lost", "succeeded"])
+    retry = run.attempts[0].retry
+    assert retry is not None
+    assert (retry["cause"], retry["budget"]) == ("hang", "hang")
+    stacks = (Path(run.attempts[0].run_dir) / "stacks.txt").read_text()
+    assert "light_worker.py" in stacks or "could not look" in stacks
+    assert run.attempts[1].resumed_step == 2
+
+
+def test_a_run_that_is_out_of_memory_gets_smaller_micro_batches_and_the_log_says_why(
+    submit, scheduler, engine, settings
+) -> None:
+    run_id = submit().all[0]
+    log = ["step:2 - x:1", "(WorkerDict pid=1) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"]
+    behave(settings, run_id, fail_at=3, fail_attempts=1, log=log, error="ActorDiedError: The actor died unexpectedly")
+    tick_until(scheduler, over(engine, run_id))
+    run = one(engine, run_id)
+    assert (run.verdict, [a.halvings for a in run.attempts]) == ("PROVEN", [0, 1])
+    retry = run.attempts[0].retry
+    assert retry is not None
+    assert retry["line"] == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert json.loads((Path(run.attempts[1].run_dir) / "order.json").read_text())["halvings"] == 1
+
+
+def test_a_sweep_with_a_concurrency_leaves_gpus_to_others(submit, scheduler, engine, settings, tmp_path) -> None:
+    from orchestrator.scheduler.decide import Limits
+
+    submit(SWEEP.replace("axes:", "resources: {concurrency: 1}\nbudget: {gpu_hours: 5}\naxes:"))
+    scheduler.tick()
+    assert scheduler.snapshot is not None
+    assert scheduler.snapshot.limits == {"light": Limits(concurrency=1, hours_left=5.0)}

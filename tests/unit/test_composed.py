@@ -10,7 +10,7 @@ from orchestrator.composed import check_with_verl, show
 from orchestrator.plan import make_plan
 from orchestrator.prepare import prepare
 from tests.conftest import TINY
-from workers.checkpoints import superseded
+from workers.checkpoints import due, unneeded
 from workers.launch import Order
 from workers.verl_config import known_keys, problem_with
 
@@ -144,23 +144,42 @@ def test_what_a_node_would_run_is_the_workers_own_order_and_configuration(write_
 
 
 @pytest.mark.parametrize(
-    ("keep", "every", "most"), [("last", 24, 1), ("best", 6, None), ("all", 6, None), ("none", -1, None)]
+    ("policy", "steps"),
+    [
+        ("keep: last", [6, 12, 18, 24]),  # to go on from, and the last to keep
+        ("keep: last, every: never", [24]),
+        ("keep: last, every: 5", [5, 10, 15, 20, 24]),
+        ("keep: best, every: never", [6, 12, 18, 24]),
+        ("keep: all, every: 8", [6, 8, 12, 16, 18, 24]),
+        ("keep: none", [6, 12, 18]),
+        ("keep: none, every: never", []),
+    ],
 )
-def test_the_retention_policy_reaches_verl(write_spec, keep, every, most) -> None:
-    plan = make_plan(load_sweep(write_spec(TINY + f"checkpoints: {{keep: {keep}}}\n")))
-    trainer = show(plan, plan.conditions[0], cpu=True).config["trainer"]
-    assert (trainer["save_freq"], trainer["max_actor_ckpt_to_keep"]) == (every, most)
+def test_a_checkpoint_is_saved_where_it_is_kept_or_gone_on_from(write_spec, policy, steps) -> None:
+    plan = make_plan(load_sweep(write_spec(TINY + f"checkpoints: {{{policy}}}\n")))
+    shown = show(plan, plan.conditions[0], cpu=True)
+    order = Order(**shown.order)
+    assert [step for step in range(1, order.total_steps + 1) if due(order, step)] == steps
+    assert shown.config["trainer"]["save_freq"] == 1, "verl has to ask at every step"
 
 
 @pytest.mark.parametrize(
-    ("saved", "right", "gone"),
+    ("keep", "saved", "right", "ended", "over", "gone"),
     [
-        ({6}, {0: 10, 6: 5}, []),  # the start has no checkpoint
-        ({6, 12}, {6: 5, 12: 7}, [6]),
-        ({6, 12}, {6: 7, 12: 7}, [12]),  # the earliest of equals
-        ({6, 12, 18}, {6: 5, 12: 7}, [6]),  # 18 is not evaluated yet
-        (set(), {6: 5}, []),
+        ("best", {6}, {0: 10, 6: 5}, 6, False, []),  # the start has no checkpoint
+        ("best", {6, 12}, {6: 5, 12: 7}, 12, False, [6]),
+        ("best", {6, 12}, {6: 7, 12: 7}, 12, False, []),  # the earliest of equals, and the one to go on from
+        ("best", {6, 12}, {6: 7, 12: 7}, 12, True, [12]),
+        ("best", {6, 12, 18}, {6: 5, 12: 7}, 17, False, [6]),  # 18 is not evaluated yet
+        ("last", {6, 12}, {}, 11, False, []),  # one cannot go on from 12 before all of it is recorded
+        ("last", {6, 12}, {}, 12, False, [6]),
+        ("last", {12, 24}, {}, 24, True, [12]),
+        ("none", {6, 12}, {}, 12, False, [6]),
+        ("none", {18}, {}, 24, True, [18]),
+        ("all", {5, 6, 10, 12}, {}, 12, False, [5, 10]),
+        ("all", {6, 10, 12}, {}, 11, False, []),
+        ("last", set(), {6: 5}, 6, True, []),
     ],
 )
-def test_the_best_evals_checkpoint_stays(saved, right, gone) -> None:
-    assert superseded(saved, right) == gone
+def test_what_is_neither_kept_nor_gone_on_from_is_removed(keep, saved, right, ended, over, gone) -> None:
+    assert unneeded(saved, keep, [0, 6, 12, 18, 24], right, ended=ended, over=over) == gone

@@ -16,7 +16,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from experiment_specs.language import Dtype
 from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, plain
-from workers.events import Spool
+from workers.events import Spool, read_events
 from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.treatments import lora, quantize
 from workers.treatments.noisy_ops import NoisyOps, by_turns
@@ -56,6 +56,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._exports = 0
         self._batches = 0
         self._steps = self._updates = self._skipped = 0
+        self._all_sent = False
         self._watching = False
         self._probe_due = False
         self._quantised = quantize.quantised_modules(self.module)
@@ -90,9 +91,32 @@ class TreatedEngine(FSDPEngineWithLMHead):
         if self._condition.lora is None:
             params, peft_config = super().get_per_tensor_param(*args, **kwargs)
             return self._exported(params), peft_config
-        # Whole state, gathered; verl's own ways to export adapters send W instead of Q(W), or bfloat16.
-        state = {name: _whole(value) for name, value in self.module.state_dict().items()}
-        return self._exported_with_adapters(state), None
+        return self._exported_with_adapters(self._whole_state()), None
+
+    def _whole_state(self) -> dict[str, Tensor]:
+        """Gathered; verl's own ways to export adapters send W instead of Q(W), or bfloat16."""
+        return {name: _whole(value) for name, value in self.module.state_dict().items()}
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint: movement is still measured from where the run started, and counters go on."""
+        goes_on = self._order.kind == "train" and not self.engine_config.forward_only
+        if goes_on:
+            first = super().get_per_tensor_param()[0] if self._condition.lora is None else self._whole_state().items()
+            nowhere = self._report()
+            for name, value in first:
+                self._measure_movement(nowhere, name, value)
+        super().load_checkpoint(*args, **kwargs)
+        if goes_on:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Counters as the past that was taken over has them last."""
+        moved = [event.data for event in read_events(self._spool.path.parent)[0] if event.kind == "moved"]
+        if moved:
+            last = moved[-1]
+            self._exports, self._batches = int(last["export"]), int(last["batches"])
+            self._steps, self._updates = int(last["optimiser_steps"]), int(last["optimiser_updates"])
+            self._skipped = int(last["not_finite"])
 
     def _exported(self, params: Any) -> Iterator[tuple[str, Tensor]]:
         """Stream the weights as the forward uses them: block linears as Q(W), everything in the compute type."""
@@ -129,8 +153,9 @@ class TreatedEngine(FSDPEngineWithLMHead):
                 report.sent(name, exported)
             if config.sync == "merged":
                 yield plain(name), exported
-            elif self._exports == 0 or is_adapter(name):
+            elif not self._all_sent or is_adapter(name):
                 yield name, exported
+        self._all_sent = True
         self._end_export(report)
 
     def _as_used(self, name: str, value: Tensor, dtype: Dtype | None = None) -> Tensor:
@@ -163,6 +188,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
                 self._spool.append("loaded", report.loaded_facts(), durable=True)
             counters = {
                 "optimiser_steps": self._steps, "optimiser_updates": self._updates, "not_finite": self._skipped,
+                "batches": self._batches,
             }  # fmt: skip
             self._spool.append("moved", {"export": self._exports} | counters | report.movement())
             if self._noisy_ops is not None:

@@ -18,12 +18,13 @@ POLL_SECONDS = 0.02
 class OrderedReplayBuffer(ReplayBuffer):
     """Drop-in for :class:`ReplayBuffer` in synchronous training."""
 
-    def start_counting(self, most_prompts: int) -> None:
-        """``most_prompts``: how many a step may send before it is given up, one pass over the data."""
+    def start_counting(self, most_prompts: int, generated: int = 0, kept: int = 0) -> None:
+        """``most_prompts``: how many a step may send before it is given up, one pass over the data. ``generated`` and
+        ``kept``: by the steps before a checkpoint that the run goes on from."""
         self._most = most_prompts
         self._sent: dict[str, int] = {}
-        self.prompts_generated = 0
-        self.prompts_kept = 0
+        self.prompts_generated = generated
+        self.prompts_kept = kept
 
     def note_sent(self, uids: list[str]) -> None:
         """Training prompts that were just sent for generation, in order."""

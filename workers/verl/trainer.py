@@ -14,9 +14,9 @@ from omegaconf import open_dict
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from workers.checkpoints import superseded
-from workers.events import Spool
-from workers.launch import RUN_DIR_VARIABLE, read_order
+from workers.checkpoints import due, unneeded
+from workers.events import Spool, read_events
+from workers.launch import RUN_DIR_VARIABLE, STOP_NAME, read_order
 from workers.verl.sampler import OrderedReplayBuffer
 
 TRAINER_MODE = "aqn"
@@ -46,12 +46,30 @@ class ProvenTrainer(PPOTrainerSync):
     def __init__(self, config: Any) -> None:
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"  # verl's base class branches on the name
-        self._spool = Spool(os.environ[RUN_DIR_VARIABLE])
-        self._order = read_order(os.environ[RUN_DIR_VARIABLE])
-        self._saved: set[int] = set()
+        self._run_dir = Path(os.environ[RUN_DIR_VARIABLE])
+        self._spool = Spool(self._run_dir)
+        self._order = read_order(self._run_dir)
+        self._saved: dict[int, Path] = {}
+        """Step → its checkpoint's folder, of this attempt or of those that it goes on from."""
         self._right: dict[int, int] = {}
         """Step → test answers that were right."""
+        self._generated = self._kept = 0
+        self._stopping = False
+        self._remember_the_past()
         super().__init__(config)
+
+    def _remember_the_past(self) -> None:
+        """What an earlier attempt did, as far as this one goes on from it."""
+        for event in read_events(self._run_dir)[0]:
+            if event.kind == "checkpoint":
+                self._saved[int(event.data["step"])] = Path(event.data["path"])
+            elif event.kind == "checkpoint_removed":
+                self._saved.pop(int(event.data["step"]), None)
+            elif event.kind == "eval":
+                self._right[int(event.data["step"])] = int(event.data["k"])
+            elif event.kind == "step":
+                self._generated = int(event.data["metrics"]["aqn/prompts_generated"])
+                self._kept = int(event.data["metrics"]["aqn/prompts_kept"])
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
@@ -65,7 +83,7 @@ class ProvenTrainer(PPOTrainerSync):
         ray.get([getattr(server, method).remote() for server in self.servers()])
 
     def on_init_end(self) -> None:
-        self.replay_buffer.start_counting(most_prompts=len(self.train_dataset))
+        self.replay_buffer.start_counting(len(self.train_dataset), self._generated, self._kept)
         self._spool.append(
             "planned",
             {
@@ -81,6 +99,10 @@ class ProvenTrainer(PPOTrainerSync):
     def fit(self, agent_loop_manager: Any) -> None:
         self._spool.append("phase", {"name": "rollout ready"})
         super().fit(agent_loop_manager)
+        if self._stopping:
+            self._spool.append("stopped", {"step": max(self._saved)}, durable=True)
+        elif self._order.kind == "train":
+            self._remove_unneeded(over=True)
 
     def on_validate_begin(self) -> None:
         self._tap_metrics()
@@ -97,8 +119,20 @@ class ProvenTrainer(PPOTrainerSync):
         self._tap_metrics()
         self._spool.append("phase", {"name": "training begins"})
 
+    def on_step_begin(self) -> None:
+        self._remove_unneeded(over=False)
+        super().on_step_begin()
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
+        batch = super().step(metrics, timing_raw)
+        # asked for once a step, so that saving and ending agree on it; the last step ends by itself
+        self._stopping = (self._run_dir / STOP_NAME).exists() and self.global_steps < self._order.total_steps
+        return batch
+
     def on_step_end(self) -> None:
         super().on_step_end()
+        if self._stopping:
+            self.total_training_steps = self.global_steps  # verl's loop ends once the step is evaluated and recorded
         buffer = self.replay_buffer
         if self.global_steps == 1:
             self._spool.append("phase", {"name": "first training step done"})
@@ -125,25 +159,26 @@ class ProvenTrainer(PPOTrainerSync):
             facts = eval_facts(self.global_steps, reward_extra_infos_dict)
             self._spool.append("eval", facts, durable=True)
             self._right[self.global_steps] = facts["k"]
-            if self._order.keep == "best":
-                self._keep_the_best()
 
     def _save_checkpoint(self) -> None:
+        """verl asks after every step."""
+        if not (self._stopping or due(self._order, self.global_steps)):
+            return
         super()._save_checkpoint()
-        folder = self._checkpoint_folder(self.global_steps)
-        self._saved.add(self.global_steps)
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        self._saved[self.global_steps] = folder
         self._spool.append(
             "checkpoint", {"step": self.global_steps, "path": str(folder), "files": hashes(folder)}, durable=True
         )
 
-    def _checkpoint_folder(self, step: int) -> Path:
-        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
-
-    def _keep_the_best(self) -> None:
-        for step in superseded(self._saved, self._right):
-            shutil.rmtree(self._checkpoint_folder(step))
-            self._saved.remove(step)
-            self._spool.append("checkpoint_removed", {"step": step, "why": "another eval was better"}, durable=True)
+    def _remove_unneeded(self, *, over: bool) -> None:
+        """Of checkpoints that are not to be kept, only the last stays as long as the run may have to go on from it."""
+        ended = self._order.total_steps if over else self.global_steps - 1
+        for step in unneeded(
+            self._saved, self._order.keep, self._order.eval_steps, self._right, ended=ended, over=over
+        ):
+            shutil.rmtree(self._saved.pop(step), ignore_errors=True)
+            self._spool.append("checkpoint_removed", {"step": step, "why": "not to be kept"}, durable=True)
 
 
 def eval_facts(step: int, extra: dict[str, Any]) -> dict[str, Any]:
