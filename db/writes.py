@@ -37,6 +37,7 @@ from db.schema import (
 )
 from db.states import OPEN, RETRIABLE, check_move
 from experiment_specs.errors import AqnError
+from experiment_specs.faults import fault_point
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ def _add_runs(session: Session, sweep: SweepRow, submission: Submission, there: 
         ordered.append(run_id)
         if session.get(SweepRunRow, (sweep.id, run_id)) is None:
             session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
+    session.flush()
+    fault_point("submit.before-commit")
     return Submitted(tuple(created), tuple(existing), tuple(ordered), tuple(needed))
 
 
@@ -353,6 +356,8 @@ def begin_attempt(engine: Engine, run_id: str, runs_dir: Path, placed: str | Non
         session.add(row)
         session.flush()
         _note_move(session, run_id, "queued", "running", f"attempt {number}", now, row.id)
+        session.flush()
+        fault_point("attempt.before-commit")
         return NewAttempt(row.id, run_id, number, token, run_dir)
 
 
@@ -431,6 +436,7 @@ def record_events(engine: Engine, attempt_id: int, token: str, run_id: str, new:
             session.execute(insert(StepRow), [{**s, "attempt_id": attempt_id} for s in new.steps])
         if new.evidence:
             session.execute(insert(EvidenceRow), [{**e, "attempt_id": attempt_id} for e in new.evidence])
+        fault_point("events.before-commit")
     return True
 
 
@@ -487,6 +493,8 @@ def end_attempt(engine: Engine, attempt_id: int, token: str, run_id: str, ending
         if ending.verdict == "PROVEN":
             resolve_replaced(session, run_id)
         _note_move(session, run_id, "running", ending.run_state, ending.why, now, attempt_id)
+        session.flush()
+        fault_point("ending.before-commit")
     return True
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from db import writes
 from db.records import Attempt
+from experiment_specs.faults import fault_point
 from workers.events import Event, read_events
 
 
@@ -16,6 +17,7 @@ def pull(engine: Engine, attempt: Attempt) -> list[Event]:
     events, offset = read_events(attempt.run_dir, attempt.spool_offset)
     if offset == attempt.spool_offset:
         return []
+    fault_point("events.read")
     new = sort_events(events, offset, attempt)
     if not writes.record_events(engine, attempt.id, attempt.token, attempt.run_id, new):
         return []

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from db.records import Run
+from experiment_specs.faults import fault_point
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
 from orchestrator.scheduler.leadership import leadership
@@ -65,6 +66,7 @@ class Projector:
                 for name, value, at, step in _points(self._engine, run, attempt.id)
             )
             for batch in _batched(points, METRICS_A_BATCH):
+                fault_point("mlflow.before-batch")
                 client.log_batch(mlflow_run, metrics=batch)
         client.log_batch(mlflow_run, tags=[RunTag(key, value) for key, value in _tags(run).items()])
         if run.state in _STATUS:
@@ -72,7 +74,9 @@ class Projector:
         else:
             client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
         seq = attempt.spool_seq if attempt is not None else -1
+        fault_point("mlflow.before-cursor")
         writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run))
+        fault_point("mlflow.projected")
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -92,6 +96,7 @@ class Projector:
             experiment, start_time=int(1000 * run.attempts[0].created_at), run_name=f"{run.label} seed {run.seed}",
             tags={RUN_TAG: run.id},
         )  # fmt: skip
+        fault_point("mlflow.run-made")
         return str(created.info.run_id)
 
     def _experiment(self, name: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from db import writes
 from experiment_specs.errors import SpecError
+from experiment_specs.faults import fault_point
 from experiment_specs.language import CONDITION_SCHEMA, TINY_PREFIX, Condition, Scan, scan_of
 from experiment_specs.presets import preset_name
 from experiment_specs.reader import MOST_LETTERS
@@ -53,7 +54,9 @@ def _check_data(plan: Plan, condition: PlannedCondition, name: str, path: Path) 
 
 def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
     """Record a checked plan's runs."""
-    return writes.submit(engine, submission(plan), again=again)
+    submitted = writes.submit(engine, submission(plan), again=again)
+    fault_point("submit.recorded")
+    return submitted
 
 
 def _scan(condition: Condition) -> writes.NewRun | None:

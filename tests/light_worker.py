@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from experiment_specs.faults import fault_point
 from experiment_specs.language import TINY_SELECTION
 from experiment_specs.layers import layer_multipliers
 from experiment_specs.schedules import sigma_at
@@ -111,13 +112,16 @@ class Checkpoints:
         folder.mkdir(parents=True)
         (folder / "model").write_text(str(step))
         self._saved[step] = folder
+        fault_point("checkpoint.saved")
         files = {"model": hashlib.sha256(str(step).encode()).hexdigest()}
         self._spool.append("checkpoint", {"step": step, "path": str(folder), "files": files}, durable=True)
+        fault_point("checkpoint.recorded")
 
     def remove_unneeded(self, ended: int, *, over: bool) -> None:
         gone = unneeded(self._saved, self._order.keep, self._order.eval_steps, {}, ended=ended, over=over)
         for step in gone:
             shutil.rmtree(self._saved.pop(step))
+            fault_point("checkpoint.removed")
             self._spool.append("checkpoint_removed", {"step": step, "why": "not to be kept"})
 
 

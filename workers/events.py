@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from experiment_specs.faults import fault_point, off
+
 SPOOL_NAME = "events.jsonl"
 _TAIL_BYTES = 1 << 16
 
@@ -72,9 +74,17 @@ class Spool:
             seq, torn = _last(handle)
             record = {"seq": seq + 1, "kind": kind, "at": time.time(), "pid": os.getpid(), "data": dict(data or {})}
             line = ("\n" if torn else "") + json.dumps(record, separators=(",", ":"), default=_plain) + "\n"
-            _write_all(handle, line.encode())
+            payload = line.encode()
+            half = len(payload) // 2
+            fault_point("spool.before-write")
+            if fault_point is not off:  # a torn line is written in two halves; every other in one
+                _write_all(handle, payload[:half])
+                fault_point("spool.half-written")
+                payload = payload[half:]
+            _write_all(handle, payload)
             if durable:
                 os.fsync(handle)
+            fault_point("spool.written")
         finally:
             os.close(handle)  # also releases the lock
         return seq + 1

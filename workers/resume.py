@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiment_specs.faults import fault_point
 from workers.events import SPOOL_NAME, Event, Spool, parse, read_events
 from workers.launch import Order, read_order
 
@@ -107,6 +108,8 @@ def take_over(run_dir: Path, point: ResumePoint, spool: Spool) -> None:
                 break
         handle.flush()
         os.fsync(handle.fileno())
+    fault_point("resume.copied")
     scratch.rename(run_dir / SPOOL_NAME)
+    fault_point("resume.renamed")
     facts = {"from": point.run_dir, "step": point.step, "checkpoint": point.checkpoint, "files": len(point.files)}
     spool.append("resumed", facts, durable=True)

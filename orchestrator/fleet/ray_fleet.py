@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from db.records import Attempt
+from experiment_specs.faults import fault_point
 from orchestrator.fleet.head import FleetError
 from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes
@@ -68,6 +69,7 @@ class RayFleet:
             [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached",
             _soft_target_node_id=attempt.placed,
         )  # fmt: skip
+        fault_point("fleet.group-made")
         (
             ray.remote(Supervisor)
             .options(
@@ -76,6 +78,7 @@ class RayFleet:
             )
             .remote(attempt.run_dir, attempt.token, self._command(Path(attempt.run_dir)))
         )  # fmt: skip
+        fault_point("fleet.supervisor-asked")
 
     def observe(self, attempts: Sequence[Attempt]) -> dict[int, Observation]:
         """All supervisors are asked at once."""
@@ -111,7 +114,9 @@ class RayFleet:
                 ray.get(supervisor.stop.remote(), timeout=60)
             except (GetTimeoutError, RayActorError):
                 _end_orphans(attempt)
+            fault_point("fleet.supervisor-stopped")
             ray.kill(supervisor)
+        fault_point("fleet.supervisor-killed")
         if (group := _group(name)) is not None:
             remove_placement_group(group)
 

@@ -34,12 +34,25 @@ class Cause:
     about: str
     patterns: tuple[str, ...] = ()
     wait: float = 0.0
+    any_level: bool = False
+    """Do lines count that call themselves a warning or information?"""
+    announced: bool = False
+    """Is it said some time before the run ends?"""
 
 
 def _read() -> tuple[Cause, ...]:
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return tuple(
-        Cause(name, said["budget"], said["rank"], said["about"], tuple(said.get("patterns", ())), said.get("wait", 0.0))
+        Cause(
+            name,
+            said["budget"],
+            said["rank"],
+            said["about"],
+            tuple(said.get("patterns", ())),
+            said.get("wait", 0.0),
+            said.get("any_level", False),
+            said.get("announced", False),
+        )  # fmt: skip
         for name, said in table.items()
     )
 
@@ -49,13 +62,16 @@ CAUSES = _read()
 BY_NAME = {cause.name: cause for cause in CAUSES}
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PREFIX = re.compile(r"^\s*\((?:[\w.:/ ]+ )?pid=\d+(?:, ip=[\w.:]+)?\)\s?|^\s*\([\w ]+pid=[^)]*\)\s?")
+_PREFIX = re.compile(r"^\s*\((?:[\w.:/ ]+ )?pid=\d+[^)]*\)\s?|^\s*\((?:raylet|gcs_server|autoscaler)[^)]*\)\s?")
 _REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 _STEP_DONE = re.compile(r"\bstep:\d+ - ")
+_LOW_LEVEL = re.compile(r"\b(WARN(ING)?|INFO|DEBUG)\b|\[[WI]\d* |\[[\d :,-]+ [WI] |Warning:|warnings\.warn")
+"""A line that calls itself a warning or information."""
+_REMOTE = re.compile(r"^\S*RayTaskError\(\w+\): ray::")
+"""The head of another process's traceback; what it died of stands at its end."""
 _HARMLESS = re.compile(
-    r"\b(WARN(ING)?|INFO|DEBUG)\b(?!.*\b(Watchdog caught|slurmstepd|Xid)\b)|Warning:"
-    r"|[Rr]etry(ing)?\b|trying (the )?(next|another)|try(ing)? again|will (be )?(retried|continue|use)"
-    r"|[Ff]all(ing|s)? ?back|(was|were) (ignored|caught|skipped)|[Ii]gnor(ed|ing)\b|[Rr]ecovered"
+    r"[Rr]etry(ing)?\b|trying (the )?(next|another)|try(ing)? again|will (be )?(retried|continue|use)|thrown while requesting"
+    r"|[Ff]all(ing|s)? ?back|(was|were) (ignored|caught|skipped)|[Ii]gnor(ed|ing)\b|[Rr]ecovered|^If you\b"
     r"|(optional|cache).*(skip|disabled?|not written)"
 )
 """What says of itself that it ended nothing."""
@@ -88,7 +104,8 @@ def find_cause(log: Sequence[str], error: str | None, exit_code: int | None) -> 
     None where nobody saw it end."""
     lines = [_plain(line) for line in _unfolded(log)]
     begin = max((index + 1 for index, line in enumerate(lines) if _STEP_DONE.search(line)), default=0)
-    candidates = [found for line in lines[begin:] if (found := _match(line)) is not None]
+    all_found = [(index, found) for index, line in enumerate(lines) if (found := _match(line)) is not None]
+    candidates = [found for index, found in all_found if index >= begin or found.cause.announced]
     if error:
         candidates.append(_of_error(error))
     best = max(candidates, key=lambda found: found.cause.rank, default=None)
@@ -117,10 +134,13 @@ def _match(line: str) -> Found | None:
     """What a line of the log says, if it says anything that ends a run."""
     if not line or _FRAME.match(line) or _HARMLESS.search(line):
         return None
+    if _REMOTE.match(line):
+        return Found(BY_NAME["consequence"], line)
+    low = _LOW_LEVEL.search(line) is not None
     for cause, pattern in _compiled():
-        if pattern.search(line):
+        if (cause.any_level or not low) and pattern.search(line):
             return Found(cause, line)
-    return Found(BY_NAME["own-error"], line) if _ERROR_LINE.match(line) else None
+    return Found(BY_NAME["own-error"], line) if not low and _ERROR_LINE.match(line) else None
 
 
 def _of_error(error: str) -> Found:

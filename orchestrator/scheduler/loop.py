@@ -71,12 +71,13 @@ class Scheduler:
         if self.news:
             runs = [run for run in steering.open_runs(self._engine) if run.attempt is None or run.attempt.id in seen]
         self.notes = {a.run_id: s.note for a in attempts if (s := seen[a.id].status) is not None and s.note}
+        fault_point("scheduler.observed")
         snapshot = take_snapshot(self._engine, runs, seen, self._fleet.nodes(), self._eyes, self._prices)
         self.snapshot = snapshot
         actions = decide(snapshot)
+        fault_point("scheduler.decided")
         by_attempt = {run.attempt.id: run for run in runs if run.attempt is not None}
         for action in actions:
-            fault_point("scheduler.before-action")
             if isinstance(action, Launch):
                 self._launch(action)
             elif isinstance(action, GiveUp):
@@ -85,7 +86,7 @@ class Scheduler:
                 self._cancel(next(run for run in runs if run.id == action.run_id))
             else:
                 self._of_attempt(by_attempt[action.attempt_id], action)
-            fault_point("scheduler.after-action")
+            fault_point("scheduler.acted")
         return actions
 
     def _of_attempt(self, run: OpenRun, action: Conclude | AskToStop | EndStopped | EndStuck) -> None:
@@ -110,6 +111,7 @@ class Scheduler:
             (Path(attempt.run_dir) / STOP_NAME).touch()
         fault_point("scheduler.stop-asked")
         writes.note_stop(self._engine, attempt.id, attempt.token)
+        fault_point("scheduler.stop-noted")
 
     def _give_up(self, run_id: str) -> None:
         run = reads.runs(self._engine, ids=[run_id])[0]

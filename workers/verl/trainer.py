@@ -14,6 +14,7 @@ from omegaconf import open_dict
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from experiment_specs.faults import fault_point
 from workers.checkpoints import due, unneeded
 from workers.events import Spool, read_events
 from workers.launch import RUN_DIR_VARIABLE, STOP_NAME, read_order
@@ -167,9 +168,11 @@ class ProvenTrainer(PPOTrainerSync):
         super()._save_checkpoint()
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         self._saved[self.global_steps] = folder
+        fault_point("checkpoint.saved")
         self._spool.append(
             "checkpoint", {"step": self.global_steps, "path": str(folder), "files": hashes(folder)}, durable=True
         )
+        fault_point("checkpoint.recorded")
 
     def _remove_unneeded(self, *, over: bool) -> None:
         """Of checkpoints that are not to be kept, only the last stays as long as the run may have to go on from it."""
@@ -178,6 +181,7 @@ class ProvenTrainer(PPOTrainerSync):
             self._saved, self._order.keep, self._order.eval_steps, self._right, ended=ended, over=over
         ):
             shutil.rmtree(self._saved.pop(step), ignore_errors=True)
+            fault_point("checkpoint.removed")
             self._spool.append("checkpoint_removed", {"step": step, "why": "not to be kept"}, durable=True)
 
 
