@@ -85,7 +85,7 @@ def scheduling(spec: Path, address: str, place: str) -> None:
     runs = reads.runs(engine, ids=ids)
     attempts = [attempt for run in runs for attempt in run.attempts]
     alive = [a for a in attempts if fleet.observe([a])[a.id].liveness != "dead"]
-    print(json.dumps({"supervisors": len(alive), "groups": _groups(attempts), "mlflow": _mlflow(settings, place)}))  # noqa: T201
+    print(json.dumps({"supervisors": len(alive), "groups": _groups(attempts), "mlflow": _mlflow(settings, place)}))
 
 
 def _command(run_dir: Path) -> list[str]:
@@ -296,7 +296,7 @@ def main() -> None:
                 f"{number}/{asked.n} {place}:{nth} {'killed' if one.killed else 'not reached'}: {outcome}", flush=True
             )
     text = table(counts)
-    print(text)  # noqa: T201
+    print(text)
     if asked.out:
         asked.out.write_text(text)
     if any(one.lost or one.doubled for one in counts):

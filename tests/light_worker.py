@@ -125,6 +125,13 @@ class Checkpoints:
             self._spool.append("checkpoint_removed", {"step": step, "why": "not to be kept"})
 
 
+def save(checkpoints: Checkpoints, step: int, behaviour: dict[str, object], *, stopping: bool) -> None:
+    if behaviour.get("full_disk"):
+        Path("/dev/full").write_text("a checkpoint")
+    checkpoints.remove_unneeded(step - 1, over=False)
+    checkpoints.save(step, stopping=stopping)
+
+
 def update(spool: Spool, order: Order, step: int) -> None:
     """What a training step measures."""
     spool.append("sync", held(step - 1, order))
@@ -188,8 +195,7 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             update(spool, order, step)
         stopping = step > 0 and (run_dir / STOP_NAME).exists() and step < order.total_steps
         if step:
-            checkpoints.remove_unneeded(step - 1, over=False)
-            checkpoints.save(step, stopping=stopping)
+            save(checkpoints, step, behaviour, stopping=stopping)
         sent = held(step, order)["weights"]
         spool.append("exported", {"export": step, "weights": sent, "used": sent})
         if step in order.eval_steps:

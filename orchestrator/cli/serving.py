@@ -22,7 +22,7 @@ from orchestrator.scheduler.decide import (
     GiveUp,
     Launch,
 )
-from orchestrator.scheduler.lead import TICK_SECONDS, lead
+from orchestrator.scheduler.lead import TICK_SECONDS, Connect, lead
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
 
@@ -36,8 +36,10 @@ WORDS: dict[type[Action], str] = {
 class Service:
     """One `aqn serve`."""
 
-    def __init__(self, settings: Settings, engine: Engine, *, until_idle: bool, as_json: bool) -> None:
-        self._settings, self._engine = settings, engine
+    def __init__(
+        self, settings: Settings, engine: Engine, *, until_idle: bool, as_json: bool, connect: Connect | None = None
+    ) -> None:
+        self._settings, self._engine, self._connect = settings, engine, connect
         self._until_idle, self._as_json = until_idle, as_json
         self._said = ""
 
@@ -49,7 +51,7 @@ class Service:
                 with leadership(self._settings, self._engine) as leads:
                     if leads:
                         self._say("this process schedules now")
-                        lead(self._settings, self._engine, leads, self._over, self._acted)
+                        lead(self._settings, self._engine, leads, self._over, acted=self._acted, connect=self._connect)
                     else:
                         self._say("another aqn process schedules; waiting to take over")
                         time.sleep(TICK_SECONDS)

@@ -42,19 +42,7 @@ class Cause:
 
 def _read() -> tuple[Cause, ...]:
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return tuple(
-        Cause(
-            name,
-            said["budget"],
-            said["rank"],
-            said["about"],
-            tuple(said.get("patterns", ())),
-            said.get("wait", 0.0),
-            said.get("any_level", False),
-            said.get("announced", False),
-        )  # fmt: skip
-        for name, said in table.items()
-    )
+    return tuple(Cause(name, **said | {"patterns": tuple(said.get("patterns", ()))}) for name, said in table.items())
 
 
 TABLE = Path(__file__).with_name("causes.yaml")
@@ -70,7 +58,8 @@ _LOW_LEVEL = re.compile(r"\b(WARN(ING)?|INFO|DEBUG)\b|\[[WI]\d* |\[[\d :,-]+ [WI
 _REMOTE = re.compile(r"^\S*RayTaskError\(\w+\): ray::")
 """The head of another process's traceback; what it died of stands at its end."""
 _HARMLESS = re.compile(
-    r"[Rr]etry(ing)?\b|trying (the )?(next|another)|try(ing)? again|will (be )?(retried|continue|use)|thrown while requesting"
+    r"[Rr]etry(ing)?\b|trying (the )?(next|another)|try(ing)? again|will (be )?(retried|continue|use)"
+    r"|thrown while requesting"
     r"|[Ff]all(ing|s)? ?back|(was|were) (ignored|caught|skipped)|[Ii]gnor(ed|ing)\b|[Rr]ecovered|^If you\b"
     r"|(optional|cache).*(skip|disabled?|not written)"
 )

@@ -16,13 +16,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from orchestrator.fleet.head import FleetError, address
+from orchestrator.fleet.interface import Fleet
 from orchestrator.scheduler.decide import Action, Snapshot, why_waiting
 from orchestrator.scheduler.leadership import Leadership
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.fleet.ray_fleet import RayFleet
     from orchestrator.scheduler.loop import Scheduler
+
+Connect = Callable[[Settings], Fleet]
 
 TICK_SECONDS = 1.0
 QUIET_TICK_SECONDS = 5.0
@@ -37,24 +39,28 @@ def lead(
     engine: Engine,
     leads: Leadership,
     over: Callable[[str], bool],
+    *,
     acted: Callable[[list[Action]], None] = lambda _actions: None,
+    connect: Connect | None = None,
 ) -> None:
     """Until ``over`` says so, which is asked at every round with a remark to show, or somebody else leads.
 
-    ``acted`` is told what was done.
+    ``acted`` is told what was done; ``connect`` reaches the fleet: by Ray where it is None.
     """
     from orchestrator.mlflow_projector import Projector, ProjectorThread
+    from orchestrator.scheduler.loop import Scheduler
 
     projector = ProjectorThread(Projector(settings, engine))
     projector.start()
-    fleet: RayFleet | None = None
+    fleet: Fleet | None = None
     scheduler: Scheduler | None = None
     note, busy_at = "starting the fleet", time.monotonic()
     try:
         while not over(note) and leads.still():
             try:
                 if fleet is None or scheduler is None:
-                    fleet, scheduler = _connect(settings, engine)
+                    fleet = (connect or connect_ray)(settings)
+                    scheduler = Scheduler(settings, engine, fleet)
                 elif not fleet.alive():
                     raise FleetError("the fleet's head is gone")
                 actions = scheduler.tick()
@@ -84,16 +90,15 @@ def lead(
         _leave(fleet)
 
 
-def _connect(settings: Settings, engine: Engine) -> tuple[RayFleet, Scheduler]:
+def connect_ray(settings: Settings) -> Fleet:
+    """The cluster that is given by address, or the local one, started if it is not running."""
     where = address(settings)
     from orchestrator.fleet.ray_fleet import RayFleet  # Ray reads its environment when it is imported
-    from orchestrator.scheduler.loop import Scheduler
 
-    fleet = RayFleet(where)
-    return fleet, Scheduler(settings, engine, fleet)
+    return RayFleet(where)
 
 
-def _leave(fleet: RayFleet | None) -> None:
+def _leave(fleet: Fleet | None) -> None:
     if fleet is not None:
         with suppress(Exception):  # of a cluster that is gone there is nothing to take leave of
             fleet.close()
