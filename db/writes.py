@@ -340,7 +340,8 @@ def begin_attempt(engine: Engine, run_id: str, runs_dir: Path, placed: str | Non
     with Session(engine) as session, session.begin():
         changed = session.execute(
             update(RunRow).where(RunRow.id == run_id, RunRow.state == "queued").values(
-                state="running", projected_seq=-1, verdict=None, reasons=[], not_before=None
+                state="running", projected_seq=-1, projected_state=None, mlflow_run=None, verdict=None, reasons=[],
+                not_before=None,
             )
         )  # fmt: skip
         if changed.rowcount != 1:  # type: ignore[attr-defined]

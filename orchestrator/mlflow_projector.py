@@ -29,6 +29,7 @@ ROUND_SECONDS = 5.0
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 RUN_TAG = "aqn.run_id"
+ATTEMPT_TAG = "aqn.attempt"
 
 _log = logging.getLogger(__name__)
 
@@ -89,12 +90,14 @@ class Projector:
 
     def _find_or_create(self, run: Run) -> str:
         experiment = self._experiment(run.sweeps[0] if run.sweeps else "runs without a sweep")
-        found = self._client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.id}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+        attempt = str(run.attempts[-1].number)
+        for found in self._client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.id}'"):
+            if found.data.tags.get(ATTEMPT_TAG) == attempt:
+                return str(found.info.run_id)
+            self._client.delete_run(found.info.run_id)  # a lost attempt's: its points are no part of the run's curve
         created = self._client.create_run(
             experiment, start_time=int(1000 * run.attempts[0].created_at), run_name=f"{run.label} seed {run.seed}",
-            tags={RUN_TAG: run.id},
+            tags={RUN_TAG: run.id, ATTEMPT_TAG: attempt},
         )  # fmt: skip
         fault_point("mlflow.run-made")
         return str(created.info.run_id)

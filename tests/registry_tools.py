@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from orchestrator.measured import measured
-from orchestrator.scheduler.loop import end_judged
+from orchestrator.scheduler.ending import end_judged
 
 QUESTIONS = 16
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from db import reads, writes
 from db.records import Run
-from orchestrator.scheduler.loop import end_judged
+from orchestrator.scheduler.ending import end_judged
 from orchestrator.settings import Settings
 
 SEARCH = """\

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.verdict.case import Case, Findings, short, some
+from orchestrator.verdict.case import Case, Findings, by_step, different, short, some
 
 
 def identity(case: Case) -> Findings:
@@ -44,6 +44,21 @@ def steps(case: Case) -> Findings:
         absent = sorted(set(range(1, planned + 1)) - set(done))
         return Findings(tuple(against), (f"training steps without a record: {short(absent)}",))
     return Findings(tuple(against))
+
+
+def resumption(case: Case) -> Findings:
+    """A run that went on from a checkpoint went on with the weights that the checkpoint's step ended with."""
+    exported = by_step(case.of("exported"), "export")
+    against, missing = [], []
+    for fact in case.of("resumed"):
+        seen = [export["weights"] for export in exported.get(fact["step"], [])]
+        if len(seen) < 2:
+            missing.append(f"the weights that it went on with from step {fact['step']} were not fingerprinted")
+        elif odd := [name for weights in seen[1:] for name in different(seen[0], weights)]:
+            against.append(
+                f"it went on from step {fact['step']} with other weights than that step ended with: {short(odd)}"
+            )
+    return Findings(some(against), some(missing))
 
 
 def counts(case: Case) -> Findings:

@@ -11,7 +11,7 @@ from orchestrator.verdict import course, gradients, noise, weights
 from orchestrator.verdict.case import PROVEN, REFUTED, UNPROVEN, Case, Findings, Measured, PlannedSteps, Verdict, short
 
 CHECKS: tuple[Callable[[Case], Findings], ...] = (
-    course.identity, course.steps, course.counts, course.evals,
+    course.identity, course.steps, course.resumption, course.counts, course.evals,
     weights.quantisation, weights.adapters, weights.same_weights, weights.eval_mode, weights.movement,
     gradients.gradients, noise.noise, noise.layers, noise.hardware,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from db import bug_writes, reads, writes
 from experiment_specs.bug_rules import load_rule, shipped_rules
 from orchestrator.bugs import engine as bugs
 from orchestrator.mlflow_projector import Projector, catch_up
-from orchestrator.scheduler.loop import leadership
+from orchestrator.scheduler.leadership import leadership
 from tests.registry_tools import finish, probe
 
 
@@ -145,3 +145,23 @@ def test_an_mlflow_that_is_down_loses_nothing(settings, engine, finished) -> Non
     store.rmdir()
     store.with_suffix(".away").rename(store)
     assert Projector(settings, engine).project_all() == 1
+
+
+def test_a_run_that_was_tried_again_has_the_points_of_its_last_attempt_alone(
+    settings, engine, finished, tmp_path
+) -> None:
+    Projector(settings, engine).project_all()
+    first = reads.runs(engine, ids=[finished])[0]
+    lost = first.attempts[-1]
+    assert writes.end_attempt(engine, lost.id, lost.token, finished, writes.Ending("lost", "queued", "killed"))
+    again = writes.begin_attempt(engine, finished, tmp_path)
+    assert again is not None
+    step = {"seq": 3, "at": 2.0, "step": 1, "metrics": {"critic/score/mean": 0.1}}
+    new = writes.Ingested(since=0, offset=1, seq=3, last_event_at=2.0, last_step=1, steps=[step])
+    assert writes.record_events(engine, again.id, again.token, finished, new)
+    Projector(settings, engine).project_all()
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+    shown = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert [run.data.tags["aqn.run_id"] for run in shown] == [finished]
+    assert len(client.get_metric_history(shown[0].info.run_id, "critic/score/mean")) == 1
+    assert shown[0].info.run_id != first.mlflow_run

@@ -640,3 +640,26 @@ def test_a_weight_on_one_side_only_refutes(verdict_of) -> None:
     for fact in facts["forward_weights"]:
         fact["weights"].pop(LINEARS[0])
     assert verdict_of(facts)[0] == "REFUTED"
+
+
+def gone_on(again: dict[str, str] | None) -> Facts:
+    """As after an attempt that went on from step 2: the export of that step is there once more."""
+    facts = good_facts(noise=True)
+    facts["resumed"] = [{"step": 2, "from": "/runs/r/1", "checkpoint": "/runs/r/1/checkpoints/global_step_2"}]
+    if again is not None:
+        facts["exported"].append({"export": 2, "weights": again | NORMS, "used": weights(2)})
+    return facts
+
+
+def test_a_run_that_went_on_with_the_weights_of_its_checkpoint_is_proven(verdict_of) -> None:
+    assert verdict_of(gone_on(weights(2))) == ("PROVEN", "")
+
+
+def test_a_run_that_went_on_with_other_weights_is_refuted(verdict_of) -> None:
+    status, reasons = verdict_of(gone_on(weights(1)))
+    assert status == "REFUTED"
+    assert "went on from step 2 with other weights" in reasons
+
+
+def test_a_run_that_does_not_show_what_it_went_on_with_is_unproven(verdict_of) -> None:
+    assert verdict_of(gone_on(None))[0] == "UNPROVEN"
