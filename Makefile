@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-full lint bench constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-full lint chaos bench constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,10 @@ test-verl: $(VENV)/.dev  ## the command line on real verl runs
 test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest --durations=10
 
+N ?= 100
+chaos: $(VENV)/.dev  ## SIGKILL at every named place in turn, N times (100): what is lost, what is doubled
+	$(BIN)/python -m tests.chaos $(N) --out benchmarks/results/chaos.md
+
 bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size, error rates of comparisons and searches
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/light_commands.py
@@ -67,6 +71,7 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 	$(BIN)/python benchmarks/registry.py
 	PYTHONPATH=. $(BIN)/python benchmarks/comparisons.py
 	PYTHONPATH=. $(BIN)/python benchmarks/search.py
+	PYTHONPATH=. $(BIN)/python benchmarks/scheduler.py
 
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \

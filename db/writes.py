@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from db.bug_reads import marks_of
 from db.bug_writes import Judged, Rules, link, record_facts, replaced, resolve_replaced
+from db.listing import chunks
 from db.records import NewFacts, Run, SearchArm
 from db.schema import (
     AttemptRow,
@@ -143,29 +144,77 @@ def _sweep_row(session: Session, submission: Submission) -> SweepRow:
 def _add_runs(session: Session, sweep: SweepRow, submission: Submission, there: int, *, again: bool) -> Submitted:
     """``there``: how many runs the sweep has; those of the submission come after them."""
     now = time.time()
+    batch = _Batch(session, submission, again=again)
+    wanted = set(session.scalars(select(SweepRunRow.run_id).where(SweepRunRow.sweep_id == sweep.id)))
     created, existing, ordered, needed = [], [], [], dict[str, None]()
     for position, new in enumerate(submission.runs, start=there):
         at = now + (position - there) * 1e-6  # in the order of the spec
-        _note_condition(session, new, submission)
-        run_id = None if again else _reusable(session, new, submission)
+        run_id = None if again else batch.reusable(new)
+        first = None
         if new.needs is not None and (run_id is None or _queued(session, run_id)):
-            first = _wanted(session, new.needs, submission, at - 5e-7)
+            first = batch.reusable(new.needs) or batch.create(new.needs, at - 5e-7)
             needed[first] = None
-        else:
-            first = None
         if run_id is None:
-            run_id = _create_run(session, new, submission, at)
+            run_id = batch.create(new, at, first)
             created.append(run_id)
         else:
             existing.append(run_id)
-        if first is not None:
-            session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
+            if first is not None:
+                session.execute(update(RunRow).where(RunRow.id == run_id).values(waits_for=first))
         ordered.append(run_id)
-        if session.get(SweepRunRow, (sweep.id, run_id)) is None:
-            session.add(SweepRunRow(sweep_id=sweep.id, run_id=run_id, position=position))
-    session.flush()
+        if run_id not in wanted:
+            wanted.add(run_id)
+            batch.wish(sweep.id, run_id, position)
+    batch.write()
     fault_point("submit.before-commit")
     return Submitted(tuple(created), tuple(existing), tuple(ordered), tuple(needed))
+
+
+class _Batch:
+    """Rows of one submission, written in a few statements: a sweep may have thousands of runs."""
+
+    def __init__(self, session: Session, submission: Submission, *, again: bool) -> None:
+        self._session, self._submission = session, submission
+        asked = {new.condition_id: new for run in submission.runs for new in (run, run.needs) if new is not None}
+        known: set[str] = set()
+        self._with_runs: set[str] = set()
+        for chunk in chunks(list(asked)):
+            known |= set(session.scalars(select(ConditionRow.id).where(ConditionRow.id.in_(chunk))))
+            self._with_runs |= set(session.scalars(select(RunRow.condition_id).where(RunRow.condition_id.in_(chunk))))
+        self._conditions = [
+            {"id": key, "schema_version": submission.condition_schema, "body": new.condition}
+            for key, new in asked.items()
+            if key not in known
+        ]
+        self._runs: list[dict[str, Any]] = []
+        self._moves: list[dict[str, Any]] = []
+        self._wishes: list[dict[str, Any]] = []
+        self._made: dict[tuple[str, str, int], str] = {}
+
+    def reusable(self, new: NewRun) -> str | None:
+        """One that this submission makes itself, or one that there is."""
+        made = self._made.get((new.kind, new.condition_id, new.seed))
+        if made is not None or new.condition_id not in self._with_runs:
+            return made
+        return _reusable(self._session, new, self._submission)
+
+    def create(self, new: NewRun, at: float, waits_for: str | None = None) -> str:
+        values = _run_values(new, self._submission, at) | {"waits_for": waits_for}
+        self._runs.append(values)
+        self._moves.append(_move_values(values["id"], None, "queued", "submitted", at))
+        self._made[new.kind, new.condition_id, new.seed] = values["id"]
+        return str(values["id"])
+
+    def wish(self, sweep_id: int, run_id: str, position: int) -> None:
+        self._wishes.append({"sweep_id": sweep_id, "run_id": run_id, "position": position})
+
+    def write(self) -> None:
+        for table, rows in (
+            (ConditionRow, self._conditions), (RunRow, self._runs), (TransitionRow, self._moves),
+            (SweepRunRow, self._wishes),
+        ):  # fmt: skip
+            if rows:
+                self._session.execute(insert(table), rows)
 
 
 def ask_to_cancel(engine: Engine, wishes: Mapping[str, str], *, at_once: bool = False) -> None:
@@ -306,18 +355,19 @@ def _attempted(session: Session, run_id: str) -> bool:
 
 
 def _create_run(session: Session, new: NewRun, submission: Submission, now: float) -> str:
-    run_id = secrets.token_hex(5)
-    session.add(
-        RunRow(
-            id=run_id, kind=new.kind, condition_id=new.condition_id,
-             seed=new.seed, code_version=submission.code_version,
-            label=new.label, state="queued", created_at=now, priority=submission.priority, gpus=new.gpus,
-            plan=new.plan, overrides=new.overrides, score_rule=submission.score_rule, reasons=[],
-        )
-    )  # fmt: skip
-    session.flush()
-    _note_move(session, run_id, None, "queued", "submitted", now)
-    return run_id
+    values = _run_values(new, submission, now)
+    session.execute(insert(RunRow), [values])
+    _note_move(session, values["id"], None, "queued", "submitted", now)
+    return str(values["id"])
+
+
+def _run_values(new: NewRun, submission: Submission, at: float) -> dict[str, Any]:
+    return {
+        "id": secrets.token_hex(5), "kind": new.kind, "condition_id": new.condition_id, "seed": new.seed,
+        "code_version": submission.code_version, "label": new.label, "state": "queued", "created_at": at,
+        "priority": submission.priority, "gpus": new.gpus, "plan": new.plan, "overrides": new.overrides,
+        "score_rule": submission.score_rule, "reasons": [], "projected_seq": -1, "mark_changes": 0,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -372,10 +422,12 @@ def _note_move(  # noqa: PLR0917 - a row
     session: Session, run_id: str, before: str | None, after: str, why: str, at: float, attempt_id: int | None = None
 ) -> None:
     """The only way in which a run's state changes: by a move that is in the table, and with a line of history."""
+    session.execute(insert(TransitionRow), [_move_values(run_id, before, after, why, at) | {"attempt_id": attempt_id}])
+
+
+def _move_values(run_id: str, before: str | None, after: str, why: str, at: float) -> dict[str, Any]:
     check_move(before, after)
-    session.add(
-        TransitionRow(run_id=run_id, attempt_id=attempt_id, before=before, after=after, why=_storable(why), at=at)
-    )
+    return {"run_id": run_id, "before": before, "after": after, "why": _storable(why), "at": at}
 
 
 def mark_started(  # noqa: PLR0917 - what a supervisor says

@@ -121,6 +121,17 @@ def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> d
     }
 
 
+def ray_on_loopback() -> None:
+    """Keep the Rays that this process starts or joins on this machine's loopback interface.
+
+    Where a cluster of several machines is possible, Ray takes 127.0.0.1 for the machine's outer address and listens on
+    all interfaces. It has a switch against that, which only Windows and macOS users can reach by its environment name.
+    """
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
 NOISY_OPS = "VERL_NOISY_OPS_"
 """Prefix of the environment names under which users of verl's noise patches know hardware noise."""
 

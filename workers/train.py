@@ -31,6 +31,7 @@ from workers.launch import (
     code_version,
     noisy_ops_contradiction,
     process_environment,
+    ray_on_loopback,
     read_order,
     trainer_environment,
     unsupported,
@@ -142,6 +143,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path, point: Resu
     os.environ.setdefault("WANDB_DIR", str(run_dir))  # where a spec switches W&B on: what it writes stays with the run
     import ray
 
+    ray_on_loopback()
     ray.init(**_private_ray(order.gpus, scratch, cpu=cpu))
     spool.append("phase", {"name": "private Ray up"})
     try:

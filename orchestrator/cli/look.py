@@ -32,7 +32,7 @@ def status(as_json: Json = False) -> None:
     """What is running, what waits, and whether the fleet is up."""
     from dataclasses import asdict
 
-    from db import reads
+    from db import reads, steering
     from orchestrator.fleet.head import current
     from orchestrator.scheduler.leadership import leadership
     from orchestrator.settings import load_settings
@@ -42,6 +42,8 @@ def status(as_json: Json = False) -> None:
     counts = reads.state_counts(engine)
     active = reads.runs(engine, states=("running", "queued"), kinds=("train", "scan", "eval"))
     head = current(settings)
+    drained = steering.drained(engine)
+    paused = {name: c.paused for name, c in steering.sweep_controls(engine).items() if c.paused}
     with leadership(settings, engine) as free:
         scheduled = not free
     if as_json:
@@ -51,6 +53,8 @@ def status(as_json: Json = False) -> None:
             {
                 "counts": counts,
                 "scheduler": "running" if scheduled else "not running",
+                "drained": drained,
+                "paused": paused,
                 "fleet": None if head is None else asdict(head),
                 "active": [run_as_json(run, curves=True) for run in active if run.kind != "scan"],
                 "scans": [
@@ -65,7 +69,11 @@ def status(as_json: Json = False) -> None:
     screen.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no runs yet")
     screen.print("scheduler: " + ("running" if scheduled else "not running"))
     if active and not scheduled:
-        screen.print("nobody schedules the runs that wait; `aqn submit SPEC` goes on with them")
+        screen.print("nobody schedules the runs that wait; `aqn serve` does, or `aqn submit` of any sweep")
+    if drained:
+        screen.print(f"drained ({drained['why']}): nothing starts; `aqn drain --off` ends it")
+    for name, said in paused.items():
+        screen.print(f"paused: {name} ({said['why']}); `aqn resume {name}` goes on")
     screen.print("fleet: " + (f"Ray head at {head.address}, process {head.pid}" if head else "no local Ray head"))
     if active:
         screen.print(progress_table(active, {}, ""))

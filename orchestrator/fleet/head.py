@@ -27,6 +27,8 @@ from orchestrator.settings import Settings
 
 ADDRESS_VARIABLE = "AQN_RAY_ADDRESS"
 START_SECONDS = 120.0
+RAY = "from workers.launch import ray_on_loopback; ray_on_loopback(); from ray.scripts.scripts import main; main()"
+"""Ray's own command line, kept on the loopback interface."""
 
 
 class FleetError(AqnError):
@@ -124,12 +126,14 @@ def _start(settings: Settings) -> Head:
     temp_dir = tempfile.mkdtemp(prefix="aqn-fleet-")  # short: socket paths end at 107 bytes
     port, gpus = _free_port(), logical_gpus()
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
+        sys.executable, "-c", RAY, "start", "--head", "--block", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp_dir}", "--include-dashboard=false",
         f"--num-gpus={gpus}", f"--num-cpus={max(4, os.cpu_count() or 4)}", "--object-store-memory=100000000",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_enable_worker_prestart": "0"} | _authentication(settings)
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
     log = settings.home / "fleet.log"
     with log.open("ab") as out:
         process = subprocess.Popen(

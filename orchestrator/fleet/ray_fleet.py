@@ -20,7 +20,7 @@ from orchestrator.fleet.head import FleetError
 from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes
 from orchestrator.scheduler.decide import Node
-from workers.launch import trainer_command
+from workers.launch import ray_on_loopback, trainer_command
 
 NAMESPACE = "aqn"
 ANSWER_SECONDS = 5.0
@@ -34,6 +34,8 @@ class RayFleet:
 
     def __init__(self, address: str, command: Callable[[Path], list[str]] = trainer_command) -> None:
         self._command = command
+        if address.startswith(("127.", "localhost")):
+            ray_on_loopback()
         try:
             ray.init(
                 address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,

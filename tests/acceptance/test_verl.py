@@ -34,6 +34,10 @@ trainer: {trainer.logger: [wandb], trainer.project_name: addition}
 """
 
 
+SECRETS = {"HF_TOKEN": "hf_planted0secret0of0the0tests", "WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567"}
+"""In the environment of every command, and to be found in no file."""
+
+
 class Home:
     """One AQN_HOME for the module: assets are made once, the fleet is started once."""
 
@@ -42,7 +46,7 @@ class Home:
         self.spec = folder / "short.yaml"
         self.spec.write_text(SPEC)
         own = {"AQN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "offline"}
-        self.environment = os.environ | own
+        self.environment = os.environ | own | SECRETS
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -105,6 +109,13 @@ def test_the_same_trainer_is_adopted_and_nothing_is_lost_or_doubled(home, adopte
     assert [t["to"] for t in run["transitions"]] == ["queued", "running", "succeeded"]
     sequence = [fact["seq"] for fact in run["evidence"]]
     assert len(sequence) == len(set(sequence))
+
+
+def test_secrets_of_the_environment_are_written_nowhere(home, adopted) -> None:
+    files = [path for path in (home.folder / "home").rglob("*") if path.is_file()]
+    assert len(files) > 50
+    told = [path for path in files for secret in SECRETS.values() if secret.encode() in path.read_bytes()]
+    assert told == []
 
 
 def test_verls_own_logger_writes_to_wandb_beside_the_record(adopted) -> None:
