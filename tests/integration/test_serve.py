@@ -149,7 +149,7 @@ def test_what_listens_listens_on_this_machine_only(ray_address) -> None:
     mine = psutil.Process()
     family = [p for p in mine.children(recursive=True) if "ray" in " ".join(p.cmdline()).lower()]
     listening = [
-        c.laddr.ip
+        c.laddr.ip.removeprefix("::ffff:")
         for p in family
         if p.is_running()
         for c in p.net_connections("inet")
