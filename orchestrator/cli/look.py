@@ -112,7 +112,7 @@ def runs(  # noqa: PLR0917 - typer reads them as options
 
     screen = console()
     if found or not claims:
-        screen.print(runs_table(found) if found else "no runs yet")
+        screen.print(runs_table(found, screen.width) if found else "no runs yet", soft_wrap=True)
         for note in bug_notes(found):
             screen.print(note)
     if claims:

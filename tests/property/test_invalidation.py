@@ -216,7 +216,7 @@ class Invalidation(RuleBasedStateMachine):
 
     def _tables(self, runs: list[Run]) -> None:
         """Scores that do not count are struck through, in both tables."""
-        for table in (runs_table(runs), results_table(runs)) if runs else ():
+        for table in (runs_table(runs, 80), results_table(runs)) if runs else ():
             console = Console(width=200, record=True, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
             console.print(table)
             struck = console.export_text(styles=True).count("\x1b[2;9m")
