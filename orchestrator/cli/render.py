@@ -181,7 +181,7 @@ def runs_table(runs: Sequence[Run], width: int) -> Text:
     return _lines(("id", "run", "seed", "score % [95 %]", "step", "verdict"), rows, width, stretched=1, right=(2, 4))
 
 
-def _lines(  # noqa: PLR0917 - a table
+def _lines(
     heads: Sequence[str], rows: Sequence[Sequence[Text]], width: int, stretched: int, right: Sequence[int]
 ) -> Text:
     """A table of single lines as one text, looking as ``box.SIMPLE_HEAD`` does: a list of hundreds is drawn in a tenth

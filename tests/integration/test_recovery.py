@@ -331,7 +331,15 @@ def test_every_place_is_passed_somewhere_and_every_passage_is_a_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["scheduler.attempt-begun", "events.before-commit", "resume.copied", "spool.half-written"]
+    "place",
+    [
+        "scheduler.attempt-begun",
+        "resume.copied",
+        *(
+            pytest.param(p, marks=pytest.mark.slow)
+            for p in ("events.before-commit", "spool.half-written", "mlflow.before-cursor")
+        ),
+    ],
 )
 def test_a_kill_at_a_place_loses_and_doubles_nothing(place, ray_address, tmp_path) -> None:
     """n = 1 a place; `make chaos` goes through all of them."""

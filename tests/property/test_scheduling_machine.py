@@ -333,5 +333,5 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.timeout(1800)
 class TestScheduling(Machine.TestCase):
     settings = hypothesis_settings(
-        deadline=None, stateful_step_count=40, max_examples=300 if hypothesis_settings().max_examples > 100 else 30
+        deadline=None, stateful_step_count=40, max_examples=300 if hypothesis_settings().max_examples > 100 else 12
     )
