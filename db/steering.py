@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,14 @@ from sqlalchemy.orm import Session
 from db.bug_reads import reading
 from db.listing import among_chunks, attempts_of, columns, sweeps_of, value_of
 from db.records import Attempt
-from db.schema import AttemptRow, ControlRow, EvalRow, EvidenceRow, StepRow
+from db.schema import ControlRow, EvalRow, EvidenceRow, StepRow
 from db.states import OPEN
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that is not over. ``attempt``: the last one, of runs that are running. ``first``: state and verdict of the
-    run that it waits for."""
+    """A run that is not over. ``attempt``: the last one, of runs that are running. ``attempts``: all that it had.
+    ``first``: state and verdict of the run that it waits for."""
 
     id: str
     kind: str
@@ -36,6 +37,7 @@ class OpenRun:
     waits_for: str | None
     sweeps: tuple[str, ...] = ()
     attempt: Attempt | None = None
+    attempts: tuple[Attempt, ...] = ()
     first: tuple[str, str | None] | None = None
 
 
@@ -51,7 +53,7 @@ def open_runs(engine: Engine) -> list[OpenRun]:
         query = f"SELECT {columns('r', _FIELDS)} FROM runs r WHERE {{}}"
         found = [dict(zip(_FIELDS, row, strict=True)) for row in among_chunks(rows, query, "r.state", OPEN)]
         sweeps = sweeps_of(rows, [run["id"] for run in found])
-        attempts = attempts_of(rows, [run["id"] for run in found if run["state"] == "running"])
+        attempts = attempts_of(rows, [run["id"] for run in found])
         needed = [run["waits_for"] for run in found if run["waits_for"] and run["state"] == "queued"]
         query = "SELECT id, state, verdict FROM runs WHERE {}"
         firsts = {row[0]: (row[1], row[2]) for row in among_chunks(rows, query, "id", list(dict.fromkeys(needed)))}
@@ -59,7 +61,8 @@ def open_runs(engine: Engine) -> list[OpenRun]:
         OpenRun(
             **run | {"plan": value_of(run["plan"])},
             sweeps=tuple(sweeps.get(run["id"], ())),
-            attempt=attempts[run["id"]][-1] if run["id"] in attempts else None,
+            attempt=attempts[run["id"]][-1] if run["state"] == "running" else None,
+            attempts=tuple(attempts.get(run["id"], ())),
             first=firsts.get(run["waits_for"]),
         )
         for run in found
@@ -108,14 +111,16 @@ def drained(engine: Engine) -> dict[str, Any] | None:
         return session.scalar(select(ControlRow.body).where(ControlRow.name == "drain"))
 
 
-def event_times(engine: Engine, attempt_id: int) -> list[float]:
-    """When an attempt said something, by its own clock, in order; what it took over of another's past left out."""
+def silences(engine: Engine, attempt_id: int) -> list[float]:
+    """Seconds between one thing that an attempt said and the next, by its own clock, the past that it took over
+    included; not those between one attempt's end and the next one's beginning."""
     with Session(engine.execution_options(read_only=True)) as session:
-        since = session.scalar(select(AttemptRow.created_at).where(AttemptRow.id == attempt_id)) or 0.0
-        times: list[float] = []
-        for table in (StepRow, EvalRow, EvidenceRow):
-            times += session.scalars(select(table.at).where(table.attempt_id == attempt_id, table.at > since))
-    return sorted(times)
+        times = [(at, False) for table in (StepRow, EvalRow) for at in session.scalars(
+            select(table.at).where(table.attempt_id == attempt_id))]  # fmt: skip
+        facts = session.execute(select(EvidenceRow.at, EvidenceRow.kind).where(EvidenceRow.attempt_id == attempt_id))
+        times += [(at, kind == "resumed") for at, kind in facts]
+    times.sort()
+    return [later - earlier for (earlier, _), (later, begins) in itertools.pairwise(times) if not begins]
 
 
 def spent_tries(attempts: Sequence[Attempt]) -> list[str]:

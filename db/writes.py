@@ -266,13 +266,13 @@ def undrain(engine: Engine) -> bool:
         return found is not None
 
 
-def note_stop(engine: Engine, attempt_id: int, token: str) -> None:
-    """Its trainer is asked to save a checkpoint and end."""
+def note_stop(engine: Engine, attempt_id: int, token: str, *, asked: bool = True) -> None:
+    """Its trainer is asked to save a checkpoint and end, or is not any more."""
     with Session(engine) as session, session.begin():
         session.execute(
             update(AttemptRow)
-            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.asked_to_stop.is_(None))
-            .values(asked_to_stop=time.time())
+            .where(AttemptRow.id == attempt_id, AttemptRow.token == token, AttemptRow.asked_to_stop.is_(None) == asked)
+            .values(asked_to_stop=time.time() if asked else None)
         )
 
 
@@ -331,15 +331,15 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
     rows = [row for row in rows if row.id not in fallen]
     same_code = [row for row in same_code if row.id not in fallen]
     proven = [row for row in rows if row.state == "succeeded" and row.verdict == "PROVEN"]
-    running = [row for row in same_code if row.state == "running"]
-    queued = [row for row in rows if row.state == "queued"]
+    running = [row for row in same_code if row.state == "running" and row.cancel is None]
+    queued = [row for row in rows if row.state == "queued" and row.cancel is None]
     judged = [row for row in same_code if row.state == "succeeded" and new.kind != "scan"]
     for row in (*proven, *running, *queued, *judged):
         if row.state == "queued":
             row.priority = max(row.priority, submission.priority)
             if not _attempted(session, row.id):  # nothing of it has happened yet: it follows the newest word
                 row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
-                row.plan = new.plan
+                row.plan = new.plan | {k: v for k, v in row.plan.items() if k == "continues"}
         return row.id
     return None
 
@@ -568,12 +568,15 @@ def _leave_queue(engine: Engine, run_id: str, state: str, why: str) -> None:
             _note_move(session, run_id, "queued", state, why, now)
 
 
-def record_projection(engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str) -> None:
-    """How far MLflow has been filled for a run."""
+def record_projection(  # noqa: PLR0917 - a row
+    engine: Engine, run_id: str, mlflow_run: str, seq: int, state: str, attempts: int
+) -> None:
+    """How far MLflow has been filled for a run; nothing where it has another attempt by now than ``attempts`` say."""
+    last = select(func.coalesce(func.max(AttemptRow.number), 0)).where(AttemptRow.run_id == run_id).scalar_subquery()
     with Session(engine) as session, session.begin():
         session.execute(
             update(RunRow)
-            .where(RunRow.id == run_id)
+            .where(RunRow.id == run_id, last == attempts)
             .values(mlflow_run=mlflow_run, projected_seq=seq, projected_state=state)
         )
 
@@ -623,23 +626,50 @@ def retry(engine: Engine, runs: Sequence[Run], code: str, condition_schema: int)
     now = time.time()
     made: dict[str, str] = {}
     with Session(engine) as session, session.begin():
-        for position, run in enumerate(runs):
-            again = select(RunRow.id).join(LinkRow, LinkRow.source == RunRow.id).where(
-                LinkRow.kind == "attempt-of", LinkRow.target == run.id,
-                RunRow.state.in_(OPEN) | (RunRow.state == "succeeded"),
-            )  # fmt: skip
-            if run.state not in RETRIABLE or session.scalar(again.limit(1)) is not None:
+        for position, run in enumerate(
+            sorted(runs, key=lambda run: -run.created_at)
+        ):  # the newest stands for its elders
+            if run.state not in RETRIABLE or _serves_already(session, run):
                 continue
             before = [*run.plan.get("continues", ()), *(attempt.run_dir for attempt in run.attempts)]
             new = NewRun(
                 run.label, run.condition_id, run.condition, run.seed, run.plan | {"continues": before}, run.gpus,
-                run.overrides, run.kind,
+                run.overrides, run.kind, _needed_anew(session, run.waits_for),
             )  # fmt: skip
             order = Rerun(run.id, new, run.score_rule, run.waits_for, "attempt-of")
             made[run.id] = _make_instead(
                 session, order, "retried by hand", code, condition_schema, run.priority, now + position * 1e-6
             )
+            stands_for = select(LinkRow).where(
+                LinkRow.source == run.id, LinkRow.kind.in_(("supersedes", "re-evaluation-of"))
+            )
+            for known in session.scalars(stands_for).all():
+                link(session, known.kind, made[run.id], known.target, known.why)
     return made
+
+
+def _serves_already(session: Session, run: Run) -> bool:
+    """Is another run of the same under way, or was it well?"""
+    others = session.scalars(
+        select(RunRow).where(
+            RunRow.condition_id == run.condition_id, RunRow.seed == run.seed, RunRow.kind == run.kind,
+            RunRow.id != run.id, RunRow.state.in_(OPEN) | (RunRow.state == "succeeded"),
+        )
+    ).all()  # fmt: skip
+    same = [row for row in others if row.score_rule == run.score_rule]
+    fallen = _fallen(session, [row.id for row in same])
+    return any(row.id not in fallen for row in same)
+
+
+def _needed_anew(session: Session, waits_for: str | None) -> NewRun | None:
+    """What a run waited for, where that failed: it has to be made once more."""
+    first = session.get(RunRow, waits_for) if waits_for is not None else None
+    if first is None or first.state in OPEN or first.verdict == "PROVEN":
+        return None
+    body = session.get_one(ConditionRow, first.condition_id).body
+    return NewRun(
+        first.label, first.condition_id, body, first.seed, first.plan, first.gpus, first.overrides, first.kind
+    )
 
 
 def _make_instead(  # noqa: PLR0917 - what the two callers know

@@ -34,7 +34,8 @@ def finished_event(run_dir: str) -> dict[str, Any] | None:
 def stopped_at(run_dir: str) -> int | None:
     """The step of the checkpoint that the trainer saved when it was asked to end; None where it was not, or did not."""
     events, _ = read_events(run_dir)
-    return next((int(event.data["step"]) for event in events if event.kind == "stopped"), None)
+    words = (event.data.get("step") for event in events if event.kind == "stopped" and isinstance(event.data, dict))
+    return next((step for step in words if isinstance(step, int)), None)
 
 
 def sort_events(events: list[Event], offset: int, attempt: Attempt) -> writes.Ingested:

@@ -76,7 +76,7 @@ class Projector:
             client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
         seq = attempt.spool_seq if attempt is not None else -1
         fault_point("mlflow.before-cursor")
-        writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run))
+        writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run), len(run.attempts))
         fault_point("mlflow.projected")
 
     def _connect(self) -> Any:

@@ -67,8 +67,6 @@ def make_plan(sweep: Sweep, look: Look = _shipped) -> Plan:
         warnings.append(f"{expansion.merged} {twice} written twice and run once")
     if len(sweep.seeds) == 1 and len(conditions) > 1:
         warnings.append("one seed an arm: differences between conditions cannot be told from luck")
-    if sweep.budget.gpu_hours is not None:
-        warnings.append("budget.gpu_hours is recorded; this version does not stop at it")
     arms = [(c.label, c.condition) for c in conditions]
     unknown = [f"{path} {found}" for path, found in seen.items() if isinstance(found, str)]
     warnings += [f"what treatments touch is not checked: {text}" for text in unknown]

@@ -160,11 +160,28 @@ def ends(run_dir: Path, order: Order, step: int, behaviour: dict[str, object]) -
     return True
 
 
+def finished(spool: Spool) -> int:
+    spool.append("finished", {"ok": True, "error": None}, durable=True)
+    return 0
+
+
+def say_start(spool: Spool, order: Order, begin: int) -> None:
+    """What the first export measures: of the start, or of what was gone on with."""
+    if begin:
+        sent = held(begin, order)["weights"]
+        spool.append("exported", {"export": begin, "weights": sent, "used": sent})
+    else:
+        still = {"block_linears": 0.0, "adapters": 0.0, "other": 0.0}
+        spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
+
+
 def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     spool = Spool(run_dir)
     point = find_point(order)
     if point is not None:
         take_over(run_dir, point, spool)
+        if point.step == order.total_steps:
+            return finished(spool)
     begin = 0 if point is None else point.step
     checkpoints = Checkpoints(run_dir, order, spool)
     spool.append("started",
@@ -184,12 +201,7 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
          "sqnr_db": 18.0, "mean_abs_ratio": 0.1, "adapted": [], "adapter_types": [],
          "role": "policy"},
     )  # fmt: skip
-    still = {"block_linears": 0.0, "adapters": 0.0, "other": 0.0}
-    if point is None:
-        spool.append("moved", {"export": 0, "optimiser_steps": 0, "optimiser_updates": 0} | still)
-    else:
-        sent = held(begin, order)["weights"]
-        spool.append("exported", {"export": begin, "weights": sent, "used": sent})
+    say_start(spool, order, begin)
     for step in range(begin + bool(point), order.total_steps + 1):
         if step:
             update(spool, order, step)
@@ -217,8 +229,7 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
             )
             return 1
     checkpoints.remove_unneeded(order.total_steps, over=True)
-    spool.append("finished", {"ok": True, "error": None}, durable=True)
-    return 0
+    return finished(spool)
 
 
 def main() -> int:

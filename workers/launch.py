@@ -69,6 +69,8 @@ class Order:
 
     earlier: list[str] = field(default_factory=list)
     """Directories of the attempts before, the first one first: one of their checkpoints may be gone on from."""
+    spoiled: list[int] = field(default_factory=list)
+    """Steps whose checkpoint is not to be gone on from: an attempt that did so failed before it made a step."""
     save_every: int = 0
     """Every so many training steps a checkpoint is saved to go on from; 0: none is."""
     halvings: int = 0
@@ -95,6 +97,11 @@ def write_order(run_dir: Path, order: Order) -> None:
         os.link(scratch, run_dir / ORDER_NAME)  # whole or not at all, and never over another
     finally:
         scratch.unlink()
+
+
+def has_successor(run_dir: Path, order: Order) -> bool:
+    """Has the run a newer attempt? Then this one was given up, and lives by a mistake."""
+    return (run_dir.parent / str(order.attempt + 1) / ORDER_NAME).exists()
 
 
 def read_order(run_dir: str | os.PathLike[str]) -> Order:

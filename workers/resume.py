@@ -53,16 +53,6 @@ def points(run_dir: str, events: Sequence[Event], eval_steps: Iterable[int]) -> 
     ]
 
 
-def failed_points(events: Sequence[Event]) -> set[tuple[str, int]]:
-    """Checkpoints (path, step) that an attempt went on from and failed by an error of its own before a step was made:
-    they are not tried again."""
-    resumed = next((e for e in reversed(events) if e.kind == "resumed"), None)
-    error = next((e for e in events if e.kind == "finished" and e.data.get("error")), None)
-    if resumed is None or error is None or any(e.kind == "step" and e.seq > resumed.seq for e in events):
-        return set()
-    return {(str(resumed.data["checkpoint"]), int(resumed.data["step"]))}
-
-
 def find_point(order: Order) -> ResumePoint | None:
     """Where this attempt can go on, or None: it begins at the beginning.
 
@@ -77,10 +67,9 @@ def find_point(order: Order) -> ResumePoint | None:
         same = (earlier.condition_id, earlier.seed, earlier.code, earlier.total_steps)
         if same == (order.condition_id, order.seed, order.code, order.total_steps):
             pasts.append((run_dir, read_events(run_dir)[0]))
-    spoiled = {point for _, events in pasts for point in failed_points(events)}
     found = [point for run_dir, events in pasts for point in points(run_dir, events, order.eval_steps)]
     for point in sorted(found, key=lambda p: -p.step):
-        if (point.checkpoint, point.step) not in spoiled and not changed_files(point.checkpoint, point.files):
+        if point.step not in order.spoiled and not changed_files(point.checkpoint, point.files):
             return point
     return None
 

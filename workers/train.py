@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from workers.launch import (
     TOLD_TO_GO,
     Order,
     code_version,
+    has_successor,
     noisy_ops_contradiction,
     process_environment,
     ray_on_loopback,
@@ -38,6 +40,7 @@ from workers.launch import (
 )
 from workers.resume import ResumePoint, changed_files, find_point, take_over
 
+SUCCESSOR_SECONDS = 10.0
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".model", ".txt", ".jinja")
 
 
@@ -49,6 +52,8 @@ def main(run_dir: Path) -> int:
     os.environ.clear()
     os.environ.update(trainer_environment(run_dir, token, inherited))
     spool = Spool(run_dir)
+    if TOKEN_VARIABLE in inherited:
+        threading.Thread(target=_end_when_succeeded, args=(run_dir, order), daemon=True).start()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     scratch = Path(tempfile.mkdtemp(prefix="aqn-"))  # short: socket paths end at 107 bytes
     try:
@@ -72,6 +77,14 @@ def main(run_dir: Path) -> int:
     stopped = any(event.kind == "stopped" for event in read_events(run_dir)[0])
     spool.append("finished", {"ok": not stopped, "error": None}, durable=True)
     return 0
+
+
+def _end_when_succeeded(run_dir: Path, order: Order) -> None:
+    """An attempt that was given up while it lived (its machine was cut off) ends as soon as it sees the next one."""
+    while not has_successor(run_dir, order):
+        time.sleep(SUCCESSOR_SECONDS)
+    _say(f"attempt {order.attempt + 1} is there: this one was given up, and ends")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _refuse_other_code(order: Order, environment: dict[str, str]) -> None:
@@ -109,6 +122,7 @@ def _go_on(run_dir: Path, order: Order, spool: Spool) -> ResumePoint | None:
     point = find_point(order) if order.kind == "train" else None
     if point is not None:
         take_over(run_dir, point, spool)
+        _remove_left_behind(run_dir, order, spool)
         _say(f"going on from step {point.step}, saved in {point.checkpoint}")
     return point
 
@@ -121,6 +135,15 @@ def _scan(order: Order, spool: Spool) -> None:
     spool.append("phase", {"name": "assets ready"})
     spool.append("started", _identity(order, files), durable=True)
     scan(order, files, _fingerprint(Path(files["model"])), spool)
+
+
+def _remove_left_behind(run_dir: Path, order: Order, spool: Spool) -> None:
+    """Checkpoints of this run's earlier attempts that are in nobody's past: saved, and ended before their step was."""
+    known = {event.data["path"] for event in read_events(spool.path.parent)[0] if event.kind == "checkpoint"}
+    for number in range(1, order.attempt):
+        for folder in (run_dir.parent / str(number) / "checkpoints").glob("global_step_*"):
+            if str(folder) not in known:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path, point: ResumePoint | None) -> None:

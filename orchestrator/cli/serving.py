@@ -21,15 +21,16 @@ from orchestrator.scheduler.decide import (
     EndStuck,
     GiveUp,
     Launch,
+    LetRun,
 )
-from orchestrator.scheduler.lead import TICK_SECONDS, Connect, lead
+from orchestrator.scheduler.lead import AGAIN_SECONDS, TICK_SECONDS, Connect, lead
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
 
 WORDS: dict[type[Action], str] = {
     Launch: "started", Conclude: "ended", GiveUp: "given up", Cancel: "cancelled",
     AskToStop: "asked to save a checkpoint and end", EndStopped: "ended, because it did not stop",
-    EndStuck: "ended, because it is hung",
+    EndStuck: "ended, because it is hung", LetRun: "goes on after all",
 }  # fmt: skip
 
 
@@ -48,16 +49,23 @@ class Service:
         signal.signal(signal.SIGTERM, _told)
         try:
             while not self._over(""):
-                with leadership(self._settings, self._engine) as leads:
-                    if leads:
-                        self._say("this process schedules now")
-                        lead(self._settings, self._engine, leads, self._over, acted=self._acted, connect=self._connect)
-                    else:
-                        self._say("another aqn process schedules; waiting to take over")
-                        time.sleep(TICK_SECONDS)
+                try:
+                    self._lead_or_wait()
+                except OperationalError as error:  # a server that is restarted
+                    self._say(f"the registry cannot be used just now ({str(error.orig).splitlines()[0]}); trying again")
+                    time.sleep(AGAIN_SECONDS)
         except KeyboardInterrupt:
             self._say("told to end; what runs goes on, and the next `aqn serve` or `aqn submit` takes it up")
         return True
+
+    def _lead_or_wait(self) -> None:
+        with leadership(self._settings, self._engine) as leads:
+            if leads:
+                self._say("this process schedules now")
+                lead(self._settings, self._engine, leads, self._over, acted=self._acted, connect=self._connect)
+            else:
+                self._say("another aqn process schedules; waiting to take over")
+                time.sleep(TICK_SECONDS)
 
     def _over(self, note: str) -> bool:
         self._say(note)
@@ -90,7 +98,7 @@ class Service:
                     "attempt": number, "status": run.state, "verdict": run.verdict}  # fmt: skip
             typer.echo(json.dumps(said))
             return
-        outcome = "" if isinstance(action, Launch | AskToStop) else f"; it is {run.state}"
+        outcome = "" if isinstance(action, Launch | AskToStop | LetRun) else f"; it is {run.state}"
         outcome += f", {run.verdict}" if run.verdict else ""
         which = f", attempt {number}" if number > 1 else ""
         self._line(f"{run.label} seed {run.seed} ({run.id}{which}): {what}{outcome}")

@@ -186,9 +186,7 @@ def drain(
 
 
 def serve(
-    until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End when nothing runs and nothing can start.")
-    ] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when all runs are over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What is done, a line of JSON each.")] = False,
 ) -> None:
     """Schedule runs, of every sweep that is submitted, until told to end; what runs then runs on.

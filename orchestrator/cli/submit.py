@@ -99,7 +99,7 @@ def follow_while(settings: Settings, engine: Engine, watched: Callable[[], Watch
     from sqlalchemy.exc import OperationalError
 
     from orchestrator.cli.progress import Progress
-    from orchestrator.scheduler.lead import TICK_SECONDS, lead
+    from orchestrator.scheduler.lead import AGAIN_SECONDS, TICK_SECONDS, lead
     from orchestrator.scheduler.leadership import leadership
 
     with Progress(quiet=quiet) as progress:
@@ -113,13 +113,18 @@ def follow_while(settings: Settings, engine: Engine, watched: Callable[[], Watch
             progress.show(now.runs, note or now.note)
             return now.over
 
-        while not (now := watched()).over:
-            with leadership(settings, engine) as leads:
-                if leads:
-                    lead(settings, engine, leads, over)
-                else:
-                    progress.show(now.runs, now.note or "another aqn process schedules; watching")
-                    time.sleep(TICK_SECONDS)
+        note = ""
+        while not over(note):
+            note = "another aqn process schedules; watching"
+            try:
+                with leadership(settings, engine) as leads:
+                    if leads:
+                        lead(settings, engine, leads, over)
+                    else:
+                        time.sleep(TICK_SECONDS)
+            except OperationalError as error:  # a server that is restarted
+                note = f"the registry cannot be used just now ({str(error.orig).splitlines()[0]}); trying again"
+                time.sleep(AGAIN_SECONDS)
 
 
 def project_the_rest(settings: Settings, engine: Engine) -> None:

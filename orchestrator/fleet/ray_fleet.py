@@ -130,6 +130,8 @@ def _answer(answer: Any) -> Observation:
         return Observation("unknown")
     except RayActorError:
         return Observation("dead")
+    except RayError:  # it could not say: a process that it asked after is being made, perhaps
+        return Observation("unknown")
 
 
 def _end_orphans(attempt: Attempt) -> None:

@@ -68,6 +68,8 @@ _ERROR_LINE = re.compile(
     r"^(?:\S*\s)?(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Timeout|Warning))\b(?:\([\w.]+\))?(?::|$)"
 )
 _CONSEQUENCES = re.compile("|".join(BY_NAME["consequence"].patterns))
+_SETTING = re.compile(r"^[\s{\[(]*['\"][\w.@/-]+['\"]\s*:")
+"""A line of a printed configuration: verl prints all of its own, with the names of what might have gone wrong."""
 _FRAME = re.compile(
     r'^\s*File "|^\s*(raise|return|assert|if|with|for|def|self\.|await|[\w.]+ = )\b|^\s*~*\^+|^\s*Traceback'
 )
@@ -121,7 +123,7 @@ def _plain(line: str) -> str:
 
 def _match(line: str) -> Found | None:
     """What a line of the log says, if it says anything that ends a run."""
-    if not line or _FRAME.match(line) or _HARMLESS.search(line):
+    if not line or _FRAME.match(line) or _SETTING.match(line) or _HARMLESS.search(line):
         return None
     if _REMOTE.match(line):
         return Found(BY_NAME["consequence"], line)

@@ -124,6 +124,13 @@ class AskToStop:
 
 
 @dataclass(frozen=True)
+class LetRun:
+    """It was asked to stop, and nobody wants that any more."""
+
+    attempt_id: int
+
+
+@dataclass(frozen=True)
 class EndStopped:
     """It was asked to stop and did not within :data:`GRACE_SECONDS`: it is ended, and goes on from its last
     checkpoint."""
@@ -139,7 +146,7 @@ class EndStuck:
     silence: float
 
 
-Action = Launch | Conclude | GiveUp | Cancel | AskToStop | EndStopped | EndStuck
+Action = Launch | Conclude | GiveUp | Cancel | AskToStop | LetRun | EndStopped | EndStuck
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
@@ -154,7 +161,7 @@ def decide(snapshot: Snapshot) -> list[Action]:
         action = _of_active(snapshot, attempt)
         if action is not None:
             actions.append(action)
-        if action is None or isinstance(action, AskToStop):
+        if action is None or isinstance(action, AskToStop | LetRun):
             holding.append(attempt)
     return actions + _of_waiting(snapshot, holding)
 
@@ -167,7 +174,7 @@ def _of_active(snapshot: Snapshot, attempt: Active) -> Action | None:
     if attempt.stuck or (attempt.liveness == "alive" and attempt.silence > attempt.patience):
         return EndStuck(attempt.attempt_id, attempt.silence)
     if attempt.unwanted == "no" and not _to_wait(snapshot, attempt):
-        return None
+        return None if attempt.asked_to_stop is None else LetRun(attempt.attempt_id)
     return _stop(snapshot, attempt)
 
 

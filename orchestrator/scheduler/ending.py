@@ -18,7 +18,7 @@ from db.steering import spent_tries
 from experiment_specs.language import Scan
 from orchestrator.bugs.engine import TRIES, judged_at_the_end
 from orchestrator.evaluation import planned, saved
-from orchestrator.scheduler.retry import Ended, RetryDecision, decide_retry
+from orchestrator.scheduler.retry import LONGEST_WAIT, Ended, RetryDecision, decide_retry
 from orchestrator.verdict import UNPROVEN, Measured, Verdict, judge, judge_scan
 from orchestrator.verdict.evaluation import judge_eval
 from workers.launch import LOG_NAME, Order, read_order
@@ -43,6 +43,8 @@ class Over:
     stuck: float | None = None
     forced: bool = False
     divisible: bool = False
+    never_started: bool = False
+    """It was recorded, and nothing of it came up: the directory or the fleet could not be reached."""
 
 
 def conclude(run: Run, over: Over, now: float) -> writes.Ending:
@@ -61,8 +63,14 @@ def conclude(run: Run, over: Over, now: float) -> writes.Ending:
         how = saved_at if over.stopped_at is not None else ", ended because it did not stop in time"
         why = f"attempt {attempt.number} was asked to stop{how}; the run goes on later"
         return writes.Ending("stopped" if over.stopped_at is not None else "lost", "queued", why, over.exit_code)
+    if over.never_started:
+        before = sum(a.state == "lost" and a.trainer_pid is None and a.retry is None for a in run.attempts[:-1])
+        why = f"attempt {attempt.number} could not be started; it costs no try"
+        return writes.Ending("lost", "queued", why, not_before=now + min(LONGEST_WAIT, 10.0 * before))
     error = over.word["error"] if over.word is not None else None
-    retry = decide_retry(Ended(over.exit_code, error, over.log, spent_tries(run.attempts), over.divisible, over.stuck))
+    in_vain = attempt.resumed_step is not None and attempt.last_step <= attempt.resumed_step
+    spent = spent_tries(run.attempts)
+    retry = decide_retry(Ended(over.exit_code, error, over.log, spent, over.divisible, over.stuck, in_vain))
     return _tried(attempt.number, retry, over.exit_code, now)
 
 

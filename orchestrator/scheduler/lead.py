@@ -64,6 +64,7 @@ def lead(
                 elif not fleet.alive():
                     raise FleetError("the fleet's head is gone")
                 actions = scheduler.tick()
+                acted(actions)
             except Exception as error:
                 problem = _passing(error)
                 if problem is None:
@@ -75,7 +76,6 @@ def lead(
                 over(note)
                 time.sleep(AGAIN_SECONDS)
                 continue
-            acted(actions)
             note = remark(scheduler.snapshot, scheduler.notes) or (
                 f"MLflow: {projector.error}" if projector.error else ""
             )

@@ -33,6 +33,7 @@ from orchestrator.scheduler.decide import (
     EndStuck,
     GiveUp,
     Launch,
+    LetRun,
     Snapshot,
     decide,
 )
@@ -41,7 +42,7 @@ from orchestrator.scheduler.prices import Prices
 from orchestrator.scheduler.snapshot import Eyes, take_snapshot
 from orchestrator.settings import Settings
 from workers.events import SPOOL_NAME
-from workers.launch import STOP_NAME, Order, plugins, write_order
+from workers.launch import LOG_NAME, STOP_NAME, Order, plugins, write_order
 
 SPOOL_ERRORS = (KeyError, TypeError, ValueError, IntegrityError, DataError)
 """What reading a malformed event can raise. A locked database or a full disk is not among them: those pass."""
@@ -67,33 +68,46 @@ class Scheduler:
         seen = self._fleet.observe(attempts)
         for attempt in attempts:
             self._note_start(attempt, seen[attempt.id])
-        self.news = any(self._pull(attempt) for attempt in attempts)
+        self.notes = {a.run_id: s.note for a in attempts if (s := seen[a.id].status) is not None and s.note}
+        news = [self._pull(attempt) for attempt in attempts]  # all of them, whoever has news
+        self.news = any(news)
         if self.news:
             runs = [run for run in steering.open_runs(self._engine) if run.attempt is None or run.attempt.id in seen]
-        self.notes = {a.run_id: s.note for a in attempts if (s := seen[a.id].status) is not None and s.note}
         fault_point("scheduler.observed")
         snapshot = take_snapshot(self._engine, runs, seen, self._fleet.nodes(), self._eyes, self._prices)
         self.snapshot = snapshot
         actions = decide(snapshot)
         fault_point("scheduler.decided")
-        by_attempt = {run.attempt.id: run for run in runs if run.attempt is not None}
+        problems = []
         for action in actions:
-            if isinstance(action, Launch):
-                self._launch(action)
-            elif isinstance(action, GiveUp):
-                self._give_up(action.run_id)
-            elif isinstance(action, Cancel):
-                self._cancel(next(run for run in runs if run.id == action.run_id))
-            else:
-                self._of_attempt(by_attempt[action.attempt_id], action)
+            try:
+                self._act(action, runs)
+            except OSError as error:  # of one run's directory: the others' turn comes first
+                problems.append(error)
             fault_point("scheduler.acted")
+        if problems:
+            raise problems[0]
         return actions
 
-    def _of_attempt(self, run: OpenRun, action: Conclude | AskToStop | EndStopped | EndStuck) -> None:
+    def _act(self, action: Action, runs: Sequence[OpenRun]) -> None:
+        if isinstance(action, Launch):
+            self._launch(action)
+        elif isinstance(action, GiveUp):
+            self._give_up(action.run_id)
+        elif isinstance(action, Cancel):
+            self._cancel(next(run for run in runs if run.id == action.run_id))
+        else:
+            own = (run for run in runs if run.attempt is not None and run.attempt.id == action.attempt_id)
+            self._of_attempt(next(own), action)
+
+    def _of_attempt(self, run: OpenRun, action: Conclude | AskToStop | LetRun | EndStopped | EndStuck) -> None:
         attempt = run.attempt
         assert attempt is not None  # noqa: S101 - decided on this attempt
         if isinstance(action, AskToStop):
             self._ask_to_stop(attempt)
+        elif isinstance(action, LetRun):
+            (Path(attempt.run_dir) / STOP_NAME).unlink(missing_ok=True)
+            writes.note_stop(self._engine, attempt.id, attempt.token, asked=False)
         elif isinstance(action, EndStopped):
             self._conclude(attempt, Over(forced=True))
         elif isinstance(action, EndStuck):
@@ -137,6 +151,9 @@ class Scheduler:
         except SPOOL_ERRORS:
             self._conclude(attempt, Over())
             return True
+        except OSError as error:  # its directory alone: the others are read on
+            self.notes[attempt.run_id] = f"its directory cannot be read: {error.strerror or error}"
+            return False
 
     def _launch(self, action: Launch) -> None:
         """Row and token, then the order, then the fleet. An attempt that dies in between is concluded as lost."""
@@ -179,6 +196,7 @@ class Scheduler:
             verdict=verdict_of(self._engine, run, facts) if word is not None and word["ok"] else None,
             log=log_tail(attempt.run_dir),
             divisible=divisible(run),
+            never_started=attempt.state == "launching" and not (Path(attempt.run_dir) / LOG_NAME).exists(),
         )
         fault_point("scheduler.judged")
         end_judged(self._engine, run, conclude(run, over, time.time()), facts)
@@ -195,10 +213,14 @@ def _order(run: Run, attempt: Attempt, settings: Settings, scan: dict[str, Any] 
         steps_per_epoch=int(run.plan["steps_per_epoch"]), eval_steps=list(run.plan["eval_steps"]), gpus=run.gpus,
         assets=str(settings.assets), overrides=run.overrides, keep=run.plan.get("keep", "last"),
         save_every=int(run.plan.get("save_every", 0)), halvings=attempt.halvings,
-        earlier=[*run.plan.get("continues", ()), *_run_dirs(run.attempts[:-1])],
+        earlier=[*run.plan.get("continues", ()), *_run_dirs(run.attempts[:-1])], spoiled=_spoiled(run.attempts),
         plugins=list(plugins()),
         workdir=str(Path.cwd()),
     )  # fmt: skip
+
+
+def _spoiled(attempts: Sequence[Attempt]) -> list[int]:
+    return [a.resumed_step for a in attempts if a.resumed_step is not None and a.retry and a.retry.get("spoils")]
 
 
 def _run_dirs(attempts: Sequence[Attempt]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 SHORTEST_SECONDS = 600.0
@@ -13,10 +12,10 @@ TIMES_THE_LONGEST = 5.0
 """Of the longest silence between two signs of life that the run has shown, evals and checkpoints included."""
 
 
-def patience(times: Sequence[float], *, stepping: bool, minutes: float | None = None) -> float:
-    """Seconds. ``times``: when the attempt said something; ``stepping``: has it made a training step? ``minutes``: what
-    its spec says, which counts instead."""
+def patience(silences: Sequence[float], *, stepping: bool, minutes: float | None = None) -> float:
+    """Seconds. ``silences``: those between the run's signs of life so far; ``stepping``: has the attempt made a
+    training step? ``minutes``: what its spec says, which counts instead."""
     if minutes is not None:
         return 60.0 * minutes
-    longest = max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+    longest = max(silences, default=0.0)
     return max(SHORTEST_SECONDS if stepping else BEFORE_FIRST_STEP_SECONDS, TIMES_THE_LONGEST * longest)

@@ -27,6 +27,8 @@ class RetryDecision:
     budget: Budget
     wait: float = 0.0
     smaller: bool = False
+    spoils: bool = False
+    """Is the checkpoint that it went on from not to be used again?"""
 
     @property
     def from_outside(self) -> bool:
@@ -48,6 +50,8 @@ class Ended:
     spent: Sequence[str] = ()
     divisible: bool = False
     stuck: float | None = None
+    in_vain: bool = False
+    """It went on from a checkpoint, and failed before it made a step."""
 
 
 def decide_retry(ended: Ended) -> RetryDecision:
@@ -59,6 +63,10 @@ def decide_retry(ended: Ended) -> RetryDecision:
         found = find_cause(ended.log, ended.error, ended.exit_code)
     cause, line = found.cause, found.line or _what_was_seen(ended.exit_code)
     spent, most = sum(budget == cause.budget for budget in ended.spent), TRIES[cause.budget]
+    spoils = ended.in_vain and cause.budget == "own"
+    if spoils and "unexplained" not in ended.spent:
+        rule = "it failed as soon as it went on from a checkpoint: once more, without that checkpoint"
+        return RetryDecision(True, cause.name, rule, line, "unexplained", spoils=True)
     if most == 0:
         return RetryDecision(False, cause.name, f"{cause.about or 'it'}; it would come again", line, cause.budget)
     if cause.budget == "memory" and not ended.divisible:
@@ -69,7 +77,7 @@ def decide_retry(ended: Ended) -> RetryDecision:
         return RetryDecision(False, cause.name, rule, line, cause.budget)
     wait = min(LONGEST_WAIT, max(WAITS[min(spent, len(WAITS) - 1)], cause.wait * 4**spent))
     rule = f"try {spent + 1} of {most} after losses of the kind {cause.budget!r}: {cause.about}"
-    return RetryDecision(True, cause.name, rule, line, cause.budget, wait, smaller=cause.budget == "memory")
+    return RetryDecision(True, cause.name, rule, line, cause.budget, wait, cause.budget == "memory")
 
 
 def _what_was_seen(exit_code: int | None) -> str:

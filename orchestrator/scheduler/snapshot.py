@@ -28,8 +28,9 @@ class Eyes:
     def __init__(self) -> None:
         self._seen: dict[int, tuple[int, float]] = {}
 
-    def silence(self, attempt: Attempt, now: float) -> float:
-        """Seconds without news of an attempt, as far as this process saw it."""
+    def silence(self, attempt: Attempt) -> float:
+        """Seconds without news of an attempt, as far as this process saw it, by a clock that nobody sets."""
+        now = time.monotonic()
         offset, since = self._seen.get(attempt.id, (-1, now))
         if offset != attempt.spool_offset:
             since = now
@@ -76,16 +77,35 @@ def take_snapshot(  # noqa: PLR0917 - what there is to see
 
 def _to_stop(run: OpenRun) -> float:
     """GPU-hours that ending a run in good order takes."""
-    attempt = run.attempt
-    a_step = 0.0
-    if attempt is not None and attempt.last_event_at is not None and attempt.last_step > (attempt.resumed_step or 0):
+    a_step = seconds_a_step(run.attempts)
+    return run.gpus * (2 * a_step + STOP_MARGIN_SECONDS) / 3600 if a_step is not None else 0.0
+
+
+def seconds_a_step(attempts: Sequence[Attempt]) -> float | None:
+    """By the last attempt that made one, its start-up and evals included; None where none did."""
+    for attempt in reversed(attempts):
         made = attempt.last_step - (attempt.resumed_step or 0)
-        a_step = max(0.0, attempt.last_event_at - attempt.created_at) / made
-    return run.gpus * (2 * a_step + STOP_MARGIN_SECONDS) / 3600 if a_step else 0.0
+        if made > 0 and attempt.last_event_at is not None:
+            return max(0.0, attempt.last_event_at - attempt.created_at) / made
+    return None
+
+
+def hours_to_come(run: OpenRun, whole: float) -> float:
+    """GPU-hours that are left of a run: by its own pace where it has one, else by what ``whole`` runs like it took."""
+    total = int(run.plan["total_steps"])
+    last = run.attempts[-1] if run.attempts else None
+    if last is None or not total:
+        return whole
+    done, every = max(attempt.last_step for attempt in run.attempts), int(run.plan.get("save_every", 0))
+    if run.state == "queued":  # it goes on from a checkpoint, or from the beginning
+        done = done - done % every if every else 0
+    a_step = seconds_a_step(run.attempts)
+    left = total - min(done, total)
+    return whole * left / total if a_step is None else run.gpus * a_step * left / 3600
 
 
 def _waiting(run: OpenRun, prices: Prices, budgeted: set[str]) -> Waiting:
-    hours = prices.of(run) if budgeted & set(run.sweeps) else 0.0
+    hours = hours_to_come(run, prices.of(run)) if budgeted & set(run.sweeps) else 0.0
     return Waiting(
         run.id, run.gpus, run.priority, run.created_at, _needs(run), _unwanted(run), run.not_before or 0.0,
         run.sweeps, hours,
@@ -119,20 +139,19 @@ def _active(  # noqa: PLR0917 - what there is to see
     budgeted: set[str],
 ) -> Active:
     code = seen.status.exit_code if seen.status is not None else None
-    silence = eyes.silence(attempt, now)
+    silence = eyes.silence(attempt)
     minutes = run.plan.get("silence_minutes")
     enough = float("inf")
     if silence > (SHORTEST_SECONDS if minutes is None else 0.0):  # else it is not worth reading its history
-        times = steering.event_times(engine, attempt.id) if minutes is None else ()
+        gaps = steering.silences(engine, attempt.id) if minutes is None else ()
         stepping = attempt.last_step > (attempt.resumed_step or 0)
-        enough = patience(times, stepping=stepping, minutes=minutes)
-    left: float = 0.0
-    if budgeted & set(run.sweeps):
-        left = max(0.0, prices.of(run) - run.gpus * (now - attempt.created_at) / 3600)
+        enough = patience(gaps, stepping=stepping, minutes=minutes)
+    left = hours_to_come(run, prices.of(run)) if budgeted & set(run.sweeps) else 0.0
     liveness: Literal["alive", "dead", "unknown"] = seen.liveness
     return Active(
         attempt_id=attempt.id, run_id=run.id, gpus=run.gpus, liveness=liveness, exit_code=code,
         ended=code is not None, unwanted=_unwanted(run), asked_to_stop=attempt.asked_to_stop,
-        stuck=attempt.stuck_since is not None, silence=silence, patience=enough, node=attempt.placed,
+        stuck=attempt.stuck_since is not None and (attempt.last_event_at or 0.0) <= attempt.stuck_since,
+        silence=silence, patience=enough, node=attempt.placed,
         sweeps=run.sweeps, hours_to_come=left,
     )  # fmt: skip

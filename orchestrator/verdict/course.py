@@ -22,6 +22,12 @@ def identity(case: Case) -> Findings:
     if wanted is not None and ran != wanted:
         missing.append(f"it ran code version {ran} and was submitted for {wanted}")
     against = []
+    for other in started[:-1]:
+        odd = different(dict(other.get("fingerprints", {})), dict(prints))
+        if odd:
+            against.append(f"it went on with another {short(odd)} than it began with")
+        if other.get("code", {}).get("id") != ran or other.get("plugins", []) != plugins:
+            missing.append("it went on with other code than it began with")
     scanned = case.plan.scanned_model
     if scanned is not None and prints.get("model") and prints["model"] != scanned:
         against.append("the layer scan that aims its noise was made of another model")
@@ -51,6 +57,8 @@ def resumption(case: Case) -> Findings:
     exported = by_step(case.of("exported"), "export")
     against, missing = [], []
     for fact in case.of("resumed"):
+        if fact["step"] >= case.plan.total_steps:
+            continue  # all was trained and evaluated before; nothing was loaded
         seen = [export["weights"] for export in exported.get(fact["step"], [])]
         if len(seen) < 2:
             missing.append(f"the weights that it went on with from step {fact['step']} were not fingerprinted")

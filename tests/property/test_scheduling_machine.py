@@ -301,7 +301,8 @@ class Machine(RuleBasedStateMachine):
                     session.scalar(select(func.count()).select_from(t).where(t.attempt_id == attempt.id)) or 0
                     for t in (EvalRow, StepRow, EvidenceRow)
                 )
-                assert rows <= len(events)
+                read_to_its_end = attempt.state in ("succeeded", "stopped")
+                assert rows == len(events) if read_to_its_end else rows <= len(events)
         for run in self._runs():
             if run.verdict == "PROVEN":
                 assert [step for _, step, _, _ in reads.steps(self._engine, run.attempts[-1].id)] == [1, 2]

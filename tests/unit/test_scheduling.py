@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from db.records import Attempt
+from db.steering import OpenRun
 from orchestrator.scheduler.decide import (
     GRACE_SECONDS,
     Active,
@@ -16,6 +20,7 @@ from orchestrator.scheduler.decide import (
     EndStuck,
     GiveUp,
     Launch,
+    LetRun,
     Limits,
     Node,
     Snapshot,
@@ -25,6 +30,7 @@ from orchestrator.scheduler.decide import (
 )
 from orchestrator.scheduler.patience import patience
 from orchestrator.scheduler.retry import Ended, decide_retry
+from orchestrator.scheduler.snapshot import hours_to_come
 
 
 def one(gpus: int) -> list[Node]:
@@ -115,7 +121,7 @@ def test_what_runs_waits_when_all_of_its_sweeps_say_so(limits, drained, waits) -
     assert asked == ([AskToStop(7)] if waits else [])
     late = active(sweeps=running.sweeps, asked_to_stop=1.0)
     ended = decide(Snapshot([], [late], one(1), limits=limits, drained_now=drained, now=2.0 + GRACE_SECONDS))
-    assert ended == ([EndStopped(7)] if waits else [])
+    assert ended == ([EndStopped(7)] if waits else [LetRun(7)])
 
 
 def test_a_drained_or_paused_queue_starts_nothing_but_cancels_still() -> None:
@@ -187,10 +193,10 @@ def test_every_run_that_fits_a_node_starts_before_long_whatever_comes_behind_it(
 
 def test_patience_follows_the_runs_own_pace() -> None:
     assert patience([], stepping=False) == 3600
-    assert patience([0, 30, 60, 90], stepping=True) == 600
-    assert patience([0, 300, 330], stepping=True) == 1500  # an eval took five minutes: five times that
-    assert patience([0, 1200], stepping=False) == 6000
-    assert patience([0, 30], stepping=True, minutes=0.5) == 30
+    assert patience([30, 30, 30], stepping=True) == 600
+    assert patience([300, 30], stepping=True) == 1500  # an eval took five minutes: five times that
+    assert patience([1200], stepping=False) == 6000
+    assert patience([30], stepping=True, minutes=0.5) == 30
 
 
 @pytest.mark.parametrize(
@@ -232,3 +238,35 @@ def test_out_of_memory_is_tried_with_smaller_micro_batches_and_only_where_that_c
 def test_a_hang_is_told_by_its_silence_whatever_its_log_says() -> None:
     decision = decide_retry(Ended(-9, None, log=["FileNotFoundError: x"], stuck=16 * 3600))
     assert (decision.cause, decision.line, decision.again) == ("hang", "no sign of life for 16.0 hours", True)
+
+
+def test_a_failure_right_after_going_on_from_a_checkpoint_is_tried_once_without_it() -> None:
+    error = "FileNotFoundError: [Errno 2] No such file or directory: 'model_world_size_1_rank_0.pt'"
+    first = decide_retry(Ended(1, error, in_vain=True))
+    assert (first.again, first.spoils, first.budget) == (True, True, "unexplained")
+    assert decide_retry(Ended(1, error, in_vain=True, spent=["unexplained"])).again is False
+    lost = decide_retry(Ended(1, "OSError: [Errno 98] Address already in use", in_vain=True))
+    assert (lost.again, lost.spoils) == (True, False), "the checkpoint had no part in it"
+
+
+def test_who_was_asked_to_stop_goes_on_when_nobody_wants_that_any_more() -> None:
+    assert decide(Snapshot([], [active(asked_to_stop=1.0)], one(1), now=2.0)) == [LetRun(7)]
+
+
+def attempt(number: int, created: float, last: int, said: float, resumed: int | None = None) -> Attempt:
+    return Attempt(
+        number, "r", number, "t", "lost", "/r", None, None, created, said, None, None, 0, 0, said, last,
+        resumed_step=resumed,
+    )  # fmt: skip
+
+
+def test_what_is_left_of_a_run_is_told_by_its_own_pace_and_its_last_checkpoint() -> None:
+    run = OpenRun(
+        "r", "train", "r", "queued", 2, 0, 0.0, "c", {"total_steps": 100, "save_every": 10}, None, None, None, None
+    )
+    assert hours_to_come(run, 8.0) == 8.0
+    tried = replace(run, attempts=(attempt(1, 0.0, 55, 5500.0),))  # 100 s a step; it goes on from step 50
+    assert hours_to_come(tried, 8.0) == pytest.approx(2 * 100 * 50 / 3600)
+    late = replace(run, attempts=(attempt(1, 0.0, 55, 5500.0), attempt(2, 6000.0, 50, 6001.0, resumed=50)))
+    assert hours_to_come(late, 8.0) == pytest.approx(2 * 100 * 50 / 3600)
+    assert hours_to_come(replace(tried, plan={"total_steps": 100}), 8.0) == pytest.approx(2 * 100 * 100 / 3600)

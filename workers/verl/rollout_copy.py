@@ -62,7 +62,9 @@ class RolloutCopy:
         self.noisy_ops = NoisyOps(model, hw_noise) if hw_noise is not None else None
         self.step: int | None = None
         self.in_eval = False
-        self._calls = 0
+        self._calls = {False: 0, True: 0}
+        """Spells of generating since the sync, in training and in evals apart: an eval must not change what follows it,
+        because a run that goes on from a checkpoint does not ask its questions again."""
         self._pending: list[Kind] = []
         self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
         self._linears = {name: m for name, m in linears(model) if is_block_linear(name)}
@@ -80,7 +82,7 @@ class RolloutCopy:
         absent = [name for name in missing if self._must_come(name)]
         if absent or unexpected:
             raise RuntimeError(f"the sync does not fit the rollout model: missing {absent}, unexpected {unexpected}")
-        self.step, self.in_eval, self._calls = step, False, 0
+        self.step, self.in_eval, self._calls = step, False, {False: 0, True: 0}
         self.noise.remember()
         self.apply_noise()
         self._pending = ["sync"]
@@ -130,10 +132,11 @@ class RolloutCopy:
     def answering(self, emit: Callable[[Kind, dict[str, Any]], object]) -> Iterator[None]:
         """Around every spell of generating: errors of the hardware on, and evidence to ``emit`` when it is due."""
         evidence = self.evidence_before_generating()
-        self._calls += 1
+        self._calls[self.in_eval] += 1
         noise: Any = nullcontext()
         if self.noisy_ops is not None:
-            seed = ((self.order.seed * 1009 + self.serves) * 2 + self.in_eval) * 10_007 + self._calls
+            spell = self._calls[self.in_eval]
+            seed = ((self.order.seed * 1009 + self.serves) * 2 + self.in_eval) * 10_007 + spell
             noise = self.noisy_ops.phase("eval" if self.in_eval else "rollout", seed)
         with noise:
             yield

@@ -17,7 +17,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from experiment_specs.faults import fault_point
 from workers.checkpoints import due, unneeded
 from workers.events import Spool, read_events
-from workers.launch import RUN_DIR_VARIABLE, STOP_NAME, read_order
+from workers.launch import RUN_DIR_VARIABLE, STOP_NAME, has_successor, read_order
 from workers.verl.sampler import OrderedReplayBuffer
 
 TRAINER_MODE = "aqn"
@@ -107,6 +107,7 @@ class ProvenTrainer(PPOTrainerSync):
 
     def on_validate_begin(self) -> None:
         self._tap_metrics()
+        self._spool.append("phase", {"name": f"eval at step {self.global_steps} begins"})
         self._tell_servers("begin_eval")
 
     def on_validate_end(self) -> None:
@@ -165,6 +166,7 @@ class ProvenTrainer(PPOTrainerSync):
         """verl asks after every step."""
         if not (self._stopping or due(self._order, self.global_steps)):
             return
+        self._spool.append("phase", {"name": f"checkpoint of step {self.global_steps} is being saved"})
         super()._save_checkpoint()
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         self._saved[self.global_steps] = folder
@@ -176,6 +178,8 @@ class ProvenTrainer(PPOTrainerSync):
 
     def _remove_unneeded(self, *, over: bool) -> None:
         """Of checkpoints that are not to be kept, only the last stays as long as the run may have to go on from it."""
+        if has_successor(self._run_dir, self._order):
+            return  # they are another attempt's to go on from
         ended = self._order.total_steps if over else self.global_steps - 1
         for step in unneeded(
             self._saved, self._order.keep, self._order.eval_steps, self._right, ended=ended, over=over
