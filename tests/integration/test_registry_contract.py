@@ -279,7 +279,7 @@ class TestContract:
             run = _found(engine, attempt.run_id)
             assert run.attempt is not None
             state = reads.projection_state(run)
-            writes.record_projection(engine, run.id, "mlflow-1", run.attempt.spool_seq, state)
+            writes.record_projection(engine, run.id, "mlflow-1", run.attempt.spool_seq, state, len(run.attempts))
 
         # the other run of the sweep waits: there is nothing to tell of it
         for happens in (
