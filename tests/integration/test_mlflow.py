@@ -108,7 +108,7 @@ def test_a_crash_before_the_cursor_is_saved_makes_no_second_run(settings, engine
     projector.project_all()
     run = reads.run(engine, finished)
     assert run is not None
-    writes.record_projection(engine, finished, "", -1, "")  # as if the cursor had never been written
+    writes.record_projection(engine, finished, "", -1, "", 1)  # as if the cursor had never been written
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE runs SET mlflow_run = NULL, projected_state = NULL")
     Projector(settings, engine).project_all()

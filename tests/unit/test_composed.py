@@ -25,7 +25,7 @@ def checked(write_spec, text: str) -> list[str]:
         ("trainer: {algorithm.gama: 1.0}", 6, "trainer.algorithm.gama", "did you mean 'algorithm.gamma'?"),
         ("trainer: {clip_ratio_c: 3.0}", 6, "trainer.clip_ratio_c", "did you mean 'actor_rollout_ref.actor.clip_ratio_c'?"),
         ("trainer: {actor_rollout_ref.actor.clip_ratio_c: high}", 6, "trainer.actor_rollout_ref.actor.clip_ratio_c", "'high' is a text, and verl's own is the number 3.0"),
-        ("trainer: {actor_rollout_ref.actor.checkpoint: 3}", 6, "trainer.actor_rollout_ref.actor.checkpoint", "is a mapping in verl"),
+        ("trainer: {actor_rollout_ref.actor.policy_loss: 3}", 6, "trainer.actor_rollout_ref.actor.policy_loss", "is a mapping in verl"),
         ("include: [{because: x, trainer.data.shufle: true}]", 6, "include[0].trainer.data.shufle", "did you mean 'data.shuffle'?"),
         ("set: {trainer.data.shuffle: 7}", 6, "set.trainer.data.shuffle", "7 is a number, and verl's own is the boolean True"),
     ],
