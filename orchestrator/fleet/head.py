@@ -27,6 +27,9 @@ from orchestrator.settings import Settings
 
 ADDRESS_VARIABLE = "AQN_RAY_ADDRESS"
 START_SECONDS = 120.0
+PATIENCE_SECONDS = "3600"
+"""A Ray driver ends its own process when the head was gone for a minute. Whoever leads notices that within a tick, and
+connects anew: it must live to do so."""
 RAY = "from workers.launch import ray_on_loopback; ray_on_loopback(); from ray.scripts.scripts import main; main()"
 """Ray's own command line, kept on the loopback interface."""
 
@@ -60,8 +63,10 @@ class Head:
 def address(settings: Settings) -> str:
     """Where the fleet is: ``AQN_RAY_ADDRESS``, or the local head, started if it is not running.
 
-    Call before Ray is imported: for the local head it puts the home's token into the environment.
+    Call before Ray is imported: it puts into the environment how long to wait for a head that is gone, and for the
+    local head the home's token.
     """
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", PATIENCE_SECONDS)
     if given := os.environ.get(ADDRESS_VARIABLE):
         return given
     head = up(settings)
