@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -15,14 +14,6 @@ from orchestrator.bugs import engine as bugs
 from orchestrator.mlflow_projector import Projector, catch_up
 from orchestrator.scheduler.leadership import leadership
 from tests.registry_tools import finish, probe
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """MLflow's schema, made once: on a slow disk its migrations take half a minute."""
-    path: Path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -36,6 +37,12 @@ from tests.light_worker import command
 
 SAVING = SWEEP.replace("axes:", "checkpoints: {every: 1}\naxes:")
 MOST_ROUNDS = 600
+
+
+@pytest.fixture(autouse=True)
+def _store(settings: Settings, empty_store: Path) -> None:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_store, settings.home / "mlflow.db")
 
 
 @pytest.fixture
@@ -185,6 +192,8 @@ def test_a_trainer_whose_disk_is_full_is_tried_again_later(submit, engine, setti
 # ------------------------------------------------------------------ machines of the fleet
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_head_that_dies_is_started_anew_and_its_runs_go_on(submit, engine, settings, tmp_path) -> None:
     """Everything of the head is killed at once; the trainer, which is a process of its own, is ended and replaced."""
     first, second = submit(SAVING).all
@@ -192,7 +201,7 @@ def test_a_head_that_dies_is_started_anew_and_its_runs_go_on(submit, engine, set
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-m", "tests.head_process", first],
-        capture_output=True, text=True, timeout=280, check=False, env=environment,
+        capture_output=True, text=True, timeout=800, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
@@ -314,10 +323,10 @@ def test_every_place_is_passed_somewhere_and_every_passage_is_a_place() -> None:
     "place",
     [
         "scheduler.attempt-begun",
-        "resume.copied",
+        "spool.half-written",
         *(
             pytest.param(p, marks=pytest.mark.slow)
-            for p in ("events.before-commit", "spool.half-written", "mlflow.before-cursor")
+            for p in ("events.before-commit", "resume.copied", "mlflow.before-cursor")
         ),
     ],
 )
