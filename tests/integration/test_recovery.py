@@ -108,7 +108,7 @@ def test_a_locked_registry_is_waited_for(submit, impatient, settings, light) -> 
     ("pragma", "mended", "said"),
     [
         ("max_page_count = 1", "max_page_count = 1000000", "full"),
-        ("query_only = ON", "query_only = OFF", "readonly"),
+        pytest.param("query_only = ON", "query_only = OFF", "readonly", marks=pytest.mark.slow),
     ],
 )
 def test_a_registry_that_cannot_be_written_loses_nothing(
