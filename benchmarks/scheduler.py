@@ -28,7 +28,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db import reads, writes
+from db import reads, submissions
 from db.engine import open_registry
 from db.records import Attempt
 from db.states import TERMINAL
@@ -224,7 +224,7 @@ def at_size() -> list[str]:
         settings, engine = _registry(Path(folder) / "a")
         plan = sweep(Path(folder), 1000)
         made = submission(plan)
-        seconds, _ = timed(lambda: writes.submit(engine, made))
+        seconds, _ = timed(lambda: submissions.submit(engine, made))
         lines.append(f"| recording a sweep of 1 000 runs | {seconds:.2f} s | ≤ 1 s |")
         lines.append(_ingest(Path(folder)))
         lines.append(_adopt(Path(folder), 500))

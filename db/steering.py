@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +120,3 @@ def silences(engine: Engine, attempt_id: int) -> list[float]:
         times += [(at, kind == "resumed") for at, kind in facts]
     times.sort()
     return [later - earlier for (earlier, _), (later, begins) in itertools.pairwise(times) if not begins]
-
-
-def spent_tries(attempts: Sequence[Attempt]) -> list[str]:
-    """Whose budgets a run was tried again from."""
-    return [str(a.retry["budget"]) for a in attempts if a.retry and a.retry.get("again") and "budget" in a.retry]

@@ -2,7 +2,8 @@
 
 ``AQN_FAULT=place`` or ``place:n`` in a process's environment kills it with SIGKILL when it comes to that place for the
 n-th time; with ``AQN_FAULT_ONCE=file`` the first process that gets there makes the file and is the only one that dies.
-Where the first is not set, a place is a call of an empty function: nothing is looked up, nothing counted.
+Where the first is not set, a place is a call of an empty function: nothing is looked up, nothing counted. Here and not
+in a package of the control plane, because trainers pass such places too and this is the floor that all stand on.
 """
 
 from __future__ import annotations

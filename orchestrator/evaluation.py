@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db import reads, writes
+from db import reads, submissions
 from db.records import Run
-from db.writes import NewRun
+from db.submissions import NewRun
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Aqn, Condition
 from experiment_specs.presets import presets
@@ -109,7 +109,7 @@ def checkpoint(engine: Engine, run: Run, step: int | None) -> dict[str, Any]:
 def request(engine: Engine, run: Run, mode: str, step: int | None, priority: int = 0) -> str:
     """Queue the evaluation; returns its run's id. Raises :class:`SpecError` for what cannot be evaluated."""
     new = order(engine, run, mode, step)
-    return writes.evaluation(engine, new, run.id, run.waits_for, code_version().id, CONDITION_SCHEMA, priority)
+    return submissions.evaluation(engine, new, run.id, run.waits_for, code_version().id, CONDITION_SCHEMA, priority)
 
 
 def score_rule(mode: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from db import writes
+from db import submissions
 from experiment_specs.errors import SpecError
 from experiment_specs.faults import fault_point
 from experiment_specs.language import CONDITION_SCHEMA, TINY_PREFIX, Condition, Scan, scan_of
@@ -52,21 +52,21 @@ def _check_data(plan: Plan, condition: PlannedCondition, name: str, path: Path) 
         )
 
 
-def record(engine: Engine, plan: Plan, *, again: bool = False) -> writes.Submitted:
+def record(engine: Engine, plan: Plan, *, again: bool = False) -> submissions.Submitted:
     """Record a checked plan's runs."""
-    submitted = writes.submit(engine, submission(plan), again=again)
+    submitted = submissions.submit(engine, submission(plan), again=again)
     fault_point("submit.recorded")
     return submitted
 
 
-def _scan(condition: Condition) -> writes.NewRun | None:
+def _scan(condition: Condition) -> submissions.NewRun | None:
     """The layer scan that a condition's noise is aimed by, as a run."""
     scan = scan_of(condition)
     return scan_run(scan) if scan is not None else None
 
 
-def scan_run(scan: Scan) -> writes.NewRun:
-    return writes.NewRun(
+def scan_run(scan: Scan) -> submissions.NewRun:
+    return submissions.NewRun(
         kind="scan",
         label=f"scan of {scan.model.path} in {preset_name('dtype', scan.dtype)}"[:MOST_LETTERS],
         condition_id=scan.id,
@@ -88,9 +88,9 @@ def _contrasts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def submission(plan: Plan) -> writes.Submission:
+def submission(plan: Plan) -> submissions.Submission:
     sweep = plan.sweep
-    return writes.Submission(
+    return submissions.Submission(
         name=sweep.name,
         about=sweep.about,
         spec=sweep.text,
@@ -105,7 +105,7 @@ def submission(plan: Plan) -> writes.Submission:
         code_version=code_version().id,
         condition_schema=CONDITION_SCHEMA,
         runs=[
-            writes.NewRun(
+            submissions.NewRun(
                 needs=_scan(c.condition),
                 label=c.label,
                 condition_id=c.condition.id,

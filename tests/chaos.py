@@ -26,7 +26,7 @@ from pathlib import Path
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from db import reads, steering, writes
+from db import reads, steering, wishes
 from db.engine import open_registry
 from db.schema import AttemptRow, EvalRow, EvidenceRow, RunRow, StepRow, TransitionRow
 from db.states import RUN_MOVES, TERMINAL
@@ -100,10 +100,10 @@ def _pause_once(settings: Settings, engine: Engine) -> None:
     control = steering.sweep_controls(engine).get("chaos")
     if control is not None and control.paused:
         if not any(run.state == "running" for run in runs):
-            writes.unpause(engine, "chaos")
+            wishes.unpause(engine, "chaos")
     elif not (settings.home / "paused").exists() and any(run.state == "running" and run.curve for run in runs):
         (settings.home / "paused").touch()
-        writes.pause(engine, "chaos", "to see what becomes of it", now=True)
+        wishes.pause(engine, "chaos", "to see what becomes of it", now=True)
 
 
 def _groups(attempts: list) -> int:
@@ -269,7 +269,7 @@ def fleet(scratch: Path) -> Iterator[tuple[str, Path]]:
         head.down(settings)
 
 
-def wishes(n: int, seed: int) -> list[tuple[str, int]]:
+def planned_kills(n: int, seed: int) -> list[tuple[str, int]]:
     """Places in turn, the passage at random: the first ones are where a process has done least."""
     random_ = random.Random(seed)
     places = itertools.cycle(PLACES)
@@ -288,7 +288,7 @@ def main() -> None:
         return
     counts = []
     with tempfile.TemporaryDirectory(prefix="aqn-chaos-") as folder, fleet(Path(folder)) as (address, token):
-        for number, (place, nth) in enumerate(wishes(asked.n, asked.seed), 1):
+        for number, (place, nth) in enumerate(planned_kills(asked.n, asked.seed), 1):
             one = repeat(place, nth, address, token, Path(folder))
             if not one.killed:  # that process passes there less often
                 one = repeat(place, 1, address, token, Path(folder))

@@ -27,7 +27,7 @@ def main() -> None:
     engine = open_registry(settings.registry_url)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     nodes = [cluster.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
-    fleet = RayFleet(cluster.address, command)
+    fleet = RayFleet(cluster.address, command, own=False)
     scheduler = Scheduler(settings, engine, fleet)
     killed = False
     while any(run.state not in TERMINAL for run in reads.runs(engine, sweep="light")):

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from db import bug_reads, reads, writes
+from db import bug_reads, reads, submissions
 from db.records import Bug, Claim, Run
-from db.writes import NewRun
+from db.submissions import NewRun
 from experiment_specs.bug_rules import Point
 from experiment_specs.errors import SpecError
 from experiment_specs.language import CONDITION_SCHEMA, Checkpoints, Condition, ScoreRule, scan_of
@@ -212,8 +212,8 @@ def _within(found: Sequence[Replacement], budget: float | None) -> list[Replacem
 def make(engine: Engine, bug: Bug, wanted: Sequence[Replacement], priority: int) -> dict[str, str]:
     """Make the runs that are wanted, queued and linked, in one transaction. Subject → run, those of others included."""
     orders = [
-        writes.Rerun(one.subject, one.new, one.score_rule, one.waits_for)
+        submissions.Rerun(one.subject, one.new, one.score_rule, one.waits_for)
         for one in wanted
         if one.wanted and one.new is not None
     ]
-    return writes.rerun(engine, orders, bug.bug, code_version().id, CONDITION_SCHEMA, priority)
+    return submissions.rerun(engine, orders, bug.bug, code_version().id, CONDITION_SCHEMA, priority)

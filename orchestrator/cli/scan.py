@@ -39,7 +39,7 @@ def scan(  # noqa: PLR0917 - typer reads them as options
 
     A scan is made once: the same model, format and questions give the recorded one, which runs with `srdd` share.
     """
-    from db import reads, writes
+    from db import reads, submissions
     from experiment_specs.language import CONDITION_SCHEMA
     from orchestrator.cli.common import registry
     from orchestrator.cli.submit import follow
@@ -51,7 +51,7 @@ def scan(  # noqa: PLR0917 - typer reads them as options
     known = _recorded(model)
     wanted = known or _wanted(model, dtype, questions, prompts, max_prompt_tokens, compute)
     engine = registry(create=True)
-    run_id = writes.request(engine, scan_run(wanted), code_version().id, CONDITION_SCHEMA, again=again)
+    run_id = submissions.request(engine, scan_run(wanted), code_version().id, CONDITION_SCHEMA, again=again)
     try:
         follow(settings, engine, [run_id], quiet=as_json)
     except KeyboardInterrupt:

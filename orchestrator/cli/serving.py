@@ -44,8 +44,8 @@ class Service:
         self._until_idle, self._as_json = until_idle, as_json
         self._said = ""
 
-    def run(self) -> bool:
-        """Until interrupted, drained, or idle where that is asked for. True: it ended as it should."""
+    def run(self) -> None:
+        """Until interrupted, drained, or idle where that is asked for."""
         signal.signal(signal.SIGTERM, _told)
         try:
             while not self._over(""):
@@ -56,7 +56,6 @@ class Service:
                     time.sleep(AGAIN_SECONDS)
         except KeyboardInterrupt:
             self._say("told to end; what runs goes on, and the next `aqn serve` or `aqn submit` takes it up")
-        return True
 
     def _lead_or_wait(self) -> None:
         with leadership(self._settings, self._engine) as leads:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import FAILED, NOTHING_MATCHED, find_run, known_sweep, print_json, registry
+from orchestrator.cli.common import NOTHING_MATCHED, find_run, known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
@@ -27,15 +27,18 @@ def cancel(
     at_once: Annotated[bool, typer.Option("--now", help="Without saving a checkpoint first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Cancel runs that wait or train: a trainer saves a checkpoint and ends; the run is never tried again by itself."""
-    from db import reads, writes
+    """Cancel runs that wait or are under way: a trainer saves a checkpoint and ends, a scan or an evaluation just ends.
+
+    A cancelled run is never tried again by itself; `aqn retry` goes on with it.
+    """
+    from db import reads, wishes, writes
     from db.states import TERMINAL
 
     engine = registry()
     by_id = _named(engine, runs, sweep)
     open_ = {run.id: run for run in by_id.values() if run.state not in TERMINAL}
     reason = f"cancelled by hand: {why}"
-    writes.ask_to_cancel(engine, dict.fromkeys(open_, reason), at_once=at_once)
+    wishes.ask_to_cancel(engine, dict.fromkeys(open_, reason), at_once=at_once)
     for run in open_.values():
         if run.state == "queued":
             writes.cancel_queued(engine, run.id, reason)
@@ -48,7 +51,9 @@ def cancel(
         print_json(told)
     else:
         for run in now:
-            outcome = _outcome(by_id[run.id].state, run.state, scheduled=scheduled, at_once=at_once)
+            outcome = _outcome(
+                by_id[run.id].state, run.state, scheduled=scheduled, at_once=at_once or run.kind != "train"
+            )
             typer.echo(f"{run.id}  {run.label}: {outcome}")
     if not open_:
         raise typer.Exit(NOTHING_MATCHED)
@@ -89,7 +94,7 @@ def _outcome(before: str, now: str, *, scheduled: bool, at_once: bool) -> str:
 def retry(runs: Runs = None, sweep: OfSweep = None, as_json: Json = False) -> None:
     """Run again what failed or was cancelled: as a new run of today's code, linked to the old one, which stays as it
     is. It goes on from the old one's last checkpoint where the code is the same."""
-    from db import writes
+    from db import submissions
     from db.states import RETRIABLE
     from experiment_specs.language import CONDITION_SCHEMA
     from workers.launch import code_version
@@ -97,7 +102,7 @@ def retry(runs: Runs = None, sweep: OfSweep = None, as_json: Json = False) -> No
     engine = registry()
     by_id = _named(engine, runs, sweep)
     wanted = {run.id: run for run in by_id.values() if run.state in RETRIABLE}
-    made = writes.retry(engine, list(wanted.values()), code_version().id, CONDITION_SCHEMA)
+    made = submissions.retry(engine, list(wanted.values()), code_version().id, CONDITION_SCHEMA)
     told = [
         {"run_id": run.id, "label": run.label, "status": run.state, "retried_by": made.get(run.id)}
         for run in by_id.values()
@@ -132,11 +137,11 @@ def pause(
     as_json: Json = False,
 ) -> None:
     """Start nothing more of a sweep, until `aqn resume`."""
-    from db import writes
+    from db import wishes
 
     engine = registry()
     known_sweep(engine, sweep)
-    writes.pause(engine, sweep, why, now=now)
+    wishes.pause(engine, sweep, why, now=now)
     if as_json:
         print_json({"sweep": sweep, "paused": True, "now": now})
     else:
@@ -146,11 +151,11 @@ def pause(
 
 def resume(sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name.")], as_json: Json = False) -> None:
     """Go on with a paused sweep."""
-    from db import writes
+    from db import wishes
 
     engine = registry()
     known_sweep(engine, sweep)
-    was = writes.unpause(engine, sweep)
+    was = wishes.unpause(engine, sweep)
     if as_json:
         print_json({"sweep": sweep, "paused": False, "was_paused": was})
     else:
@@ -166,18 +171,19 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Start nothing at all, so that the machines can be taken away; `aqn serve` ends when nothing runs any more."""
-    from db import writes
+    from db import wishes
 
     engine = registry()
     if off:
-        was = writes.undrain(engine)
-        print_json({"drained": False, "was_drained": was}) if as_json else typer.echo(
-            "runs start again" if was else "nothing was drained"
-        )
+        was = wishes.undrain(engine)
+        if as_json:
+            print_json({"drained": False, "was_drained": was})
+        else:
+            typer.echo("runs start again" if was else "nothing was drained")
         if not was:
             raise typer.Exit(NOTHING_MATCHED)
         return
-    writes.drain(engine, why, now=now)
+    wishes.drain(engine, why, now=now)
     if as_json:
         print_json({"drained": True, "now": now})
     else:
@@ -196,6 +202,4 @@ def serve(
     from orchestrator.cli.serving import Service
     from orchestrator.settings import load_settings
 
-    service = Service(load_settings(), registry(create=True), until_idle=until_idle, as_json=as_json)
-    if not service.run():
-        raise typer.Exit(FAILED)
+    Service(load_settings(), registry(create=True), until_idle=until_idle, as_json=as_json).run()

@@ -30,11 +30,17 @@ CAPTURE_SECONDS = 300.0
 
 
 class RayFleet:
-    """A Ray cluster at an address. Connecting again after a crash finds every supervisor where it was."""
+    """A Ray cluster at an address. Connecting again after a crash finds every supervisor where it was.
 
-    def __init__(self, address: str, command: Callable[[Path], list[str]] = trainer_command) -> None:
+    ``own``: it is the head that :mod:`orchestrator.fleet.head` started, which listens on the loopback interface alone;
+    a cluster of the user's listens where the user said.
+    """
+
+    def __init__(
+        self, address: str, command: Callable[[Path], list[str]] = trainer_command, *, own: bool = True
+    ) -> None:
         self._command = command
-        if address.startswith(("127.", "localhost")):
+        if own:
             ray_on_loopback()
         try:
             ray.init(
@@ -42,7 +48,8 @@ class RayFleet:
                 configure_logging=False,
             )  # fmt: skip
         except (ConnectionError, RayError, RuntimeError) as error:
-            raise FleetError(f"no Ray cluster answers at {address}: {error}") from error
+            why = " ".join(str(error.__cause__ or error).split())  # Ray says what is wrong one exception deeper
+            raise FleetError(f"no Ray cluster answers at {address}: {why}") from error
 
     def close(self) -> None:
         """Leave the cluster; supervisors stay."""

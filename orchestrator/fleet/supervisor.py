@@ -60,6 +60,12 @@ class Supervisor:
         return bool(found)
 
     def _start_when_free(self) -> None:
+        try:
+            self._wait_and_start()
+        except OSError as error:  # nobody waits for this thread: what it could not do must show as an end
+            self._note, self._exit_code = f"it could not be started: {error}", os.EX_OSERR
+
+    def _wait_and_start(self) -> None:
         deadline = time.monotonic() + self._wait
         while self._held():
             if self._told.wait(POLL_SECONDS) or time.monotonic() > deadline:

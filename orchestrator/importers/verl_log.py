@@ -16,13 +16,11 @@ from pathlib import Path
 
 from experiment_specs.errors import SpecError
 from orchestrator.importers.curves import Ended, ImportedCurve, Point, choose, percent, rank, remarks
+from orchestrator.raylog import ANSI, REPEATED, WRITER
 
 NUMBER = r"[-+]?(?:nan|inf|\d+\.?\d*(?:e[-+]?\d+)?)"
 VALUE = rf"(?:np\.\w+\({NUMBER}\)|{NUMBER}|True|False)"
-ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-WRITER = re.compile(r"\((?:[^()]{1,80} )?pid=\d+(?:, ip=[^()\s]+)?\) ?|\(raylet(?:, ip=[^()\s]+)?\) ?")
 INNER_WRITER = re.compile(r"\([^()\s]{1,80} pid=\d+(?:, ip=[^()\s]+)?\) |\(raylet(?:, ip=[^()\s]+)?\) ")
-REPEATED = re.compile(r" \[repeated \d+x across cluster\].*$")
 BAR = re.compile(r"Training Progress:\s*\d+%\|[^|]*\|\s*(\d{1,9})/(\d{1,9}) \[[^\]]*\]")
 STEP = re.compile(r"(?<![^\s\])>])step:(\d{1,9}) - (?=[^\s:]+/[^:]*(?:$|:(?:$|[-+\dnitTF])))")
 STEP_LINE = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+\s*")

@@ -17,6 +17,7 @@ from typing import Literal
 
 import yaml
 
+from orchestrator.raylog import plain
 from workers.launch import TOLD_TO_GO
 
 Budget = Literal["infrastructure", "memory", "hang", "unexplained", "own"]
@@ -49,9 +50,6 @@ TABLE = Path(__file__).with_name("causes.yaml")
 CAUSES = _read()
 BY_NAME = {cause.name: cause for cause in CAUSES}
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PREFIX = re.compile(r"^\s*\((?:[\w.:/ ]+ )?pid=\d+[^)]*\)\s?|^\s*\((?:raylet|gcs_server|autoscaler)[^)]*\)\s?")
-_REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 _STEP_DONE = re.compile(r"\bstep:\d+ - ")
 _LOW_LEVEL = re.compile(r"\b(WARN(ING)?|INFO|DEBUG)\b|\[[WI]\d* |\[[\d :,-]+ [WI] |Warning:|warnings\.warn")
 """A line that calls itself a warning or information."""
@@ -67,7 +65,6 @@ _HARMLESS = re.compile(
 _ERROR_LINE = re.compile(
     r"^(?:\S*\s)?(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Timeout|Warning))\b(?:\([\w.]+\))?(?::|$)"
 )
-_CONSEQUENCES = re.compile("|".join(BY_NAME["consequence"].patterns))
 _SETTING = re.compile(r"^[\s{\[(]*['\"][\w.@/-]+['\"]\s*:")
 """A line of a printed configuration: verl prints all of its own, with the names of what might have gone wrong."""
 _FRAME = re.compile(
@@ -93,7 +90,7 @@ def _compiled() -> tuple[tuple[Cause, re.Pattern[str]], ...]:
 def find_cause(log: Sequence[str], error: str | None, exit_code: int | None) -> Found:
     """``log``: the lines that an attempt wrote; ``error``: its own last word; ``exit_code``: negative for a signal,
     None where nobody saw it end."""
-    lines = [_plain(line) for line in _unfolded(log)]
+    lines = [plain(line) for line in _unfolded(log)]
     begin = max((index + 1 for index, line in enumerate(lines) if _STEP_DONE.search(line)), default=0)
     all_found = [(index, found) for index, line in enumerate(lines) if (found := _match(line)) is not None]
     candidates = [found for index, found in all_found if index >= begin or found.cause.announced]
@@ -115,10 +112,6 @@ def _unfolded(log: Iterable[str]) -> Iterable[str]:
     """Progress bars write many lines over each other."""
     for line in log:
         yield from line.rstrip("\n").split("\r")
-
-
-def _plain(line: str) -> str:
-    return _REPEATED.sub("", _PREFIX.sub("", _ANSI.sub("", line))).strip()
 
 
 def _match(line: str) -> Found | None:

@@ -53,7 +53,7 @@ class Active:
     """An attempt without an end, and what the fleet says of it.
 
     ``ended`` and ``exit_code``: the supervisor saw the trainer end. ``unknown``: nobody could be asked just now.
-    ``hours_used``, ``hours_to_come``: GPU-hours; ``silence`` and ``patience``: seconds without a sign of life, and how
+    ``hours_to_come``: GPU-hours; ``silence`` and ``patience``: seconds without a sign of life, and how
     many of them are too many.
     """
 
@@ -265,8 +265,8 @@ def _names(snapshot: Snapshot) -> set[str]:
 
 
 def _payer(run: Waiting, rooms: Mapping[str, _Room]) -> list[_Room] | None:
-    """The sweep that the run starts for: the first of its sweeps that has room, and with it all others, for which it
-    runs too. None where no sweep has room; a run of no sweep needs none."""
+    """The rooms that the run takes from: those of all its sweeps, as soon as one of them has room for it. None where
+    none has; a run of no sweep takes from nothing."""
     own = [rooms[name] for name in run.sweeps]
     return own if not own or any(room.allows(run) for room in own) else None
 

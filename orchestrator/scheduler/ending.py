@@ -12,9 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from db import reads, writes
 from db.bug_writes import MovedOnError
-from db.records import Run
+from db.records import Attempt, Run
 from db.states import TERMINAL
-from db.steering import spent_tries
 from experiment_specs.language import Scan
 from orchestrator.bugs.engine import TRIES, judged_at_the_end
 from orchestrator.evaluation import planned, saved
@@ -69,9 +68,14 @@ def conclude(run: Run, over: Over, now: float) -> writes.Ending:
         return writes.Ending("lost", "queued", why, not_before=now + min(LONGEST_WAIT, 10.0 * before))
     error = over.word["error"] if over.word is not None else None
     in_vain = attempt.resumed_step is not None and attempt.last_step <= attempt.resumed_step
-    spent = spent_tries(run.attempts)
+    spent = _spent_tries(run.attempts)
     retry = decide_retry(Ended(over.exit_code, error, over.log, spent, over.divisible, over.stuck, in_vain))
     return _tried(attempt.number, retry, over.exit_code, now)
+
+
+def _spent_tries(attempts: Sequence[Attempt]) -> list[str]:
+    """Whose budgets a run was tried again from."""
+    return [str(a.retry["budget"]) for a in attempts if a.retry and a.retry.get("again") and "budget" in a.retry]
 
 
 def _tried(number: int, retry: RetryDecision, exit_code: int | None, now: float) -> writes.Ending:

@@ -6,6 +6,7 @@ A fleet that is gone is connected to anew (a local head is started anew), a regi
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from orchestrator.fleet.head import FleetError, address
+from orchestrator.fleet.head import ADDRESS_VARIABLE, FleetError, address
 from orchestrator.fleet.interface import Fleet
 from orchestrator.scheduler.decide import Action, Snapshot, why_waiting
 from orchestrator.scheduler.leadership import Leadership
@@ -45,7 +46,8 @@ def lead(
 ) -> None:
     """Until ``over`` says so, which is asked at every round with a remark to show, or somebody else leads.
 
-    ``acted`` is told what was done; ``connect`` reaches the fleet: by Ray where it is None.
+    ``acted`` is told what was done; ``connect`` reaches the fleet: by Ray where it is None. Raises
+    :class:`FleetError` where the fleet cannot be reached the first time: nothing says that waiting would help.
     """
     from orchestrator.mlflow_projector import Projector, ProjectorThread
     from orchestrator.scheduler.loop import Scheduler
@@ -54,22 +56,23 @@ def lead(
     projector.start()
     fleet: Fleet | None = None
     scheduler: Scheduler | None = None
-    note, busy_at = "starting the fleet", time.monotonic()
+    reached, note, busy_at = False, "starting the fleet", time.monotonic()
     try:
         while not over(note) and leads.still():
             try:
                 if fleet is None or scheduler is None:
                     fleet = (connect or connect_ray)(settings)
                     scheduler = Scheduler(settings, engine, fleet)
+                    reached = True
                 elif not fleet.alive():
                     raise FleetError("the fleet's head is gone")
                 actions = scheduler.tick()
                 acted(actions)
             except Exception as error:
                 problem = _passing(error)
-                if problem is None:
+                if problem is None or (isinstance(error, FleetError) and not reached):
                     raise
-                if not isinstance(error, OperationalError | OSError):
+                if isinstance(error, ConnectionError) or not isinstance(error, OperationalError | OSError):
                     _leave(fleet)
                     fleet, scheduler = None, None
                 note = f"{problem}; trying again"
@@ -95,7 +98,7 @@ def connect_ray(settings: Settings) -> Fleet:
     where = address(settings)
     from orchestrator.fleet.ray_fleet import RayFleet  # Ray reads its environment when it is imported
 
-    return RayFleet(where)
+    return RayFleet(where, own=ADDRESS_VARIABLE not in os.environ)
 
 
 def _leave(fleet: Fleet | None) -> None:
@@ -106,15 +109,19 @@ def _leave(fleet: Fleet | None) -> None:
 
 def _passing(error: Exception) -> str | None:
     """What is wrong, where waiting may mend it; None for a fault of this program."""
-    from ray.exceptions import RayError
-
     if isinstance(error, OperationalError):
         return f"the registry cannot be used just now ({str(error.orig).splitlines()[0]})"
-    if isinstance(error, FleetError | RayError | ConnectionError):
+    if isinstance(error, FleetError | ConnectionError) or _of_ray(error):
         return f"the fleet cannot be reached just now ({str(error).splitlines()[0][:200]})"
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}"
     return None
+
+
+def _of_ray(error: Exception) -> bool:
+    from ray.exceptions import RayError  # not before connecting: Ray reads its environment when it is imported
+
+    return isinstance(error, RayError)
 
 
 def remark(snapshot: Snapshot | None, notes: dict[str, str]) -> str:

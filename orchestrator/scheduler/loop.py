@@ -144,15 +144,15 @@ class Scheduler:
         try:
             if (Path(attempt.run_dir) / SPOOL_NAME).stat().st_size == attempt.spool_offset:
                 return False
-        except OSError:
-            return False
-        try:
             return bool(pull(self._engine, attempt))
+        except FileNotFoundError:  # it has not begun to speak
+            return False
         except SPOOL_ERRORS:
             self._conclude(attempt, Over())
             return True
         except OSError as error:  # its directory alone: the others are read on
             self.notes[attempt.run_id] = f"its directory cannot be read: {error.strerror or error}"
+            self._eyes.look_away(attempt)
             return False
 
     def _launch(self, action: Launch) -> None:
@@ -188,6 +188,7 @@ class Scheduler:
         except SPOOL_ERRORS as error:
             word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
         fault_point("scheduler.last-events-stored")
+        run = reads.runs(self._engine, ids=[attempt.run_id])[0]  # its last steps are known only now
         facts = measured(self._engine, attempt.id)
         over = replace(
             over,

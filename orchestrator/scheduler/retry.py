@@ -77,7 +77,7 @@ def decide_retry(ended: Ended) -> RetryDecision:
         return RetryDecision(False, cause.name, rule, line, cause.budget)
     wait = min(LONGEST_WAIT, max(WAITS[min(spent, len(WAITS) - 1)], cause.wait * 4**spent))
     rule = f"try {spent + 1} of {most} after losses of the kind {cause.budget!r}: {cause.about}"
-    return RetryDecision(True, cause.name, rule, line, cause.budget, wait, cause.budget == "memory")
+    return RetryDecision(True, cause.name, rule, line, cause.budget, wait, smaller=cause.budget == "memory")
 
 
 def _what_was_seen(exit_code: int | None) -> str:

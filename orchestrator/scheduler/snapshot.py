@@ -37,6 +37,10 @@ class Eyes:
         self._seen[attempt.id] = (attempt.spool_offset, since)
         return now - since
 
+    def look_away(self, attempt: Attempt) -> None:
+        """It could not be looked at: what it may have said meanwhile is no silence of its own."""
+        self._seen.pop(attempt.id, None)
+
 
 def take_snapshot(  # noqa: PLR0917 - what there is to see
     engine: Engine,

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from sqlalchemy import Engine
 
-from db import reads, writes
+from db import reads, submissions, wishes
 from db.records import EvalPoint, Run, SearchArm
 from experiment_specs.architecture import Architecture
 from experiment_specs.errors import AqnError, SpecError
@@ -295,7 +295,7 @@ class Owner:
         details = new.details | {"search": search.settings.model_dump(mode="json")}
         arms = [one.arm for one in wanted if one.new]
         conditions = {one.condition.id: one.condition.model_dump(mode="json") for one in wanted}
-        writes.extend_search(self._engine, replace(new, details=details), arms, conditions)
+        submissions.extend_search(self._engine, replace(new, details=details), arms, conditions)
 
     def _planned(self, label: str, condition: Condition) -> PlannedCondition:
         planned = Planned(label, condition, self._search.place_of)
@@ -308,7 +308,7 @@ class Owner:
             return
         first = next(arm for arm in state.arms if arm.number == leader)
         ahead = {run.seed: run for run in state.runs_of(first) if run.valid}
-        wishes = {}
+        pruned = {}
         for arm in state.of_role("trial"):
             for run in state.runs_of(arm) if arm.number != leader else ():
                 other = ahead.get(run.seed)
@@ -319,11 +319,11 @@ class Owner:
                 looks = evals * len(state.surface.order)
                 if pair and behind_at_equal_steps(pair[0].percent, pair[1].percent, state.sd, pruner.z, looks):
                     own, theirs = pair
-                    wishes[run.id] = (
+                    pruned[run.id] = (
                         f"{PRUNED}: {own.percent:.1f} % at step {own.step}, where {first.label} had "
                         f"{theirs.percent:.1f} %"
                     )
-        writes.ask_to_cancel(self._engine, wishes, at_once=True)  # what is pruned is not gone on with
+        wishes.ask_to_cancel(self._engine, pruned, at_once=True)  # what is pruned is not gone on with
 
 
 def _at_the_last_common_step(run: Run, other: Run, from_step: int) -> tuple[EvalPoint, EvalPoint] | None:

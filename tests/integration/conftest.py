@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from db.engine import open_registry
-from db.writes import Submitted
+from db.submissions import Submitted
 from experiment_specs.load import load_sweep
 from orchestrator.fleet import head
 from orchestrator.plan import make_plan

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import bug_reads, bug_writes, reads, writes
+from db import bug_reads, bug_writes, reads, submissions
 from db.engine import open_registry
 from db.records import Bug, Run
 from db.schema import EvidenceRow, FactsRow
@@ -504,7 +504,7 @@ class TestReplacements:
         run = found(engine, run_id)
         source = {"run": run_id, "step": step}
         plan = {"total_steps": step, "steps_per_epoch": step, "eval_steps": [step], "mode": mode, "source": source}
-        new = writes.NewRun(
+        new = submissions.NewRun(
             kind="eval",
             label="again",
             condition_id=run.condition_id,
@@ -513,7 +513,7 @@ class TestReplacements:
             gpus=1,
             plan=plan,
         )
-        again = writes.evaluation(engine, new, run_id, None, "code", 2, 0)
+        again = submissions.evaluation(engine, new, run_id, None, "code", 2, 0)
         finish(engine, again, right=9)
         return again
 

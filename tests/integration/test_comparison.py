@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 import orchestrator
-from db import reads, writes
+from db import reads, submissions
 from db.records import Run
 from experiment_specs.bug_rules import rule_from_text
 from experiment_specs.claims import load_history
@@ -202,8 +202,8 @@ def test_a_native_evaluation_stands_in_for_the_score_that_it_mends(finished, tmp
     bugs.apply(finished, rule_from_text(rule, tmp_path / "rule.yaml"), "found")
     plan = {"total_steps": 4, "steps_per_epoch": 4, "eval_steps": [4], "mode": "native",
             "source": {"run": run.id, "step": 4}}  # fmt: skip
-    new = writes.NewRun("small, native", run.condition_id, run.condition, 2, plan, 1, kind="eval")
-    again = writes.evaluation(finished, new, run.id, None, "code", 2, 0)
+    new = submissions.NewRun("small, native", run.condition_id, run.condition, 2, plan, 1, kind="eval")
+    again = submissions.evaluation(finished, new, run.id, None, "code", 2, 0)
     finish(finished, again, right=7)
     small = arm(finished, "small")
     assert [(s.seed, s.point.k, s.by.id == again) for s in small.scored] == [(1, 4, False), (2, 7, True), (3, 5, False)]

@@ -32,7 +32,7 @@ from orchestrator.settings import Settings
 from tests import chaos
 from tests.conftest import RAY_TOKEN
 from tests.integration.conftest import SWEEP
-from tests.integration.test_scheduler import behave, one, over
+from tests.integration.test_scheduler import behave, one, over, release_all
 from tests.light_worker import command
 
 SAVING = SWEEP.replace("axes:", "checkpoints: {every: 1}\naxes:")
@@ -46,13 +46,14 @@ def _store(settings: Settings, empty_store: Path) -> None:
 
 
 @pytest.fixture
-def light(ray_address: str) -> Callable[[Settings], object]:
-    def connect(_settings: Settings) -> object:
-        from orchestrator.fleet.ray_fleet import RayFleet
+def light(ray_address: str, engine: Engine) -> Iterator[Callable[[Settings], object]]:
+    """Ends what a test leaves running."""
+    from orchestrator.fleet.ray_fleet import RayFleet
 
-        return RayFleet(ray_address, command)
-
-    return connect
+    yield lambda _settings: RayFleet(ray_address, command)
+    fleet = RayFleet(ray_address, command)
+    release_all(engine, fleet)
+    fleet.close()
 
 
 def leading(settings: Settings, engine: Engine, done: Callable[[], bool], connect, notes: list[str]) -> None:
@@ -171,16 +172,13 @@ def test_one_scheduler_leads_for_a_registry_whatever_its_home(new_database, tmp_
 
 
 def test_a_trainer_whose_disk_is_full_is_tried_again_later(submit, engine, settings, light) -> None:
-    run_id = submit().all[0]
+    run_id, other = submit().all
     behave(settings, run_id, full_disk=True)
-    notes: list[str] = []
-    leading(
-        settings,
-        engine,
-        lambda: len(one(engine, run_id).attempts) == 1 and one(engine, run_id).state == "queued",
-        light,
-        notes,
-    )
+
+    def waits_alone() -> bool:
+        return one(engine, run_id).attempts != () and one(engine, run_id).state == "queued" and over(engine, other)()
+
+    leading(settings, engine, waits_alone, light, [])
     run = one(engine, run_id)
     retry = run.attempts[0].retry
     assert retry is not None

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from db import reads, writes
+from db import reads, submissions, wishes, writes
 from db.engine import HEAD, NoRegistryError, open_registry
 from db.records import Run
 from db.schema import Base, RunRow
@@ -147,7 +147,7 @@ class TestContract:
 
     def test_a_sweep_that_many_submit_at_the_same_time_is_there_once(self, engine: Engine, write_spec) -> None:
         sweep = submission(make_plan(load_sweep(write_spec(SWEEP))))
-        got = _at_the_same_time(6, lambda: writes.submit(engine, sweep))
+        got = _at_the_same_time(6, lambda: submissions.submit(engine, sweep))
         assert sum(len(submitted.created) for submitted in got) == 2
         assert len({submitted.all for submitted in got}) == 1
         assert reads.state_counts(engine) == {"queued": 2}
@@ -159,8 +159,8 @@ class TestContract:
         monkeypatch.setattr("db.engine.BUSY_MILLISECONDS", 50)
         hasty = open_registry(engine.url.render_as_string(hide_password=False))
         with engine.begin(), pytest.raises(OperationalError):
-            writes.submit(hasty, sweep)
-        assert len(writes.submit(hasty, sweep).created) == 2
+            submissions.submit(hasty, sweep)
+        assert len(submissions.submit(hasty, sweep).created) == 2
         hasty.dispose()
 
     def test_only_one_of_many_threads_gets_to_begin_an_attempt(self, submit, engine: Engine, tmp_path: Path) -> None:
@@ -293,6 +293,46 @@ class TestContract:
             assert reads.needing_projection(engine) == []
         assert _found(engine, attempt.run_id).mlflow_run == "mlflow-1"
 
+    def test_who_filled_mlflow_for_an_attempt_that_is_over_moves_no_cursor(self, begin, engine: Engine, tmp_path):
+        attempt = begin()
+        assert _end(engine, attempt, AGAIN)
+        assert writes.begin_attempt(engine, attempt.run_id, tmp_path) is not None
+        writes.record_projection(engine, attempt.run_id, "mlflow-old", 99, "state", 1)
+        assert _found(engine, attempt.run_id).mlflow_run is None
+        writes.record_projection(engine, attempt.run_id, "mlflow-new", 99, "state", 2)
+        assert _found(engine, attempt.run_id).mlflow_run == "mlflow-new"
+
+    def test_a_run_that_is_being_cancelled_is_not_taken_over(self, begin, submit, engine: Engine) -> None:
+        attempt = begin()
+        assert submit().all[0] == attempt.run_id
+        wishes.ask_to_cancel(engine, {attempt.run_id: "by mistake"})
+        again = submit()
+        assert again.all[0] != attempt.run_id
+        assert again.created == (again.all[0],)
+
+    def test_nobody_takes_back_that_a_run_is_to_end_at_once(self, begin, engine: Engine) -> None:
+        run_id = begin().run_id
+        wishes.ask_to_cancel(engine, {run_id: "first"})
+        assert not _found(engine, run_id).cancel_at_once
+        wishes.ask_to_cancel(engine, {run_id: "second"}, at_once=True)
+        wishes.ask_to_cancel(engine, {run_id: "third"})
+        run = _found(engine, run_id)
+        assert (run.cancel, run.cancel_at_once) == ("first", True)
+
+    def test_of_two_that_failed_alike_one_is_tried_again(self, begin, submit, engine: Engine, tmp_path: Path) -> None:
+        first = begin()
+        old = first.run_id
+        _end(engine, first, BAD)
+        (new, _) = submit().all
+        attempt = writes.begin_attempt(engine, new, tmp_path)
+        assert attempt is not None
+        _end(engine, attempt, BAD)
+        made = submissions.retry(engine, [_found(engine, old), _found(engine, new)], "later code", 1)
+        assert list(made) == [new], "the newer one stands for its elder"
+        assert _found(engine, made[new]).plan["continues"] == [attempt.run_dir]
+        assert submit().all[0] == made[new]
+        assert _found(engine, made[new]).plan["continues"] == [attempt.run_dir], "a submission keeps its past"
+
     def test_runs_are_counted_by_state(self, submit, engine: Engine, tmp_path: Path) -> None:
         first, second = submit().created
         assert reads.state_counts(engine) == {"queued": 2}
@@ -304,9 +344,9 @@ class TestContract:
         assert [run.id for run in reads.runs(engine, states=["failed"])] == [second]
 
     def test_a_scan_is_a_run_of_its_own_kind(self, engine: Engine, tmp_path: Path) -> None:
-        new = writes.NewRun("scan of tiny", "0123456789ab", {"scan": 1}, 0, {"total_steps": 0}, 1, kind="scan")
-        run_id = writes.request(engine, new, "code", 2)
-        assert writes.request(engine, new, "code", 2) == run_id
+        new = submissions.NewRun("scan of tiny", "0123456789ab", {"scan": 1}, 0, {"total_steps": 0}, 1, kind="scan")
+        run_id = submissions.request(engine, new, "code", 2)
+        assert submissions.request(engine, new, "code", 2) == run_id
         attempt = writes.begin_attempt(engine, run_id, tmp_path)
         assert attempt is not None
         assert _record(engine, attempt, 0, 1, evidence=[{"seq": 1, "kind": "scan", "at": 0.0, "data": JSON}])

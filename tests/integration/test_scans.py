@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from db import reads, writes
+from db import reads, submissions
 from db.schema import RunRow
 from experiment_specs.language import CONDITION_SCHEMA, Scan, scan_of
 from experiment_specs.load import load_sweep
@@ -72,10 +72,20 @@ def test_runs_whose_scan_failed_fail_with_its_reason_and_take_no_gpu(submit, sch
     assert again.needed != submitted.needed
 
 
+def test_a_run_that_is_tried_again_gets_a_new_scan_where_the_old_one_failed(submit, scheduler, settings, engine):
+    submitted = submit(AIMED.format(name="one", aims="variable"))
+    behave(settings, submitted.needed[0], errors=None)
+    tick_until(scheduler, over(engine, *submitted.all))
+    (new,) = submissions.retry(engine, [one(engine, submitted.all[0])], code_version().id, CONDITION_SCHEMA).values()
+    assert one(engine, new).waits_for not in (None, submitted.needed[0])
+    tick_until(scheduler, over(engine, new))
+    assert one(engine, new).verdict == "PROVEN"
+
+
 def test_bit_identical_scans_of_two_models_are_refused(submit, scheduler, settings, engine) -> None:
     submitted = submit(AIMED.format(name="one", aims="variable"))
     tick_until(scheduler, over(engine, *submitted.all))
-    other = writes.request(engine, scan_run(scan(write(submitted, engine), "elsewhere")), "v", CONDITION_SCHEMA)
+    other = submissions.request(engine, scan_run(scan(write(submitted, engine), "elsewhere")), "v", CONDITION_SCHEMA)
     behave(settings, other, model="another")
     tick_until(scheduler, over(engine, other))
     run = one(engine, other)
@@ -112,5 +122,7 @@ def test_a_scan_of_other_code_or_one_that_failed_is_not_shared(submit, engine, m
 
 def test_a_scan_that_others_wait_for_keeps_the_highest_priority(submit, engine) -> None:
     urgent = submit("priority: 9\n" + AIMED.format(name="one", aims="variable"))
-    writes.request(engine, scan_run(scan(write(urgent, engine), "tiny/qwen2")), code_version().id, CONDITION_SCHEMA)
+    submissions.request(
+        engine, scan_run(scan(write(urgent, engine), "tiny/qwen2")), code_version().id, CONDITION_SCHEMA
+    )
     assert one(engine, urgent.needed[0]).priority == 9

@@ -12,14 +12,18 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
-from db import reads, writes
+from db import reads, submissions, wishes, writes
 from db.records import Run
 from db.states import TERMINAL
+from orchestrator.fleet.interface import Observation
+from orchestrator.scheduler.decide import Node
+from orchestrator.scheduler.ending import Over
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.scheduler.loop import Scheduler
 from orchestrator.settings import Settings
 from tests.integration.conftest import SWEEP
 from tests.light_worker import command
+from workers.events import SPOOL_NAME, Spool
 
 PATIENCE = 300
 """Ticks until a test gives up; a tick asks the fleet, so this is minutes."""
@@ -38,6 +42,10 @@ def fleet(ray_address: str) -> Iterator[object]:
 def scheduler(settings: Settings, engine: Engine, fleet) -> Iterator[Scheduler]:
     """Ends what a test leaves running: the next one has a registry that knows nothing of it."""
     yield Scheduler(settings, engine, fleet)
+    release_all(engine, fleet)
+
+
+def release_all(engine: Engine, fleet) -> None:
     for run in reads.runs(engine, states=("running",)):
         if run.attempt is not None:
             fleet.release(run.attempt)
@@ -183,13 +191,13 @@ def test_evidence_that_cannot_be_read_leaves_its_own_run_unproven_only(submit, s
 
 
 def test_a_crash_between_row_and_fleet_is_mended(submit, scheduler, engine, settings) -> None:
-    from db import writes
 
     run_id = submit().all[0]
     assert writes.begin_attempt(engine, run_id, settings.runs) is not None  # and the process dies here
     tick_until(scheduler, over(engine, run_id))
     run = one(engine, run_id)
     assert (run.verdict, [a.state for a in run.attempts]) == ("PROVEN", ["lost", "succeeded"])
+    assert run.attempts[0].retry is None, "it costs no try"
 
 
 def test_there_is_one_leader_at_a_time(settings, engine) -> None:
@@ -207,7 +215,7 @@ def test_a_run_that_nobody_wants_any_more_is_ended_and_never_tried_again(
     tick_until(scheduler, lambda: len(one(engine, first).curve) == 2)
     attempt = one(engine, first).attempt
     assert attempt is not None
-    writes.ask_to_cancel(engine, {first: "behind", second: "too late"}, at_once=True)
+    wishes.ask_to_cancel(engine, {first: "behind", second: "too late"}, at_once=True)
     tick_until(scheduler, over(engine, first, second))
     assert {one(engine, run).state for run in (first, second)} == {"cancelled"}
     run = one(engine, first)
@@ -246,19 +254,91 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_with_no_step_missing_or_t
     assert kept == ["global_step_4"], "what the first attempt saved is needed no more"
 
 
+def test_a_run_killed_after_its_last_step_needs_no_step_more(submit, scheduler, engine, settings) -> None:
+    run_id, other = submit(SAVING).all
+    behave(settings, run_id, fail_at=4, fail_attempts=1, **{"with": "kill"})
+    tick_until(scheduler, over(engine, run_id, other))
+    run, undisturbed = one(engine, run_id), one(engine, other)
+    assert (run.verdict, run.attempts[1].resumed_step, len(run.attempts)) == ("PROVEN", 4, 2)
+    assert curve(run) == curve(undisturbed)
+    assert steps_of(engine, run) == [1, 2, 3, 4]
+
+
+def test_what_an_attempt_said_last_is_known_when_it_is_ended(submit, scheduler, engine, settings, tmp_path) -> None:
+    """It went on from a checkpoint, made steps that nobody has read yet, and failed: that is no checkpoint's fault."""
+    run_id, _ = submit(SAVING).all
+    behave(settings, run_id, wait_at=2, wait_attempts=1, until=str(tmp_path / "never"), fail_at=4)
+    tick_until(scheduler, lambda: len(one(engine, run_id).curve) == 2)
+    os.kill(int(one(engine, run_id).attempts[0].trainer_pid or 0), signal.SIGKILL)
+    tick_until(scheduler, lambda: one(engine, run_id).attempts[-1].trainer_pid is not None and two_(engine, run_id))
+    attempt = one(engine, run_id).attempts[1]
+    spool = Path(attempt.run_dir) / SPOOL_NAME
+    while not spool.exists() or '"finished"' not in spool.read_text():
+        signal.sigtimedwait([], 0.05)
+    assert attempt.last_step < 4
+    scheduler._conclude(attempt, Over(exit_code=1))
+    run = one(engine, run_id)
+    assert (run.state, [a.state for a in run.attempts]) == ("failed", ["lost", "failed"])
+    assert (run.attempts[1].resumed_step, run.attempts[1].last_step) == (2, 4)
+
+
+def two_(engine: Engine, run_id: str) -> bool:
+    return len(one(engine, run_id).attempts) == 2
+
+
+class Mute:
+    """A fleet that cannot be asked just now."""
+
+    def observe(self, attempts) -> dict[int, Observation]:
+        return {attempt.id: Observation("unknown") for attempt in attempts}
+
+    def nodes(self) -> list[Node]:
+        return []
+
+
+def test_all_spools_are_read_whoever_has_news(submit, engine, settings) -> None:
+    ids = submit().all
+    for run_id in ids:
+        begun = writes.begin_attempt(engine, run_id, settings.runs, "node")
+        Path(begun.run_dir).mkdir(parents=True)
+        Spool(begun.run_dir).append("planned", {"total_steps": 4})
+    scheduler = Scheduler(settings, engine, Mute())
+    scheduler.tick()
+    assert all(one(engine, run_id).attempts[0].spool_offset > 0 for run_id in ids)
+
+
+def test_a_directory_that_cannot_be_looked_into_is_no_silence(submit, engine, settings, monkeypatch) -> None:
+    """A mount that went away for an hour ends nobody."""
+    run_id = submit(SWEEP.replace("axes:", "resources: {silence_minutes: 1}\naxes:")).all[0]
+    begun = writes.begin_attempt(engine, run_id, settings.runs, "node")
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr("orchestrator.scheduler.snapshot.time.monotonic", lambda: next(clock))
+    scheduler = Scheduler(settings, engine, Mute())
+    Path(begun.run_dir).mkdir(parents=True)
+    (Path(begun.run_dir) / SPOOL_NAME).symlink_to(SPOOL_NAME)  # ELOOP, as root too
+    for _ in range(4):
+        scheduler.tick()
+        assert scheduler.snapshot.active[0].silence == 0
+        assert "cannot be read" in scheduler.notes[run_id]
+    (Path(begun.run_dir) / SPOOL_NAME).unlink()
+    scheduler.tick()
+    scheduler.tick()
+    assert scheduler.snapshot.active[0].silence >= 50, "one that is there, and says nothing, is silent"
+
+
 def test_a_run_that_is_not_wanted_saves_a_checkpoint_first_and_can_be_gone_on_from_by_hand(
     submit, scheduler, engine, settings, tmp_path
 ) -> None:
     run_id, other = submit(SAVING).all
     behave(settings, run_id, wait_at=2, until=str(tmp_path / "never"))
     tick_until(scheduler, lambda: len(one(engine, run_id).curve) == 2)
-    writes.ask_to_cancel(engine, {run_id: "another one is more urgent"})
+    wishes.ask_to_cancel(engine, {run_id: "another one is more urgent"})
     tick_until(scheduler, over(engine, run_id, other))
     run = one(engine, run_id)
     assert (run.state, run.verdict, [a.state for a in run.attempts]) == ("cancelled", "UNPROVEN", ["stopped"])
     assert "a checkpoint of step 3 saved" in reads.transitions(engine, run_id)[-1][-1]
-    (new,) = writes.retry(engine, [run], run.code_version, 1).values()
-    assert writes.retry(engine, [one(engine, run_id)], run.code_version, 1) == {}, "it is tried again already"
+    (new,) = submissions.retry(engine, [run], run.code_version, 1).values()
+    assert submissions.retry(engine, [one(engine, run_id)], run.code_version, 1) == {}, "it is tried again already"
     tick_until(scheduler, over(engine, new))
     again = one(engine, new)
     assert (again.verdict, again.attempts[0].resumed_step, again.sweeps) == ("PROVEN", 3, ("light",))
@@ -271,13 +351,13 @@ def test_a_paused_sweep_saves_waits_and_goes_on(submit, scheduler, engine, setti
     first, second = submit(SAVING).all
     behave(settings, first, wait_at=2, wait_attempts=1, until=str(tmp_path / "never"))
     tick_until(scheduler, lambda: len(one(engine, first).curve) == 2)
-    writes.pause(engine, "light", "maintenance", now=True)
+    wishes.pause(engine, "light", "maintenance", now=True)
     tick_until(scheduler, lambda: one(engine, first).state == "queued")
     for _ in range(5):
         scheduler.tick()
     assert [one(engine, r).state for r in (first, second)] == ["queued", "queued"]
     assert one(engine, first).attempts[0].state == "stopped"
-    assert writes.unpause(engine, "light")
+    assert wishes.unpause(engine, "light")
     tick_until(scheduler, over(engine, first, second))
     run = one(engine, first)
     assert (run.verdict, len(run.attempts), run.attempts[1].resumed_step) == ("PROVEN", 2, 3)
@@ -286,11 +366,11 @@ def test_a_paused_sweep_saves_waits_and_goes_on(submit, scheduler, engine, setti
 
 def test_a_drained_scheduler_starts_nothing(submit, scheduler, engine) -> None:
     ids = submit().all
-    writes.drain(engine, "the machine is needed", now=False)
+    wishes.drain(engine, "the machine is needed", now=False)
     for _ in range(3):
         assert scheduler.tick() == []
     assert {one(engine, r).state for r in ids} == {"queued"}
-    assert writes.undrain(engine)
+    assert wishes.undrain(engine)
     tick_until(scheduler, over(engine, *ids))
 
 

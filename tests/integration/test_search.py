@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
-from db import reads, writes
+from db import reads, submissions, writes
 from db.records import Run
 from db.schema import AttemptRow
 from experiment_specs.bug_rules import rule_from_text
@@ -211,7 +211,7 @@ def test_another_space_under_the_same_name_is_refused_and_another_budget_goes_on
 
 def test_a_sweep_cannot_be_written_over_a_search_nor_a_search_over_a_sweep(begin, engine, submit, write_search) -> None:
     begin()
-    with pytest.raises(writes.NameTakenError):
+    with pytest.raises(submissions.NameTakenError):
         submit("sweep: light-search\nbase: bases/tiny-cpu.yaml\n")
     submit("sweep: mine\nbase: bases/tiny-cpu.yaml\n")
     spec = write_search()
@@ -362,7 +362,7 @@ def test_two_owners_that_decide_at_once_cannot_both_record(new_database: NewData
     first.begin()
     state = second.state()
     first.step()
-    with pytest.raises(writes.AnotherOwnerError):
+    with pytest.raises(submissions.AnotherOwnerError):
         second._record(second._trial(state, second.view(state), {"aqn.schedule": "linear", "aqn.sigma_start": 0.01,
                                                                 "aqn.sigma_end": 0.001}, (1,)))  # fmt: skip
     assert len(reads.search_arms(engine, "light-search")) == 2

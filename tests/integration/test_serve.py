@@ -15,7 +15,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from db import reads, writes
+from db import reads, wishes
 from db.states import TERMINAL
 from orchestrator.cli.main import app
 from orchestrator.scheduler.leadership import leadership
@@ -77,7 +77,7 @@ def test_a_second_service_takes_over_when_the_first_is_killed(submit, engine, se
     runs = reads.runs(engine, ids=[first, second])
     assert [(run.verdict, len(run.attempts)) for run in runs] == [("PROVEN", 1), ("PROVEN", 1)]
     assert runs[0].attempts[0].trainer_pid == pid, "it was adopted"
-    writes.drain(engine, "the tests are over", now=False)
+    wishes.drain(engine, "the tests are over", now=False)
     other = next(process for process in servers if process is not leader)
     until(lambda: other.poll() is not None)
     assert other.returncode == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from rich.console import Console
 
-from db import bug_reads, bug_writes, reads, writes
+from db import bug_reads, bug_writes, reads, submissions
 from db.engine import open_registry
 from db.records import Run
 from experiment_specs.bug_rules import rule_from_text, with_status
@@ -93,7 +93,7 @@ class Invalidation(RuleBasedStateMachine):
     @rule(has=SPOILT, verdict=st.sampled_from(["PROVEN", "PROVEN", "REFUTED"]), again=st.booleans())
     def submit_and_finish(self, has: set[str], verdict: str, again: bool) -> None:
         self._advance()
-        done = writes.submit(self.engine, replace(self.sweep, code_version=self.code), again=again)
+        done = submissions.submit(self.engine, replace(self.sweep, code_version=self.code), again=again)
         for run_id in done.existing:  # what a sweep takes over is valid, or at least not known to be bad
             assert self.known[run_id].verdict != "PROVEN" or self.expected(run_id) == "valid"
         for run_id in done.created:
@@ -149,8 +149,8 @@ class Invalidation(RuleBasedStateMachine):
         run = reads.runs(self.engine, ids=[data.draw(st.sampled_from(list(self.known)))])[0]
         plan = {"total_steps": 4, "steps_per_epoch": 4, "eval_steps": [4], "mode": mode,
                 "source": {"run": run.id, "step": 4}}  # fmt: skip
-        new = writes.NewRun(f"{run.label}, {mode}", run.condition_id, run.condition, 1, plan, 1, kind="eval")
-        again = writes.evaluation(self.engine, new, run.id, None, "code", 2, 0)
+        new = submissions.NewRun(f"{run.label}, {mode}", run.condition_id, run.condition, 1, plan, 1, kind="eval")
+        again = submissions.evaluation(self.engine, new, run.id, None, "code", 2, 0)
         finish(self.engine, again)
         self.evaluations[again] = run.id
 

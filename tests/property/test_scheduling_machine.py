@@ -20,7 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import reads, writes
+from db import reads, submissions, wishes
 from db.engine import open_registry
 from db.records import Attempt, Run
 from db.schema import AttemptRow, EvalRow, EvidenceRow, StepRow
@@ -163,31 +163,31 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject, at_once: bool) -> None:
         run = self._pick(data, ("queued", "running"))
         if run is not None:
-            writes.ask_to_cancel(self._engine, {run.id: "not wanted"}, at_once=at_once)
+            wishes.ask_to_cancel(self._engine, {run.id: "not wanted"}, at_once=at_once)
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         run = self._pick(data, TERMINAL)
         if run is not None:
-            made = writes.retry(self._engine, [run], run.code_version, CONDITION_SCHEMA)
+            made = submissions.retry(self._engine, [run], run.code_version, CONDITION_SCHEMA)
             assert len(made) <= (run.state != "succeeded")
-            assert writes.retry(self._engine, [run], run.code_version, CONDITION_SCHEMA) == {}
+            assert submissions.retry(self._engine, [run], run.code_version, CONDITION_SCHEMA) == {}
 
     @rule(sweep=sweeps, now=st.booleans())
     def pause(self, sweep: str, now: bool) -> None:
-        writes.pause(self._engine, sweep, "wait", now=now)
+        wishes.pause(self._engine, sweep, "wait", now=now)
 
     @rule(sweep=sweeps)
     def go_on(self, sweep: str) -> None:
-        writes.unpause(self._engine, sweep)
+        wishes.unpause(self._engine, sweep)
 
     @rule(now=st.booleans())
     def drain(self, now: bool) -> None:
-        writes.drain(self._engine, "wait", now=now)
+        wishes.drain(self._engine, "wait", now=now)
 
     @rule()
     def undrain(self) -> None:
-        writes.undrain(self._engine)
+        wishes.undrain(self._engine)
 
     # ------------------------------------------------------------------ the scheduler
 
@@ -213,7 +213,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), behaviour=st.sampled_from(["well", "well", "killed", "out of memory"]))
     def get_on(self, data: st.DataObject, behaviour: str) -> None:
         """What happens most of the time."""
-        writes.undrain(self._engine)
+        wishes.undrain(self._engine)
         self.tick(None)
         self.train(data, behaviour)
         self.tick(None)

@@ -663,3 +663,12 @@ def test_a_run_that_went_on_with_other_weights_is_refuted(verdict_of) -> None:
 
 def test_a_run_that_does_not_show_what_it_went_on_with_is_unproven(verdict_of) -> None:
     assert verdict_of(gone_on(None))[0] == "UNPROVEN"
+
+
+def test_a_run_that_went_on_with_another_model_or_data_is_refuted(verdict_of) -> None:
+    facts = gone_on(weights(2))
+    facts["started"].append(copy.deepcopy(facts["started"][0]))
+    assert verdict_of(facts) == ("PROVEN", "")
+    facts["started"][-1]["fingerprints"]["train"] = "another"
+    status, reasons = verdict_of(facts)
+    assert (status, "it went on with another train than it began with" in reasons) == ("REFUTED", True)
