@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import RAY_TOKEN
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": RAY_TOKEN}
 ASKED = """\
 from orchestrator.fleet.head import FleetError
 from orchestrator.scheduler.lead import connect_ray
@@ -36,7 +39,7 @@ def users_head(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    environment = without_ray(tmp_path)
+    environment = without_ray(tmp_path) | TOKEN
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--num-cpus=2", "--num-gpus=3",
@@ -66,7 +69,7 @@ def test_a_cluster_of_the_users_own_is_reached_and_why_not_is_told(users_head: s
         )  # fmt: skip
         return done.stdout
 
-    assert asked(RAY_AUTH_MODE="token") == "[3] True\n"
+    assert asked(**TOKEN) == "[3] True\n"
     told = asked()
     assert told.startswith(f"refused: no Ray cluster answers at {users_head}")
-    assert "RAY_AUTH_MODE" in told, "what Ray wants is said"
+    assert "Authentication token is missing" in told, "what Ray wants is said"
