@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from db.records import EvalPoint
 from orchestrator.statistics.scores import wilson
-from orchestrator.statistics.treatments import Noise
+
+if TYPE_CHECKING:
+    from orchestrator.statistics.treatments import Noise
 
 
 def percent_with_interval(point: EvalPoint) -> str:

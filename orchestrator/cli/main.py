@@ -6,76 +6,49 @@ Exit codes: 0 done, 1 something failed or was not proven, 2 bad input, 3 nothing
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from experiment_specs.errors import AqnError
-from orchestrator.cli import (
-    bugs,
-    claims,
-    compare,
-    data,
-    evaluate,
-    export,
-    fleet,
-    look,
-    plan,
-    report,
-    rerun,
-    scan,
-    search,
-    services,
-    spec,
-    steer,
-    submit,
-)
 
-app = typer.Typer(
-    name="aqn",
-    help="Sweeps of 4-bit reinforcement-learning experiments on verl, in which every score carries its proof.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
-    ("init", spec.init),
-    ("plan", plan.plan),
-    ("submit", submit.submit),
-    ("serve", steer.serve),
-    ("search", search.search),
-    ("scan", scan.scan),
-    ("status", look.status),
-    ("runs", look.runs),
-    ("show", look.show),
-    ("logs", look.logs),
-    ("cancel", steer.cancel),
-    ("retry", steer.retry),
-    ("pause", steer.pause),
-    ("resume", steer.resume),
-    ("drain", steer.drain),
-    ("compare", compare.compare),
-    ("eval", evaluate.evaluate),
-    ("report", report.report),
-    ("export", export.export),
-    ("audit", claims.audit),
-    ("rerun-tagged", rerun.rerun_tagged),
-    ("ui", services.ui),
-    ("doctor", services.doctor),
-)
-for _name, _command in _COMMANDS:
-    app.command(_name)(_command)
-app.add_typer(fleet.app, name="fleet")
-app.add_typer(bugs.app, name="bugs")
-app.add_typer(claims.app, name="import")
-app.add_typer(data.app, name="data")
-app.add_typer(spec.app, name="spec")
+COMMANDS = {
+    "init": "spec.init", "plan": "plan.plan", "submit": "submit.submit", "serve": "steer.serve",
+    "search": "search.search", "scan": "scan.scan", "status": "look.status", "runs": "look.runs",
+    "show": "look.show", "logs": "look.logs", "cancel": "steer.cancel", "retry": "steer.retry",
+    "pause": "steer.pause", "resume": "steer.resume", "drain": "steer.drain", "compare": "compare.compare",
+    "eval": "evaluate.evaluate", "report": "report.report", "export": "export.export", "audit": "claims.audit",
+    "rerun-tagged": "rerun.rerun_tagged", "ui": "services.ui", "doctor": "services.doctor",
+}  # fmt: skip
+"""Name → module and function below this package, in the order of the help."""
+GROUPS = {"fleet": "fleet", "bugs": "bugs", "import": "claims", "data": "data", "spec": "spec"}
+"""Name → module with an application of its own."""
 
 
-@app.callback(invoke_without_command=True)
-def main(
+def command_line(asked: str | None = None) -> typer.Typer:
+    """Every command, or the one that is ``asked`` for: a list of runs takes no time to import what a search needs."""
+    app = typer.Typer(
+        name="aqn",
+        help="Sweeps of 4-bit reinforcement-learning experiments on verl, in which every score carries its proof.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_main)
+    known = asked in COMMANDS or asked in GROUPS
+    for name, where in COMMANDS.items():
+        if name == asked or not known:
+            module, function = where.split(".")
+            app.command(name)(getattr(import_module(f"orchestrator.cli.{module}"), function))
+    for name, module in GROUPS.items():
+        if name == asked or not known:
+            app.add_typer(import_module(f"orchestrator.cli.{module}").app, name=name)
+    return app
+
+
+def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
@@ -88,7 +61,7 @@ def main(
 def run() -> None:
     """The console script: errors of ours become one line on stderr and their exit code."""
     try:
-        app()
+        command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except AqnError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

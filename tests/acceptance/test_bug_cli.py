@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from experiment_specs.errors import AqnError
 from experiment_specs.presets import PACKAGE
-from orchestrator.cli.main import app
+from orchestrator.cli.main import command_line
 
 SEED = PACKAGE / "history" / "aqn_2026_01.yaml"
 VICTIMS = ["E3a", "E3a-2ep", "E3b", "E3b-2ep", "E4a", "E4b"]
@@ -20,7 +20,7 @@ VICTIMS = ["E3a", "E3a-2ep", "E3b", "E3b-2ep", "E4a", "E4b"]
 
 def aqn(*words: str | Path) -> Result:
     """In this process: each start would cost a second. Errors of ours end as the console script ends them."""
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    done = CliRunner().invoke(command_line(), [str(word) for word in words])
     if isinstance(done.exception, AqnError):
         done.exit_code = done.exception.exit_code
         done.stderr_bytes = f"error: {done.exception}".encode()

@@ -56,9 +56,9 @@ EVERY_SWEEP = sorted((REPOSITORY / "experiment_specs" / "sweeps").rglob("*.yaml"
 def test_every_shipped_sweep_fits_80_columns(spec) -> None:
     from typer.testing import CliRunner
 
-    from orchestrator.cli.main import app
+    from orchestrator.cli.main import command_line
 
-    done = CliRunner().invoke(app, ["plan", str(spec)])
+    done = CliRunner().invoke(command_line(), ["plan", str(spec)])
     assert (done.exit_code, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
 

@@ -7,11 +7,11 @@ import json
 from typer.testing import CliRunner
 
 from db import reads, writes
-from orchestrator.cli.main import app
+from orchestrator.cli.main import command_line
 
 
 def aqn(*arguments: str):
-    return CliRunner().invoke(app, ["cancel", *arguments])
+    return CliRunner().invoke(command_line(), ["cancel", *arguments])
 
 
 def test_what_waits_is_cancelled_at_once_and_what_trains_by_whoever_schedules(submit, engine, settings) -> None:

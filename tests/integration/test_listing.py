@@ -22,8 +22,8 @@ from tests.integration import old_registry
 
 PROBE = """
 import sys
-from orchestrator.cli.main import app
-app(sys.argv[1:], standalone_mode=False)
+from orchestrator.cli.main import command_line
+command_line()(sys.argv[1:], standalone_mode=False)
 print("sqlalchemy" in sys.modules, file=sys.stderr)
 """
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from db import reads, wishes
 from db.states import TERMINAL
-from orchestrator.cli.main import app
+from orchestrator.cli.main import command_line
 from orchestrator.scheduler.leadership import leadership
 from tests.integration.conftest import SWEEP
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def aqn(*arguments: str):
-    return CliRunner().invoke(app, [*arguments])
+    return CliRunner().invoke(command_line(), [*arguments])
 
 
 @pytest.fixture
