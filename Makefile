@@ -56,8 +56,9 @@ test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
 	$(BIN)/python -m pytest -m "verl and not slow" --durations=5
 
-test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests
-	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest --durations=10
+test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests: an hour and a half
+	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest -n 2 --dist loadfile -m "not verl" --durations=10
+	$(BIN)/python -m pytest -m "verl" --durations=10
 
 N ?= 100
 chaos: $(VENV)/.dev  ## SIGKILL at every named place in turn, N times (100): what is lost, what is doubled

@@ -223,7 +223,7 @@ def repeat(place: str, nth: int, address: str, token: Path, scratch: Path) -> Co
     behaviour: dict[str, object] = {}
     if place.startswith(("resume", "checkpoint")) or place in ("scheduler.judged", "scheduler.ended"):
         behaviour = {"fail_at": 3, "fail_attempts": 1, "with": "kill"}
-    elif "stuck" in place:
+    elif "stuck" in place or place.startswith("scheduler.stop"):  # it waits until it is ended, or asked to stop
         behaviour = {"wait_at": 2, "wait_attempts": 1, "until": str(home / "never")}
     if not place.startswith("submit"):
         _behave(home, spec, behaviour)
