@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from db.records import Attempt
 from experiment_specs.faults import fault_point
-from orchestrator.fleet.head import FleetError
+from orchestrator.fleet.head import START_SECONDS, FleetError
 from orchestrator.fleet.interface import Observation
 from orchestrator.fleet.supervisor import Supervisor, end_processes
 from orchestrator.scheduler.decide import Node
@@ -42,14 +43,7 @@ class RayFleet:
         self._command = command
         if own:
             ray_on_loopback()
-        try:
-            ray.init(
-                address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
-                configure_logging=False,
-            )  # fmt: skip
-        except (ConnectionError, RayError, RuntimeError) as error:
-            why = " ".join(str(error.__cause__ or error).split())  # Ray says what is wrong one exception deeper
-            raise FleetError(f"no Ray cluster answers at {address}: {why}") from error
+        _connect(address, time.monotonic() + (START_SECONDS if own else 0.0))
 
     def close(self) -> None:
         """Leave the cluster; supervisors stay."""
@@ -128,6 +122,23 @@ class RayFleet:
         fault_point("fleet.supervisor-killed")
         if (group := _group(name)) is not None:
             remove_placement_group(group)
+
+
+def _connect(address: str, deadline: float) -> None:
+    """Until the ``deadline``: our own head listens before its node has come up."""
+    while True:
+        try:
+            ray.init(
+                address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
+                configure_logging=False,
+            )  # fmt: skip
+        except (ConnectionError, RayError, RuntimeError) as error:
+            if time.monotonic() < deadline:
+                time.sleep(1.0)
+                continue
+            why = " ".join(str(error.__cause__ or error).split())  # Ray says what is wrong one exception deeper
+            raise FleetError(f"no Ray cluster answers at {address}: {why}") from error
+        return
 
 
 def _answer(answer: Any) -> Observation:
