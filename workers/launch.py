@@ -154,14 +154,26 @@ def noisy_ops_environment(noise: HwNoise | None) -> dict[str, str]:
     }
 
 
-def process_environment(plugin_names: Sequence[str], noise: HwNoise | None, *, cpu: bool) -> dict[str, str]:
+VLLM_ON_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCH_COMPILE_DISABLE": "1",
+}
+
+
+def process_environment(
+    plugin_names: Sequence[str], noise: HwNoise | None, *, cpu: bool, vllm: bool = False
+) -> dict[str, str]:
     """What a run sets for all of its processes, beside the secret of its private Ray, and verl's own on a GPU."""
     common = {
         PLUGINS_VARIABLE: ",".join(plugin_names),
         "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
         "TRANSFER_QUEUE_ENABLE": "1",
     } | noisy_ops_environment(noise)
-    return common | {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"} if cpu else common
+    if not cpu:
+        return common
+    on_cpu = {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"}
+    return common | on_cpu | (VLLM_ON_CPU if vllm else {})
 
 
 def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str]) -> str | None:
@@ -191,8 +203,15 @@ def attention(condition: Condition) -> str | None:
 
 def unsupported(condition: Condition) -> list[str]:
     """What the workers of this version cannot carry out; a run that asks for it is refused before it starts."""
-    missing = {"rollout: vllm": condition.rollout == "vllm"}
-    return [f"{name} is not carried out by the workers of this version" for name, asked in missing.items() if asked]
+    if condition.rollout != "vllm":
+        return []
+    problems = []
+    if find_spec("vllm") is None:
+        problems.append("rollout: vllm needs vLLM, which is not installed here")
+    if condition.hw_noise is not None and (ops := sorted({"matmul", "bmm"} & set(condition.hw_noise.ops))):
+        within = "rollout: vllm has the products of attention in its kernels"
+        problems.append(f"{within}, where {'/'.join(ops)} get no error")
+    return problems
 
 
 @dataclass(frozen=True)

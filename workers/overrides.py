@@ -30,8 +30,7 @@ def overrides(
     }
     if cpu:
         result |= CPU
-    if c.rollout == "transformers":
-        result |= TRANSFORMERS_ROLLOUT
+    result |= WAVES if c.rollout == "transformers" else WAVES | vllm_rollout(c, cpu=cpu)
     if (kind := attention(c)) is not None:
         result |= {
             "actor_rollout_ref.model.override_config.attn_implementation": kind,
@@ -202,7 +201,24 @@ CPU: dict[str, Any] = {
 }
 """A bare machine: no device, plain attention, no compilation, no spare processes."""
 
-TRANSFORMERS_ROLLOUT: dict[str, Any] = {
+WAVES: dict[str, Any] = {
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "workers.verl.waves.WaveManager",
     "reward.num_workers": 0,  # a wave is scored where it is collected
 }
+
+
+def vllm_rollout(c: Condition, *, cpu: bool) -> dict[str, Any]:
+    """Eager, because what is compiled can neither be noised nor looked at; on a CPU nothing to sleep or to share."""
+    rollout = "actor_rollout_ref.rollout"
+    table: dict[str, Any] = {
+        f"{rollout}.enforce_eager": True,
+        f"{rollout}.max_model_len": c.data.max_prompt_tokens + c.data.max_response_tokens,
+    }
+    if cpu:
+        table |= {
+            f"{rollout}.free_cache_engine": False,
+            f"{rollout}.enable_sleep_mode": False,
+            f"{rollout}.max_num_seqs": 128,
+            f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 16,
+        }
+    return table

@@ -162,7 +162,7 @@ def _train(run_dir: Path, order: Order, spool: Spool, scratch: Path, point: Resu
     )
     OmegaConf.save(config, run_dir / "verl.yaml")
     _check_rows(order, files)
-    _set_environment(order.plugins, c.hw_noise, cpu=cpu)
+    _set_environment(order.plugins, c.hw_noise, cpu=cpu, vllm=c.rollout == "vllm")
     os.environ.setdefault("WANDB_DIR", str(run_dir))  # where a spec switches W&B on: what it writes stays with the run
     import ray
 
@@ -189,9 +189,9 @@ def _has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "0") != ""
 
 
-def _set_environment(plugins: list[str], noise: HwNoise | None, *, cpu: bool) -> None:
+def _set_environment(plugins: list[str], noise: HwNoise | None, *, cpu: bool, vllm: bool) -> None:
     """What every process of the private Ray inherits; set here and not per actor, so that Ray's ready workers fit."""
-    os.environ |= process_environment(plugins, noise, cpu=cpu) | {
+    os.environ |= process_environment(plugins, noise, cpu=cpu, vllm=vllm) | {
         "RAY_AUTH_MODE": "token",  # an open Ray port runs anybody's code
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }

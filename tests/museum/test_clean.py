@@ -99,11 +99,11 @@ def test_the_rollout_with_adapters_is_the_policys_function(make_run, sync) -> No
     run = make_run({"lora": {"sync": sync}, "optimiser.lr": 1e-2, "aqn": "none"})
     ids = torch.tensor([[3, 4, 5, 6]])
     with torch.no_grad():
-        before = run.rollout_copy.model(ids).logits
+        before = run.rollout_copy.held.model(ids).logits
     run.step()
     run.step()
     with torch.no_grad():
-        policy, rollout = run.engine.module(input_ids=ids).logits, run.rollout_copy.model(ids).logits
+        policy, rollout = run.engine.module(input_ids=ids).logits, run.rollout_copy.held.model(ids).logits
     assert torch.allclose(policy, rollout, atol=1e-5)
     assert not torch.allclose(before, rollout, atol=1e-2)
 

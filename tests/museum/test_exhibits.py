@@ -73,7 +73,7 @@ def test_the_quantiser_was_configured_after_the_workers_were_up(make_run, monkey
 
 
 def test_noisy_matmuls_were_patched_in_the_driver_only(make_run, monkeypatch) -> None:
-    monkeypatch.setattr("workers.verl.rollout_copy.NoisyOps", Silent)
+    monkeypatch.setattr("workers.treatments.held.NoisyOps", Silent)
     refuted(make_run({"hw_noise": "matmul-5pct"}), "in phase rollout the results of model.layers")
 
 

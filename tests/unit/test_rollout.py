@@ -10,6 +10,7 @@ from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.modules import is_block_linear
 from tests.conftest import TINY
 from workers.launch import Order
+from workers.treatments.held import Held
 from workers.treatments.quantize import quantise
 from workers.verl.generate import Request, sample
 from workers.verl.rollout_copy import RolloutCopy
@@ -40,7 +41,7 @@ def make_copy(write_spec):
             else value
             for name, value in tiny_model(1).state_dict().items()
         }
-        return RolloutCopy(tiny_model(), order), weights
+        return RolloutCopy(Held(tiny_model()), order), weights
 
     return make
 

@@ -122,6 +122,9 @@ class NoisyOps:
 
     model: nn.Module
     noise: HwNoise
+    heads: tuple[str, ...] = ("lm_head",)
+    """Names of what makes the output layer's product when it is called."""
+    is_linear: Callable[[nn.Module], bool] = lambda module: isinstance(module, nn.Linear)
     now: Phase | None = None
     seen: dict[str, Sampled] = field(default_factory=dict)
 
@@ -142,8 +145,10 @@ class NoisyOps:
         for name, module in self.model.named_modules():
             layer = as_layer(name)
             chosen = self.noise.layers is None or layer in self.noise.layers
-            if chosen and (layer is not None or plain(name) == "lm_head"):
-                linears[module] = sum(isinstance(m, nn.Linear) and not is_adapter(n) for n, m in module.named_modules())
+            head = plain(name) in self.heads
+            if chosen and (layer is not None or head):
+                inside = sum(self.is_linear(m) and not is_adapter(n) for n, m in module.named_modules())
+                linears[module] = 1 if head else inside
                 module.register_forward_pre_hook(enter, prepend=True)
                 module.register_forward_hook(leave, always_call=True)
                 self.layers.append(name)

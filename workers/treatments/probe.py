@@ -8,7 +8,7 @@ it captures y, dL/dy, dL/dx and dL/dW as they come, and compares with x · Q(W)�
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -111,23 +111,40 @@ class OutputCheck:
 
     def __init__(self, name: str, module: nn.Linear, until: int = 1) -> None:
         self._name, self._left = name, until
-        self._found = {"error": 0.0, "n_eff": 0.0, "swell": 1.0}
+        self._found = Compared()
         self._handle = module.register_forward_hook(self._look)
 
     def _look(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         self._left -= 1
         if self._left <= 0:
-            self._handle.remove()
-        x, y = inputs[0].flatten(0, -2)[:MOST_ROWS].double(), output.flatten(0, -2)[:MOST_ROWS].double()
-        with torch._C.DisableTorchFunction():  # the reference itself must not have what it looks for
-            product = x @ module.weight.detach().double().T
-        b = _bias(module).double()
-        self._found = {"error": _relative(y - b, product), "n_eff": _worth(product), "swell": _swell(y, b)}
+            self._remove()
+        self._found = Compared.of(inputs[0], output, module.weight, _bias(module))
+
+    def _remove(self) -> None:
+        self._handle.remove()
 
     def facts(self) -> dict[str, Any]:
         """What was seen; ``n_eff`` 0 where the module was not called."""
-        self._handle.remove()
-        return {"module": self._name, **self._found}
+        self._remove()
+        return {"module": self._name, **asdict(self._found)}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A result y against x · Wᵀ + b: as in :class:`Gradients`. ``n_eff`` 0: nothing was compared."""
+
+    error: float = 0.0
+    n_eff: float = 0.0
+    swell: float = 1.0
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Compared:
+        """``x``: … × in; ``y``: … × out; ``weight``: out × in; ``bias``: out, or 1."""
+        x, y = x.detach().flatten(0, -2)[:MOST_ROWS].double(), y.detach().flatten(0, -2)[:MOST_ROWS].double()
+        with torch._C.DisableTorchFunction():  # the reference itself must not have what it looks for
+            product = x @ weight.detach().double().T
+        b = bias.detach().double()
+        return cls(_relative(y - b, product), _worth(product), _swell(y, b))
 
 
 MOST_ROWS = 2048

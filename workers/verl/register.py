@@ -16,13 +16,23 @@ ROLLOUT_NAME = "transformers"
 _ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "workers.verl.rollout.ServerAdapter"
 
 
+_ROLLOUT_REGISTRY[("vllm", "async")] = "workers.verl.vllm_rollout.VllmAdapter"
+
+
 def _replica() -> Any:
     from workers.verl.rollout import Replica
 
     return Replica
 
 
+def _vllm_replica() -> Any:
+    from workers.verl.vllm_rollout import VllmReplica
+
+    return VllmReplica
+
+
 RolloutReplicaRegistry.register(ROLLOUT_NAME, _replica)
+RolloutReplicaRegistry.register("vllm", _vllm_replica)
 
 # The same engine on every device: it is verl's own, plus the treatments.
 for _backend in ("fsdp", "fsdp2"):

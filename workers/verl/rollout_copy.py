@@ -1,6 +1,7 @@
-"""The rollout's copy of the policy: loads a sync, noises it, lifts the noise for evals, and measures what it holds.
+"""The rollout's copy of the policy: takes a sync, noises it, lifts the noise for evals, and measures what it holds.
 
-Knows torch and the treatments, not Ray: the same object serves the transformers rollout and the tests.
+Knows torch and the treatments, neither Ray nor who generates: the same object serves the rollouts by transformers,
+those by vLLM, and the tests.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor
 
 from experiment_specs.layers import LayerMultipliers, layer_multipliers
-from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, plain
+from experiment_specs.modules import is_quantised, plain
 from experiment_specs.schedules import sigma_at
 from workers.events import Kind
 from workers.launch import Order
-from workers.treatments import lora
 from workers.treatments.aqn import Expected, Noise, by_layer
-from workers.treatments.noisy_ops import NoisyOps, by_turns
+from workers.treatments.held import Held, Part
+from workers.treatments.noisy_ops import by_turns
 from workers.treatments.probe import OutputCheck
-from workers.treatments.quantize import fingerprint, grouped, linears, quantise, sampled
+from workers.treatments.quantize import fingerprint, grouped, quantise, sampled
 
 LATEST_CALL = 11
 """Products are checked in one of this many first calls: reading the prompt is the first, a token each of the others."""
@@ -43,55 +44,53 @@ class Evidence:
 
 
 class RolloutCopy:
-    """One model that generates, and the record of what was done to it. Wraps the model in adapters where there are."""
+    """One model that generates, and the record of what was done to it."""
 
-    def __init__(self, model: Any, order: Order) -> None:
+    def __init__(self, held: Held, order: Order) -> None:
+        self.held = held
         self.order = order
         self.condition = order.typed_condition
-        self._adapters = self.condition.lora is not None and self.condition.lora.sync == "adapter"
-        if self.condition.lora is not None and self._adapters:
-            model = lora.wrap(model, self.condition.lora)
-        self.model = model.eval()
         aqn = self.condition.aqn
         multipliers = LayerMultipliers()
         if aqn is not None:
             multipliers = layer_multipliers(aqn, self.condition.srdd, order.scan_errors)
         # norms are watched also where no noise is planned: that too is measured
-        self.noise = Noise(model, aqn.layer_types if aqn is not None else "rmsnorm", multipliers)
+        self.noise = Noise(held.model, aqn.layer_types if aqn is not None else "rmsnorm", multipliers)
         hw_noise = self.condition.hw_noise
-        self.noisy_ops = NoisyOps(model, hw_noise) if hw_noise is not None else None
+        self.noisy_ops = held.noisy_ops(hw_noise) if hw_noise is not None else None
         self.step: int | None = None
         self.in_eval = False
         self._calls = {False: 0, True: 0}
         """Spells of generating since the sync, in training and in evals apart: an eval must not change what follows it,
         because a run that goes on from a checkpoint does not ask its questions again."""
         self._pending: list[Kind] = []
-        self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        self._linears = {name: m for name, m in linears(model) if is_block_linear(name)}
+        self._linears = held.linears()
         self._quantised = [name for name in self._linears if is_quantised(self.condition.dtype, name)]
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], step: int) -> list[tuple[Kind, dict[str, Any]]]:
-        """Take over a sync made after training step ``step``; it serves the rollouts of step ``step + 1``.
+        """Take over a whole sync made after training step ``step``; it serves the rollouts of step ``step + 1``.
 
         Returns the events that end with the weights before. Raises RuntimeError for weights that do not fit.
         """
+        ended = self.begin_sync()
+        self.held.load(weights, first=self.step is None)
+        self.end_sync(step)
+        return ended
+
+    def begin_sync(self) -> list[tuple[Kind, dict[str, Any]]]:
+        """Before weights come. Returns the events that end with those before."""
         ended = self._noisy_ops_seen("rollout")
         self.noise.lift()  # what this sync does not bring must not keep the last one's noise
-        missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        absent = [name for name in missing if self._must_come(name)]
-        if absent or unexpected:
-            raise RuntimeError(f"the sync does not fit the rollout model: missing {absent}, unexpected {unexpected}")
+        return ended
+
+    def end_sync(self, step: int) -> None:
+        """All weights of the sync made after training step ``step`` have come."""
         self.step, self.in_eval, self._calls = step, False, {False: 0, True: 0}
+        self._linears = self.held.linears()  # a library may have put new tensors in their place
         self.noise.remember()
         self.apply_noise()
         self._pending = ["sync"]
-        return ended
-
-    def _must_come(self, name: str) -> bool:
-        """The first sync brings everything, a later one of adapters only them."""
-        tied = name.endswith("lm_head.weight") and self._tied
-        return not tied and (self.step is None or not self._adapters or is_adapter(name))
 
     def apply_noise(self) -> None:
         """Draw for the rollouts that this sync serves."""
@@ -154,7 +153,7 @@ class RolloutCopy:
         self._pending.remove(wanted)
         name = by_turns(list(self._linears), self.condition.hw_noise, self.serves)
         call = 1 + self.serves * 5 % LATEST_CALL
-        return Evidence(wanted, self.measure(), OutputCheck(plain(name), self._linears[name], call))
+        return Evidence(wanted, self.measure(), self.held.check_output(self._linears[name], call))
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
@@ -184,24 +183,19 @@ class RolloutCopy:
             "correlation": None if self.in_eval else self.noise.correlation(),
             "layers": by_layer(self.noise, realised, lambda layer: due_by_layer.get(layer, SILENT)),
             "linears": len(self._linears),
-            "on_grid": sum(self._on_grid(self._clean(name, self._linears[name])) for name in watched),
+            "on_grid": sum(self._on_grid(self._clean(self._linears[name])) for name in watched),
             "watched": len(watched),
             "weights": grouped(self._fingerprints()),
         }  # fmt: skip
 
     def _fingerprints(self) -> dict[str, str]:
         """Of everything that is held, under the names of the model without its wrapping."""
-        found = {}
-        for name, parameter in self.model.named_parameters():
-            module = name.removesuffix(".weight")
-            if not (self._tied and name.endswith("lm_head.weight")):
-                noised = name.endswith(".weight") and module in self.noise.modules
-                found[plain(module)] = fingerprint(self.noise.clean(module) if noised else parameter)
-        return found
+        return {plain(part.name): fingerprint(self._clean(part)) for part in self.held.parts()}
 
-    def _clean(self, name: str, module: Any) -> Tensor:
-        weight: Tensor = self.noise.clean(name) if name in self.noise.modules else module.weight
-        return weight
+    def _clean(self, part: Part) -> Tensor:
+        """Without the noise that is on it now."""
+        noised = part.is_weight and part.holder in self.noise.modules
+        return part.of(self.noise.clean(part.holder)) if noised else part.tensor
 
     def _on_grid(self, weight: Tensor) -> bool:
         """A quantiser leaves alone what is already quantised, so Q(w) = w says that w is on the grid. To five digits:

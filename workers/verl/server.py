@@ -10,6 +10,8 @@ import torch
 
 from workers.events import Kind, Spool
 from workers.launch import RUN_DIR_VARIABLE, attention, read_order
+from workers.treatments import lora
+from workers.treatments.held import Held
 from workers.verl.generate import Answer, Request, sample
 from workers.verl.plugins import load_worker_plugins
 from workers.verl.rollout_copy import RolloutCopy
@@ -18,8 +20,9 @@ ROWS = 128
 """Every batch is padded to this many rows: the result of a request must not depend on its company."""
 
 
-def server_name(replica: int) -> str:
-    return f"transformers_server_{replica}_0"
+def server_name(replica: int, rollout: str = "transformers") -> str:
+    """The actor's name, as verl makes it of the rollout's and the replica's."""
+    return f"{rollout}_server_{replica}_0"
 
 
 def replicas(config: Any) -> int:
@@ -52,8 +55,10 @@ class Server:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
         cpu = os.environ.get("VERL_PLATFORM") == "cpu" or not torch.cuda.is_available()
         device = "cpu" if cpu else f"cuda:{replica}"
-        self._copy = RolloutCopy(model.to(device), order)
-        self._copy.model.to(device)  # adapters come later than the model
+        adapters = order.typed_condition.lora
+        if adapters is not None and adapters.sync == "adapter":
+            model = lora.wrap(model, adapters)
+        self._copy = RolloutCopy(Held(model.to(device)), order)
         self._who = {"replica": replica, "replicas": replicas}
         self._width = int(order.condition["data"]["max_prompt_tokens"])
         self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -82,7 +87,7 @@ class Server:
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
         with self._copy.answering(self._emit):
-            return sample(self._copy.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
+            return sample(self._copy.held.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
 
     # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.
 

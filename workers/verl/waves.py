@@ -38,7 +38,7 @@ class WaveManager:
         self._config = config
         self._rollout = config.actor_rollout_ref.rollout
         self._tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
-        self._servers = [ray.get_actor(server_name(replica)) for replica in range(replicas(config))]
+        self._servers = [ray.get_actor(server_name(i, self._rollout.name)) for i in range(replicas(config))]
         self._asked: Counter[tuple[bool, tuple[int, ...]]] = Counter()
         self._version = -1
         self._loop = asyncio.new_event_loop()
