@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache, cached_property
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 CONDITION_SCHEMA = 2
 """Raised when a field is added; a migration maps old ids to new ones."""
@@ -221,6 +222,16 @@ class Eval(Value):
     temperature: Annotated[float, Field(ge=0)] = 0.0
 
 
+def _rollout_here(rollout: str) -> str:
+    if rollout != "auto":
+        return rollout
+    return "vllm" if find_spec("vllm") is not None else "transformers"
+
+
+Rollout = Annotated[Literal["transformers", "vllm", "auto"], AfterValidator(_rollout_here)]
+"""What generates. auto: vLLM where it is installed. A condition has the one or the other, because numerics differ."""
+
+
 class Condition(Value):
     """One experimental condition, complete.
 
@@ -242,7 +253,7 @@ class Condition(Value):
     epochs: Positive = 1
     steps_per_epoch: Positive | None = None
     eval: Eval
-    rollout: Literal["transformers", "vllm"]
+    rollout: Rollout
     trainer: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def test_the_story_of_the_seeds_bug(seed) -> None:
     assert "no mark changes" in ok("bugs", "apply", "ste-backward")
     dry = ok("rerun-tagged", "ste-backward", "--dry-run")
     assert "0 of 6 would be run; nothing is written" in dry
-    assert "rollout: vllm is not carried out" in flat(dry)
+    assert "rollout: vllm needs vLLM, which is not installed here" in flat(dry)
     assert re.findall(r"^ (E3a|E3b|E4a|E4b)(?:-2ep)? ", dry, re.MULTILINE).__len__() == 6
     assert "affected" in ok("runs")
     shown = flat(ok("show", "E3b-2ep"))

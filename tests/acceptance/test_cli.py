@@ -168,7 +168,7 @@ def test_a_bad_spec_is_one_line_with_exit_code_2_and_nothing_is_written(command,
 def test_what_the_workers_cannot_do_is_refused_before_anything_is_written(write_spec) -> None:
     done = aqn("submit", write_spec(TINY + "set: {rollout: vllm}\n"))
     assert done.returncode == 2
-    assert "rollout: vllm is not carried out" in done.stderr
+    assert "rollout: vllm needs vLLM, which is not installed here" in done.stderr
     assert not home().exists()
 
 

@@ -55,7 +55,7 @@ def test_a_dry_run_shows_space_and_spending_and_writes_nothing() -> None:
     ("spec", "message"),
     [
         (DEMO, "this is a sweep: aqn submit runs it"),
-        (SIGMA, "rollout: vllm is not carried out by the workers"),
+        (SIGMA, "rollout: vllm needs vLLM, which is not installed here"),
         (Path("nowhere.yaml"), "cannot be read"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_dry_run_shows_what_other_machines_could_do() -> None:
     done = aqn("search", SIGMA, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "budget: 60 runs, 21 runs of it for the confirmation" in done.stdout
-    assert "note: rollout: vllm is not carried out" in done.stdout
+    assert "note: rollout: vllm needs vLLM, which is not installed here" in done.stdout
 
 
 def test_a_search_given_to_plan_says_what_it_is() -> None:

@@ -32,7 +32,7 @@ def test_a_run_of_other_code_than_submitted_does_not_train_for_hours_in_vain(ord
 
 
 def test_what_the_workers_cannot_do_and_what_the_environment_contradicts_is_refused(order) -> None:
-    with pytest.raises(RuntimeError, match="rollout: vllm is not carried out"):
+    with pytest.raises(RuntimeError, match="rollout: vllm needs vLLM, which is not installed here"):
         _refuse(order("", rollout="vllm"), {})
     with pytest.raises(RuntimeError, match="say it in the spec, or unset it"):
         _refuse(order(""), {"VERL_NOISY_OPS_ENABLED": "1"})
