@@ -55,6 +55,8 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "rollout",
     "actor_rollout_ref.rollout.calculate_log_probs": "the workers",
     "actor_rollout_ref.rollout.dtype": "compute",
+    "actor_rollout_ref.rollout.enforce_eager": "the workers",
+    "actor_rollout_ref.rollout.max_model_len": "data.max_prompt_tokens and data.max_response_tokens",
     "actor_rollout_ref.rollout.n": "algorithm.samples_per_prompt",
     "actor_rollout_ref.rollout.name": "rollout",
     "actor_rollout_ref.rollout.seed": "seeds",

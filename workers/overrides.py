@@ -208,17 +208,17 @@ WAVES: dict[str, Any] = {
 
 
 def vllm_rollout(c: Condition, *, cpu: bool) -> dict[str, Any]:
-    """Eager, because what is compiled can neither be noised nor looked at; on a CPU nothing to sleep or to share."""
-    rollout = "actor_rollout_ref.rollout"
-    table: dict[str, Any] = {
-        f"{rollout}.enforce_eager": True,
-        f"{rollout}.max_model_len": c.data.max_prompt_tokens + c.data.max_response_tokens,
-    }
-    if cpu:
-        table |= {
-            f"{rollout}.free_cache_engine": False,
-            f"{rollout}.enable_sleep_mode": False,
-            f"{rollout}.max_num_seqs": 128,
-            f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 16,
-        }
-    return table
+    """Eager, because what is compiled can neither be noised nor looked at."""
+    return {
+        "actor_rollout_ref.rollout.enforce_eager": True,
+        "actor_rollout_ref.rollout.max_model_len": c.data.max_prompt_tokens + c.data.max_response_tokens,
+    } | (VLLM_ON_CPU if cpu else {})
+
+
+VLLM_ON_CPU: dict[str, Any] = {
+    "actor_rollout_ref.rollout.free_cache_engine": False,
+    "actor_rollout_ref.rollout.enable_sleep_mode": False,
+    "actor_rollout_ref.rollout.max_num_seqs": 128,
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 16,
+}
+"""Nothing to put to sleep, and weights that go through shared memory."""

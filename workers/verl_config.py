@@ -22,6 +22,7 @@ ADDED_KEYS = (
     "actor_rollout_ref.ref.fsdp_config.mixed_precision",
     "reward.reward_kwargs",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    "actor_rollout_ref.rollout.enable_sleep_mode",
 )
 """Keys that verl reads and does not list (it would want a ``+`` on its command line)."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiment_specs.errors import SpecError
-from experiment_specs.load import load_sweep
+from experiment_specs.load import build_condition, load_sweep
 from orchestrator.plan import make_plan
 from tests.conftest import TINY
 
@@ -188,3 +188,10 @@ def test_none_is_written_wherever_a_field_may_be_absent(write_spec) -> None:
     )
     condition = make_plan(load_sweep(write_spec(text))).conditions[0].condition
     assert (condition.steps_per_epoch, condition.algorithm.overlong) == (None, None)
+
+
+def test_auto_is_vllm_where_it_is_installed(write_spec, monkeypatch) -> None:
+    sweep = load_sweep(write_spec(TINY))
+    for spec, rollout in ((None, "transformers"), (object(), "vllm")):
+        monkeypatch.setattr("experiment_specs.language.find_spec", lambda _, spec=spec: spec)
+        assert build_condition(sweep, {"rollout": "auto"}).rollout == rollout

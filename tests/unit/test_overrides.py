@@ -11,7 +11,7 @@ from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.verl_keys import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
 from tests.conftest import TINY
 from workers.launch import Order
-from workers.overrides import CPU, micro_batch, overrides
+from workers.overrides import CPU, VLLM_ON_CPU, micro_batch, overrides
 from workers.verl_config import compose
 
 FILES = {"model": "/m", "train": "/a", "test": "/b"}
@@ -31,7 +31,9 @@ def table(write_spec):
     return made
 
 
-@pytest.mark.parametrize("fields", [{}, {"algorithm": "grpo"}, {"algorithm__overlong": {"buffer": 4, "penalty": 0.5}}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"rollout": "vllm"}, {"algorithm": "grpo"}, {"algorithm__overlong": {"buffer": 4, "penalty": 0.5}}]
+)
 def test_verl_knows_every_key(table, fields) -> None:
     config = compose(table(**fields))
     assert config.actor_rollout_ref.actor.optim.lr == 5e-5
@@ -40,8 +42,9 @@ def test_verl_knows_every_key(table, fields) -> None:
 
 def test_what_the_table_sets_cannot_be_set_a_second_time(table) -> None:
     keys = set(table()) | set(table(algorithm="grpo")) | set(table(algorithm__overlong={"buffer": 4, "penalty": 0.5}))
-    keys |= set(table(lora="r32"))
-    assert keys - set(RESULT_NEUTRAL_OVERRIDES) - (set(CPU) - set(DECIDED_BY)) == set(DECIDED_BY) - NEVER_SET
+    keys |= set(table(lora="r32")) | set(table(rollout="vllm"))
+    machine = set(CPU) | set(VLLM_ON_CPU)
+    assert keys - set(RESULT_NEUTRAL_OVERRIDES) - (machine - set(DECIDED_BY)) == set(DECIDED_BY) - NEVER_SET
 
 
 NEVER_SET = {

@@ -192,7 +192,10 @@ def test_adapters_are_found_in_the_stacks(order) -> None:
                 module.lora_a_stacked[index][0, 0, : len(a)] = a
                 module.lora_b_stacked[index][0, 0, :, : b.shape[1]] = b
     held, want = VllmHeld(tree, condition.lora), Held(wrapped)
-    copy, other = RolloutCopy(held, order(lora={"preset": "r32", "rank": 8})), RolloutCopy(want, order(lora={"preset": "r32", "rank": 8}))
+    copy, other = (
+        RolloutCopy(held, order(lora={"preset": "r32", "rank": 8})),
+        RolloutCopy(want, order(lora={"preset": "r32", "rank": 8})),
+    )
     for each in (copy, other):
         each.begin_sync()
         each.end_sync(4)
