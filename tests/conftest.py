@@ -6,10 +6,14 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+collect_ignore = [] if find_spec("vllm") else ["with_vllm"]
+"""Tests of vLLM run in its own environment: `make test-vllm`."""
 
 # Ray reads where its token is when it is imported, whoever imports it first: it is the same for all tests.
 RAY_TOKEN = Path(tempfile.mkdtemp(prefix="aqn-tests-")) / "ray-token"
