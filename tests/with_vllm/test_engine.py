@@ -60,6 +60,7 @@ def test_products_have_the_planned_error_in_rollouts_and_none_in_evals(tiny) -> 
     assert 0.04 < seen["relative_std"] < 0.06
 
 
+@pytest.mark.slow
 def test_the_real_shapes_have_the_counts_that_are_known(tmp_path: Path) -> None:
     found = looked_at("shapes", tmp_path / "qwen")
     assert (len(found["norms"]), len(found["fused"]), len(found["linears"])) == (57, 112, 196)
