@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint chaos bench constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint chaos bench gpu-check constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,7 +38,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 demo: $(VENV)/.cpu  ## four real runs on this machine, in seven to twelve minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
-search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 24 runs: half an hour to an hour
+search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 26 runs: half an hour to an hour
 	@$(BIN)/aqn search experiment_specs/searches/demo.yaml; code=$$?; $(BIN)/aqn report --sweep search-demo; \
 		$(BIN)/aqn fleet down; exit $$code
 
@@ -84,6 +84,14 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 	PYTHONPATH=. $(BIN)/python benchmarks/search.py
 	PYTHONPATH=. $(BIN)/python benchmarks/scheduler.py
 
+$(VENV)-gpu/.done: pyproject.toml | $(BIN)/uv
+	$(PYTHON) -m venv --without-pip $(VENV)-gpu
+	$(BIN)/uv pip install --quiet --python $(VENV)-gpu/bin/python -e '.[gpu]' torchao==0.18.0
+	@touch $@
+
+gpu-check: $(VENV)-gpu/.done  ## on a machine with a GPU: real runs of a 1.5B model's shapes with vLLM, timed (untried)
+	PYTHONPATH=. $(VENV)-gpu/bin/python benchmarks/gpu_check.py --out benchmarks/results/gpu.md
+
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints.txt
@@ -91,4 +99,4 @@ constraints: $(BIN)/uv  ## resolve the pinned versions anew
 		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
 
 clean:  ## remove the environments (the runs under .aqn stay)
-	rm -rf $(VENV) $(VENV)-vllm build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-gpu build dist *.egg-info

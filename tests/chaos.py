@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -308,6 +309,10 @@ def main() -> None:
 def table(counts: list[Count]) -> str:
     """By place, and in all."""
     rows = [
+        f"SIGKILL at every named place in turn: `make chaos N={len(counts)}`, on {platform.machine()} with "
+        f"{os.cpu_count()} cores. A repetition is two runs of light workers on a real Ray, from submission to verdict; lost: "
+        "a step, an eval, an event, a run, a metric; doubled: the same twice, or a process or GPU still held.",
+        "",
         "| place | what is half done there | repetitions | killed | lost | doubled |",
         "|---|---|---:|---:|---:|---:|",
     ]

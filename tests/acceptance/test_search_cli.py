@@ -46,7 +46,7 @@ def test_a_dry_run_shows_space_and_spending_and_writes_nothing() -> None:
     done = aqn("search", TINY, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "0.003 to 0.3, by its logarithm" in done.stdout
-    assert "budget: 24 runs, 12 runs of it for the confirmation" in done.stdout
+    assert "budget: 26 runs, 12 runs of it for the confirmation" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not home().exists()
 
