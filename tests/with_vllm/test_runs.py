@@ -60,6 +60,7 @@ def kinds(shown: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [fact["data"] for fact in shown["evidence"] if fact["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_adapters_noise_and_hardware_errors_at_once_are_proven(home) -> None:
     code, shown, printed = run(home, "everything", BASE + ADAPTERS + LABEL)
     assert (code, shown["verdict"], shown["reasons"]) == (0, "PROVEN", []), printed
