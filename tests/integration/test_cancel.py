@@ -49,6 +49,6 @@ def test_a_sweep_that_is_submitted_again_runs_anew_what_was_cancelled(submit, en
 
 def test_names_that_nobody_has_and_no_name_at_all(submit) -> None:
     submit()
-    assert aqn("aa").exit_code == 3
+    assert aqn("zz").exit_code == 3, "no id begins so"
     assert aqn("--sweep", "lihgt").exit_code == 3
     assert aqn().exit_code != 0
