@@ -183,17 +183,19 @@ class Scheduler:
         run = reads.runs(self._engine, ids=[attempt.run_id])[0]
         if not run.attempts or run.attempts[-1].id != attempt.id:
             return  # somebody else ended it, and the run goes on
+        saved_at = stopped_at(attempt.run_dir)
         try:
             pull(self._engine, run.attempts[-1])
         except SPOOL_ERRORS as error:
             word = {"ok": False, "error": f"its spool cannot be read: {type(error).__name__}: {error}"}
+            saved_at = None  # nobody goes on from what cannot be understood
         fault_point("scheduler.last-events-stored")
         run = reads.runs(self._engine, ids=[attempt.run_id])[0]  # its last steps are known only now
         facts = measured(self._engine, attempt.id)
         over = replace(
             over,
             word=word,
-            stopped_at=stopped_at(attempt.run_dir),
+            stopped_at=saved_at,
             verdict=verdict_of(self._engine, run, facts) if word is not None and word["ok"] else None,
             log=log_tail(attempt.run_dir),
             divisible=divisible(run),

@@ -16,14 +16,16 @@ from db import reads, submissions, wishes, writes
 from db.records import Run
 from db.states import TERMINAL
 from orchestrator.fleet.interface import Observation
-from orchestrator.scheduler.decide import Node
+from orchestrator.scheduler.decide import Launch, Node
 from orchestrator.scheduler.ending import Over
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.scheduler.loop import Scheduler
 from orchestrator.settings import Settings
+from tests import light_worker
 from tests.integration.conftest import SWEEP
 from tests.light_worker import command
 from workers.events import SPOOL_NAME, Spool
+from workers.launch import LOG_NAME, STOP_NAME, read_order
 
 PATIENCE = 300
 """Ticks until a test gives up; a tick asks the fleet, so this is minutes."""
@@ -294,6 +296,25 @@ class Mute:
 
     def nodes(self) -> list[Node]:
         return []
+
+    def launch(self, attempt, gpus: int) -> None: ...
+
+    def release(self, attempt) -> None: ...
+
+
+def test_what_cannot_be_understood_is_not_gone_on_from(submit, engine, settings) -> None:
+    """Not even where it had saved a checkpoint when it was asked to."""
+    run_id = submit(SAVING).all[0]
+    scheduler = Scheduler(settings, engine, Mute())
+    scheduler._launch(Launch(run_id, "node"))
+    run_dir = Path(one(engine, run_id).attempts[0].run_dir)
+    for name in (LOG_NAME, STOP_NAME):
+        (run_dir / name).touch()
+    light_worker.train(run_dir, read_order(run_dir), {"garbage": True})
+    scheduler._conclude(one(engine, run_id).attempts[0], Over())
+    run = one(engine, run_id)
+    assert (run.state, run.attempts[0].state, run.verdict) == ("failed", "failed", "UNPROVEN")
+    assert "its spool cannot be read" in run.reasons[0]
 
 
 def test_all_spools_are_read_whoever_has_news(submit, engine, settings) -> None:
