@@ -148,9 +148,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(sweep=sweeps)
     def submit_again(self, sweep: str) -> None:
-        """The same text: nothing is made that exists, but in the place of what was cancelled or failed."""
+        """The same text: nothing is made that exists, but in the place of what failed, was cancelled or is about to be."""
         before = {run.id for run in self._runs()}
-        gone = sum(run.state in ("failed", "cancelled") for run in reads.runs(self._engine, sweep=sweep))
+        own = reads.runs(self._engine, sweep=sweep)
+        gone = sum(run.state in ("failed", "cancelled") or run.cancel is not None for run in own)
         record(self._engine, make_plan(load_sweep(self._folder / f"{sweep}.yaml")))
         assert len({run.id for run in self._runs()} - before) <= gone
 
