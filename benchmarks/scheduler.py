@@ -41,6 +41,7 @@ from orchestrator.scheduler.loop import Scheduler
 from orchestrator.settings import Settings
 from orchestrator.submit import record, submission
 from workers.events import Spool
+from workers.launch import ray_on_loopback
 
 SPEC = """\
 sweep: many
@@ -95,6 +96,7 @@ def drive_tune(folder: Path, address: str, trials: int) -> None:
     import ray
     from ray import tune
 
+    ray_on_loopback()  # the head listens there alone
     ray.init(address=address, log_to_driver=False)
 
     def trial(config: dict[str, Any]) -> None:
