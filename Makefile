@@ -38,7 +38,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 demo: $(VENV)/.cpu  ## four real runs on this machine, in seven to twelve minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
-search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 26 runs: half an hour to an hour
+search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 26 runs: an hour or more
 	@$(BIN)/aqn search experiment_specs/searches/demo.yaml; code=$$?; $(BIN)/aqn report --sweep search-demo; \
 		$(BIN)/aqn fleet down; exit $$code
 
@@ -56,7 +56,7 @@ test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
 	$(BIN)/python -m pytest -m "verl and not slow" --durations=5
 
-test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests: an hour and a half
+test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests: up to two hours
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest -n 2 --dist loadfile -m "not verl" --durations=10
 	$(BIN)/python -m pytest -m "verl" --durations=10
 

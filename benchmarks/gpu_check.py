@@ -1,4 +1,4 @@
-"""What only a GPU can show: `make gpu-check`, on a machine with one (about 60 GB of its memory).
+"""What only a GPU can show: `make gpu-check`, on a machine with one (about 60 GB of its memory, reckoned; untried).
 
 A model with Qwen2.5-1.5B's shapes and random weights is trained for a few steps by real verl with rollouts by vLLM: in
 bf16; in mxfp4 with noise in the norms; and both without their measurements, which shows what those cost. No answer of

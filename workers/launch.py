@@ -154,7 +154,7 @@ def noisy_ops_environment(noise: HwNoise | None) -> dict[str, str]:
     }
 
 
-VLLM_ON_CPU = {
+VLLM_CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCH_COMPILE_DISABLE": "1",
@@ -173,7 +173,7 @@ def process_environment(
     if not cpu:
         return common
     on_cpu = {"VERL_PLATFORM": "cpu", "RAY_enable_worker_prestart": "0"}
-    return common | on_cpu | (VLLM_ON_CPU if vllm else {})
+    return common | on_cpu | (VLLM_CPU_ENVIRONMENT if vllm else {})
 
 
 def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str]) -> str | None:

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workers.launch import RUN_DIR_VARIABLE, VLLM_ON_CPU, Order, write_order
+from workers.launch import RUN_DIR_VARIABLE, VLLM_CPU_ENVIRONMENT, Order, write_order
 
-os.environ |= VLLM_ON_CPU | {
+os.environ |= VLLM_CPU_ENVIRONMENT | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VERL_PLATFORM": "cpu",
     "VERL_USE_EXTERNAL_MODULES": "workers.verl.plugin",
 }  # fmt: skip

@@ -29,10 +29,15 @@ def targets(model: nn.Module, kind: Target) -> Iterator[tuple[str, nn.Module]]:
             continue
         if kind == "rmsnorm" and "rmsnorm" in type(module).__name__.lower() and weight.dim() == 1:
             yield name, module
-        linear = "linear" in type(module).__name__.lower() and weight.dim() == 2
-        wrapper = hasattr(module, "base_layer")  # shows its base's weight
-        if kind == "linear" and linear and is_block_linear(name) and not wrapper:
+        if kind == "linear" and is_linear(module) and is_block_linear(name):
             yield name, module
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Of any library: vLLM has a class for every way to split one. A wrapper shows its base's weight and is none."""
+    weight = getattr(module, "weight", None)
+    named = "linear" in type(module).__name__.lower()
+    return named and isinstance(weight, Tensor) and weight.dim() == 2 and not hasattr(module, "base_layer")
 
 
 EVERYWHERE = LayerMultipliers()

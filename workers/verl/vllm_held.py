@@ -10,10 +10,11 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiment_specs.language import HwNoise, Lora
 from experiment_specs.modules import is_block_linear, plain
+from workers.treatments.aqn import is_linear
 from workers.treatments.held import Held, Part
 from workers.treatments.noisy_ops import NoisyOps
 from workers.treatments.probe import Compared, OutputCheck
@@ -80,13 +81,6 @@ class VllmHeld(Held):
 
     def noisy_ops(self, noise: HwNoise) -> NoisyOps:
         return NoisyOps(self.model, noise, heads=(HEAD,), is_linear=is_linear)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Every library, and vLLM for every way to be split, brings its own class; a wrapper shows its base's weight."""
-    weight = getattr(module, "weight", None)
-    named = "linear" in type(module).__name__.lower()
-    return named and isinstance(weight, Tensor) and weight.dim() == 2 and not hasattr(module, "base_layer")
 
 
 class ProductCheck(OutputCheck):

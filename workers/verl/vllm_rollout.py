@@ -62,6 +62,8 @@ class VllmServer(vLLMHttpServer):
         }  # fmt: skip
         found = await self.generate(list(request.prompt), sampling, uuid.uuid4().hex)
         tokens = list(found.token_ids)
+        if not tokens or found.log_probs is None:
+            raise RuntimeError(f"vLLM gave no answer to a prompt of {len(request.prompt)} tokens: {found.stop_reason}")
         return Answer(tokens, list(found.log_probs), tokens[-1] == self.model_config.tokenizer.eos_token_id)
 
 
