@@ -27,9 +27,9 @@ from orchestrator.settings import Settings
 
 ADDRESS_VARIABLE = "AQN_RAY_ADDRESS"
 START_SECONDS = 120.0
-PATIENCE_SECONDS = "3600"
-"""A Ray driver ends its own process when the head was gone for a minute. Whoever leads notices that within a tick, and
-connects anew: it must live to do so."""
+PATIENCE_SECONDS = str(30 * 24 * 3600)
+"""A Ray driver ends its own process when it has waited a minute for a head that is gone, be it in a call that nobody
+needs any more. Whoever leads notices by itself, and connects anew: it must live to do so."""
 RAY = "from workers.launch import ray_on_loopback; ray_on_loopback(); from ray.scripts.scripts import main; main()"
 """Ray's own command line, kept on the loopback interface."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
@@ -30,6 +33,35 @@ CAPTURE_SECONDS = 300.0
 """For the stacks of a few dozen processes."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _while_it_lives(
+    ask: Callable[Concatenate[RayFleet, P], T],
+) -> Callable[Concatenate[RayFleet, P], T]:
+    """Ray waits for a head that died while it was asked, in calls that nothing ends: they are made in a thread of their
+    own, which is left behind when the head listens no more. Raises :class:`FleetError` then."""
+
+    @wraps(ask)
+    def guarded(fleet: RayFleet, /, *arguments: P.args, **named: P.kwargs) -> T:
+        answer: futures.Future[T] = futures.Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(ask(fleet, *arguments, **named))
+            except BaseException as error:  # noqa: BLE001 - raised where it was asked
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name=f"fleet-{ask.__name__}", daemon=True).start()
+        while not futures.wait([answer], timeout=ANSWER_SECONDS).done:
+            if not fleet.alive():
+                raise FleetError("the fleet's head died while it was asked")
+        return answer.result()
+
+    return guarded
+
+
 class RayFleet:
     """A Ray cluster at an address. Connecting again after a crash finds every supervisor where it was.
 
@@ -44,26 +76,28 @@ class RayFleet:
         if own:
             ray_on_loopback()
         _connect(address, time.monotonic() + (START_SECONDS if own else 0.0))
+        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        self._control_store = (host, int(port))
 
     def close(self) -> None:
         """Leave the cluster; supervisors stay."""
         ray.shutdown()
 
     def alive(self) -> bool:
-        """Does the cluster's control store listen? Asked of its port, because Ray itself would wait for it, and end
-        this process after a minute of waiting."""
-        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        """Does the cluster's control store listen? Asked of its port, because Ray itself would wait for it."""
         try:
-            with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS):
+            with socket.create_connection(self._control_store, timeout=ANSWER_SECONDS):
                 return True
         except OSError:
             return False
 
+    @_while_it_lives
     def nodes(self) -> list[Node]:
         return [
             Node(str(node["NodeID"]), int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]
         ]
 
+    @_while_it_lives
     def launch(self, attempt: Attempt, gpus: int) -> None:
         """Ask for the attempt's placement group and supervisor, or find those that are there. Waits for neither: the
         GPUs may still be held by something that this registry does not know."""
@@ -83,6 +117,7 @@ class RayFleet:
         )  # fmt: skip
         fault_point("fleet.supervisor-asked")
 
+    @_while_it_lives
     def observe(self, attempts: Sequence[Attempt]) -> dict[int, Observation]:
         """All supervisors are asked at once."""
         found: dict[int, Observation] = {}
@@ -100,11 +135,13 @@ class RayFleet:
             found |= {asked[answer]: Observation("unknown") for answer in late}
         return found
 
+    @_while_it_lives
     def capture(self, attempt: Attempt) -> None:
         with suppress(ValueError, GetTimeoutError, RayActorError):  # what cannot be asked is ended without
             supervisor = ray.get_actor(_name(attempt), namespace=NAMESPACE)
             ray.get(supervisor.capture.remote(), timeout=CAPTURE_SECONDS)
 
+    @_while_it_lives
     def release(self, attempt: Attempt) -> None:
         """End what is left of an attempt and give its GPUs back. The trainer's processes go first."""
         name = _name(attempt)

@@ -191,15 +191,17 @@ def test_a_trainer_whose_disk_is_full_is_tried_again_later(submit, engine, setti
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_head_that_dies_is_started_anew_and_its_runs_go_on(submit, engine, settings, tmp_path) -> None:
-    """Everything of the head is killed at once; the trainer, which is a process of its own, is ended and replaced."""
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("within", [(), ("nodes",), ("observe",)], ids=["between-ticks", "in-nodes", "in-observe"])
+def test_a_head_that_dies_is_started_anew_and_its_runs_go_on(submit, engine, settings, tmp_path, within) -> None:
+    """Everything of the head is killed at once; the trainer, which is a process of its own, is ended and replaced.
+    Where the fleet is being asked something just then, Ray would wait for its answer without end."""
     first, second = submit(SAVING).all
     behave(settings, first, wait_at=3, wait_attempts=1, until=str(tmp_path / "never"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.head_process", first],
-        capture_output=True, text=True, timeout=800, check=False, env=environment,
+        [sys.executable, "-m", "tests.head_process", first, *within],
+        capture_output=True, text=True, timeout=280, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
