@@ -23,7 +23,7 @@ sweep: faults
 base: bases/tiny-cpu.yaml
 set: {steps_per_epoch: 6, eval: {every: 3}, dtype: mxfp4}
 checkpoints: {every: 2}
-axes: {aqn: [none, {preset: standard, num_stages: 4}], lora: [none, r16]}
+axes: {aqn: [none, {preset: standard, num_stages: 4}], lora: [none, r32]}
 exclude: [{when: {aqn: none, lora: none}, because: three are enough}]
 """
 
