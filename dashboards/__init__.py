@@ -1,1 +1,1 @@
-"""Read-only web pages over the registry. Empty as yet: `aqn ui` serves MLflow's pages."""
+"""Web pages over the registry. They read it, and nothing here writes."""

@@ -82,7 +82,7 @@ def runs(
     """
     if ids is not None and len(ids) > CHUNK:
         return [run for chunk in chunks(ids) for run in runs(rows, ids=chunk, sweep=sweep, states=states)]
-    given = _Parameters()
+    given = Parameters()
     where = [given.among("r.kind", kinds) if ids is None else given.among("r.id", ids)]
     joined, order = "", "r.created_at DESC, r.id"
     if sweep is not None:
@@ -134,7 +134,7 @@ def claims(
     """Claims as recorded, newest history first, in the order of their files."""
     if ids is not None and len(ids) > CHUNK:
         return [claim for chunk in chunks(ids) for claim in claims(rows, history=history, ids=chunk)]
-    given, where = _Parameters(), ["1 = 1"]
+    given, where = Parameters(), ["1 = 1"]
     if history is not None:
         where.append(f"history = {given.value(history)}")
     if ids is not None:
@@ -186,7 +186,7 @@ def links_of(rows: Rows, subjects: Sequence[str]) -> dict[str, list[Link]]:
     (:func:`db.bug_reads.reruns` has all)."""
     found: dict[str, list[Link]] = {}
     for chunk in chunks(subjects):
-        given = _Parameters()
+        given = Parameters()
         query = (
             "SELECT l.kind, l.source, l.target, l.why, r.verdict FROM links l LEFT JOIN runs r ON r.id = l.source "
             f"WHERE {given.among('l.source', chunk)} OR {given.among('l.target', chunk)} "
@@ -243,7 +243,7 @@ def _curves_of(rows: Rows, attempt_ids: Sequence[int]) -> dict[int, list[EvalPoi
     return found
 
 
-class _Parameters:
+class Parameters:
     """Named parameters of one statement, numbered as they come."""
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ class _Parameters:
 def among_chunks(rows: Rows, query: str, column: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Rows of ``query``, whose ``{}`` stands for "this column is one of these values", a chunk of values at a time."""
     for chunk in chunks(values):
-        given = _Parameters()
+        given = Parameters()
         yield from rows(query.format(given.among(column, chunk)), given.values)
 
 

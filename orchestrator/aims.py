@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from db import reads
-from experiment_specs.language import scan_of
+from experiment_specs.language import Srdd, scan_of
 from experiment_specs.layers import aimed
+from experiment_specs.presets import presets
 from orchestrator.plan import Plan
 
 
@@ -37,4 +39,15 @@ def aims_of(plan: Plan, engine: Engine | None) -> dict[str, Aim]:
             found[planned.condition.id] = Aim(scan.id, None, str(error))
         else:
             found[planned.condition.id] = Aim(scan.id, multipliers)
+    return found
+
+
+def preset_multipliers(relative_error: Sequence[float]) -> dict[str, tuple[float, ...] | None]:
+    """What every preset of srdd makes of a scan, by decoder layer; None where the model has too few layers for it."""
+    found: dict[str, tuple[float, ...] | None] = {}
+    for name, meaning in presets()["srdd"].items():
+        try:
+            found[name] = aimed(Srdd.model_validate(meaning), relative_error)
+        except ValueError:
+            found[name] = None
     return found

@@ -47,3 +47,12 @@ def p_value(p: float) -> str:
 def bare_p(p: float | None) -> str:
     """For a column of them."""
     return "–" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def duration(seconds: float | None) -> str:
+    """``2 h 05 min``, ``3 min 20 s``, ``7 s``; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

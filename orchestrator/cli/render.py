@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.records import Attempt, Claim, EvalPoint, Run
-from orchestrator.numbers import percent_with_interval
+from orchestrator.numbers import duration, percent_with_interval
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -35,14 +35,6 @@ def console() -> Console:
 def sparkline(points: Sequence[EvalPoint]) -> str:
     """Bars from 0 to 100 %."""
     return "".join(BARS[min(7, int(p.percent / 12.5))] for p in points)
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def verdict_text(run: Run) -> Text:

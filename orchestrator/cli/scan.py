@@ -111,27 +111,15 @@ def _dtype(name: str) -> Dtype:
 
 
 def scan_as_json(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
+    from orchestrator.aims import preset_multipliers
+
     return {
         "run_id": run.id, "label": run.label, "scan": run.condition, "scan_id": run.condition_id,
         "status": run.state, "verdict": run.verdict, "reasons": list(run.reasons),
         "model": data["model"] if data else None, "prompts_hash": data["prompts_hash"] if data else None,
-        "layers": data["layers"] if data else None, "multipliers": _aims(data) if data else None,
+        "layers": data["layers"] if data else None,
+        "multipliers": preset_multipliers(data["layers"]["relative_error"]) if data else None,
     }  # fmt: skip
-
-
-def _aims(data: dict[str, Any]) -> dict[str, list[float] | None]:
-    """What every preset of srdd makes of a scan; None where the model has too few layers for it."""
-    from experiment_specs.language import Srdd
-    from experiment_specs.layers import aimed
-    from experiment_specs.presets import presets
-
-    found: dict[str, list[float] | None] = {}
-    for name, meaning in presets()["srdd"].items():
-        try:
-            found[name] = list(aimed(Srdd.model_validate(meaning), data["layers"]["relative_error"]))
-        except ValueError:
-            found[name] = None
-    return found
 
 
 def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: Path) -> None:
@@ -139,6 +127,7 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
     from rich.table import Table
     from rich.text import Text
 
+    from orchestrator.aims import preset_multipliers
     from orchestrator.cli.render import verdict_text
     from orchestrator.report.canvas import to_png
     from orchestrator.report.scans import draw_scan
@@ -148,7 +137,8 @@ def print_scan(screen: Console, run: Run, data: dict[str, Any] | None, picture: 
         screen.print(Text(f"  because {reason}", style="magenta"))
     if data is None:
         return
-    aims = {name: values for name, values in _aims(data).items() if values is not None}
+    multipliers = preset_multipliers(data["layers"]["relative_error"])
+    aims = {name: values for name, values in multipliers.items() if values is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("layer", "error %", "SQNR dB", "dead %", "satur. %", *aims):
         table.add_column(column, justify="right", no_wrap=True)

@@ -22,34 +22,57 @@ if TYPE_CHECKING:
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="Port of MLflow's pages.", min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(help="Port of the dashboard.", min=1, max=65535)] = 8501,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages.", min=1, max=65535)] = 5000,
     optuna_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.", min=1, max=65535)] = 8080,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON before serving.")] = False,
 ) -> None:
-    """Serve MLflow's pages over the recorded runs, and Optuna's dashboard over the searches, until interrupted; on this
-    machine only."""
-    from experiment_specs.errors import AqnError
+    """Serve the dashboard over the registry, MLflow's pages over the recorded runs, and Optuna's dashboard over the
+    searches, until interrupted; on this machine only."""
+    from db.engine import NoRegistryError
     from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
 
     settings = load_settings()
-    engine = registry()
-    catch_up(settings, engine)
-    if not (settings.home / "mlflow.db").exists():
-        raise AqnError(f"there is nothing in {settings.home} to show yet; `aqn submit` a sweep first")
-    commands = {"mlflow": _mlflow(settings, port)}
-    addresses = {"mlflow": f"http://127.0.0.1:{port}"}
-    if searches := _published(settings, engine):
+    commands = {"dashboard": _dashboard(port)}
+    ports = {"dashboard": port, "mlflow": mlflow_port, "optuna": optuna_port}
+    searches: list[str] = []
+    with suppress(NoRegistryError):  # the dashboard says so, and shows what comes
+        engine = registry()
+        catch_up(settings, engine)
+        searches = _published(settings, engine)
+    if (settings.home / "mlflow.db").exists():
+        commands["mlflow"] = _mlflow(settings, mlflow_port)
+    if searches:
         commands["optuna"] = _optuna(settings, optuna_port)
-        addresses["optuna"] = f"http://127.0.0.1:{optuna_port}"
+    addresses = {name: f"http://127.0.0.1:{ports[name]}" for name in commands}
     if as_json:
         print_json(addresses)
     else:
-        typer.echo(f"MLflow at {addresses['mlflow']}   (Ctrl-C ends it)")
+        typer.echo(f"dashboard at {addresses['dashboard']}   (Ctrl-C ends it)")
+        if "mlflow" in addresses:
+            typer.echo(f"MLflow at {addresses['mlflow']}")
         if searches:
             typer.echo(f"Optuna's dashboard at {addresses['optuna']}: {', '.join(searches)}")
     sys.stdout.flush()
     _serve(list(commands.values()))
+
+
+def _dashboard(port: int) -> list[str]:
+    from importlib.util import find_spec
+
+    found = find_spec("dashboards")  # not imported: the page imports itself
+    folder = Path(next(iter(found.submodule_search_locations or ()))) if found is not None else Path("dashboards")
+    options = {
+        "server.address": "127.0.0.1", "server.port": port, "server.headless": "true", "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal", "client.showErrorDetails": "none",
+        "theme.base": "light", "theme.primaryColor": "#0072B2",
+        "logger.level": "warning", "runner.magicEnabled": "false",
+    }  # fmt: skip
+    return [
+        sys.executable, "-m", "streamlit", "run", str(folder / "app.py"),
+        *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+    ]  # fmt: skip
 
 
 def _mlflow(settings: Settings, port: int) -> list[str]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Cell:
-    """``struck``: a score that does not count. ``note``: why, in small letters below."""
+    """``struck``: a score that does not count. ``note``: why, in small letters below. ``href``: where there is more,
+    in the dashboard: a report is one file, and has no other page to go to."""
 
     text: str
     struck: bool = False
     strong: bool = False
     note: str = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Figure:
 
 
 Block = Paragraph | Table | Items | Figure
+Row = tuple[Cell | str, ...]
+"""Of a table that is to be made."""
 
 
 @dataclass(frozen=True)

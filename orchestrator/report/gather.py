@@ -147,7 +147,7 @@ def gather(engine: Engine, sweeps: Sequence[str] | None = None) -> Material:
         started={attempts[attempt]: facts[-1] for attempt, facts in started.items()},
         sigma=_sigma(engine, reported),
         scans=tuple(_scans(engine, runs)),
-        bugs=_bugs(engine, None if sweeps is None else {run.id for run in runs}),
+        bugs=bug_materials(engine, None if sweeps is None else {run.id for run in runs}),
         histories=_histories(engine) if sweeps is None else (),
         names=bug_reads.names(engine),
     )
@@ -203,7 +203,8 @@ def _scans(engine: Engine, runs: Sequence[Run]) -> list[tuple[str, str, dict[str
     return [scan for scan in reads.scans(engine) if scan[0] in wanted]
 
 
-def _bugs(engine: Engine, among: set[str] | None) -> tuple[BugMaterial, ...]:
+def bug_materials(engine: Engine, among: set[str] | None) -> tuple[BugMaterial, ...]:
+    """Applied bugs; ``among``: only with marks of these runs and claims."""
     found = []
     for bug in bug_reads.bugs(engine):
         marks = [m for m in bug_reads.marks(engine, bug.bug).values() if m.state != "withdrawn"]

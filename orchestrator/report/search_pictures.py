@@ -51,12 +51,12 @@ def draw_search(state: SearchState, important: Sequence[Importance], folder: Pat
     return [to_png(picture, folder / f"{state.name}-{name}.png") for name, (picture, _) in drawn.items()]
 
 
-def _axis(state: SearchState) -> str:
+def axis_title(state: SearchState) -> str:
     goal = state.settings.objective
     return "points against the baseline" if goal.maximise == "difference" else "questions answered right, %"
 
 
-def _with_value(state: SearchState) -> list[Trial]:
+def with_value(state: SearchState) -> list[Trial]:
     return [trial for trial in state.trials if trial.values]
 
 
@@ -65,7 +65,7 @@ def draw_history(state: SearchState) -> Figure:
 
     picture = figure(7.2, 3.8)
     axes = picture.subplots()
-    seen, trials = state.surface, _with_value(state)
+    seen, trials = state.surface, with_value(state)
     most = max(len(trial.values) for trial in trials)
     for trial in trials:
         several = len(trial.values) > 1
@@ -86,7 +86,7 @@ def draw_history(state: SearchState) -> Figure:
     if state.settings.objective.maximise == "difference":
         axes.axhline(0, color="#000000", linewidth=0.8)
     axes.set_xlabel("trial")
-    axes.set_ylabel(_axis(state))
+    axes.set_ylabel(axis_title(state))
     axes.set_title(f"{literal(state.name)}: trials, ± one standard error", fontsize=10, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
@@ -100,7 +100,7 @@ def draw_slices(state: SearchState) -> Figure:
     fields = headings(state.settings)
     picture = figure(2.5 * len(fields) + 0.6, 3.0)
     panels: Any = picture.subplots(1, len(fields), sharey=True, squeeze=False)[0]
-    seen, trials = state.surface, _with_value(state)
+    seen, trials = state.surface, with_value(state)
     latest = max(trial.number for trial in trials)
     for axes, (key, head) in zip(panels, fields.items(), strict=True):
         parameter = state.settings.space[key]
@@ -126,7 +126,7 @@ def draw_slices(state: SearchState) -> Figure:
             axes.axhline(0, color="#000000", linewidth=0.8)
         axes.set_xlabel(literal(head), fontsize=9)
         tidy(axes)
-    panels[0].set_ylabel(_axis(state), fontsize=9)
+    panels[0].set_ylabel(axis_title(state), fontsize=9)
     return picture
 
 
@@ -136,7 +136,7 @@ def map_of(state: SearchState, size: int = SIZE) -> tuple[tuple[str, str], Plane
     if len(ranges) < 2:
         return None
     first, second = ranges[:2]
-    where = {trial.number: place(state.settings, trial.point) for trial in _with_value(state)}
+    where = {trial.number: place(state.settings, trial.point) for trial in with_value(state)}
     columns = (column(state.settings, first), column(state.settings, second))
 
     def allowed(across: float, up: float) -> bool:
@@ -159,11 +159,11 @@ def draw_map(state: SearchState, fields: tuple[str, str], seen: Plane) -> Figure
     heads = headings(state.settings)
     across, up = ([value_at(state, key, share) for share in seen.shares] for key in fields)
     for axes, values, title, colours in (
-        (panels[0], seen.mean, _axis(state), "viridis"),
+        (panels[0], seen.mean, axis_title(state), "viridis"),
         (panels[1], seen.error, "standard error of it, points", "Greys"),
     ):
         filled = axes.contourf(across, up, values, levels=10, cmap=colours)
-        for trial in _with_value(state):
+        for trial in with_value(state):
             axes.plot(
                 trial.point[fields[0]], trial.point[fields[1]], "o", color="white", markeredgecolor="black",
                 markersize=3 + 2 * len(trial.values),

@@ -5,7 +5,18 @@ from __future__ import annotations
 from orchestrator.numbers import bare_p, points
 from orchestrator.report.canvas import to_svg
 from orchestrator.report.difference_sections import arm_score
-from orchestrator.report.document import Block, Cell, Figure, Items, Paragraph, Section, slug, table, without_empty
+from orchestrator.report.document import (
+    Block,
+    Cell,
+    Figure,
+    Items,
+    Paragraph,
+    Section,
+    Table,
+    slug,
+    table,
+    without_empty,
+)
 from orchestrator.report.forest import Line, draw_forest
 from orchestrator.report.gather import SearchMaterial
 from orchestrator.report.search_pictures import pictures
@@ -23,21 +34,21 @@ def search_section(material: SearchMaterial) -> Section:
     if found is None:
         blocks.append(Paragraph("Nothing of it is confirmed yet: no score of it is one to report.", warning=True))
     else:
-        blocks += [Paragraph(found.sentence), _confirmed(state, found), *_forest(state, found)]
+        blocks += [Paragraph(found.sentence), confirmed_table(state, found), *_forest(state, found)]
         if found.pick is not None:
             blocks.append(
                 Paragraph(f"Where one has to be taken, selection and confirmation together speak for {found.pick}.")
             )
-    blocks.append(_trials(state))
-    if withheld := _withheld(state):
-        blocks.append(Items(tuple(withheld)))
+    blocks.append(trials_table(state))
+    if why := withheld(state):
+        blocks.append(Items(tuple(why)))
     for name, (picture, caption) in pictures(state, material.important).items():
         label = f"{state.name}: {name}"
         blocks.append(Figure(f"search-{slug(state.name)}-{name}", to_svg(picture, label), caption))
     return Section(f"Search: {state.name}", tuple(blocks))
 
 
-def _confirmed(state: SearchState, found: Answer) -> Block:
+def confirmed_table(state: SearchState, found: Answer) -> Table:
     rows = []
     for candidate in sorted(found.candidates, key=lambda c: (c.gain is not None, -(c.scores.mean or 0))):
         gain = candidate.gain
@@ -87,7 +98,7 @@ def _forest(state: SearchState, found: Answer) -> list[Block]:
     return [Figure(name, to_svg(picture, f"{state.name}: confirmed differences"), caption)]
 
 
-def _trials(state: SearchState) -> Block:
+def trials_table(state: SearchState) -> Table:
     seen, heads = state.surface, headings(state.settings)
     signed = state.settings.objective.maximise == "difference"
     order = sorted(state.trials, key=lambda t: (-seen.smoothed.get(t.number, float("-inf")), t.number))
@@ -130,7 +141,7 @@ def _number(value: float | None, *, signed: bool) -> str:
     return points(value) if signed or value is None else f"{value:.1f}"
 
 
-def _withheld(state: SearchState) -> list[str]:
+def withheld(state: SearchState) -> list[str]:
     return [
         f"Withheld: trial {trial.number}, seed {seed}: {why}"
         for trial in state.trials

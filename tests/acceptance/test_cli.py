@@ -179,7 +179,7 @@ def test_a_missing_data_file_is_told_with_its_line_before_anything_is_written(wr
     assert not home().exists()
 
 
-@pytest.mark.parametrize("command", [("runs",), ("status",), ("show", "x"), ("logs", "x"), ("ui",)])
+@pytest.mark.parametrize("command", [("runs",), ("status",), ("show", "x"), ("logs", "x")])
 def test_looking_before_anything_was_submitted_says_so(command) -> None:
     done = aqn(*command)
     assert done.returncode == 2

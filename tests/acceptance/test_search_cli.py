@@ -118,8 +118,8 @@ def _answer(url: str) -> bytes:
 
 
 @pytest.mark.timeout(300)
-def test_the_dashboards_are_served_and_end_with_the_command(ended: Path, free_ports: tuple[int, int]) -> None:
-    ports = ["--port", str(free_ports[0]), "--optuna-port", str(free_ports[1])]
+def test_the_dashboards_are_served_and_end_with_the_command(ended: Path, free_ports: list[int]) -> None:
+    ports = ["--port", str(free_ports[2]), "--mlflow-port", str(free_ports[0]), "--optuna-port", str(free_ports[1])]
     command = [sys.executable, "-m", "orchestrator.cli.main", "ui", *ports, "--json"]
     served = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
     try:
@@ -127,7 +127,8 @@ def test_the_dashboards_are_served_and_end_with_the_command(ended: Path, free_po
         assert [study["study_name"] for study in studies] == ["light-search"]
         assert b"MLflow" in _answer(f"http://127.0.0.1:{free_ports[0]}/")
         children = psutil.Process(served.pid).children(recursive=True)
-        assert len(children) >= 2
+        assert b"streamlit" in _answer(f"http://127.0.0.1:{free_ports[2]}/").lower()
+        assert len(children) >= 3
         served.send_signal(signal.SIGTERM)
         assert served.wait(timeout=60) == 0
         assert psutil.wait_procs(children, timeout=30)[1] == []
@@ -136,10 +137,12 @@ def test_the_dashboards_are_served_and_end_with_the_command(ended: Path, free_po
 
 
 @pytest.fixture
-def free_ports() -> tuple[int, int]:
+def free_ports() -> list[int]:
     import socket
+    from contextlib import ExitStack
 
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(3)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
