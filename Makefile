@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint chaos bench gpu-check constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint docs chaos bench gpu-check constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ lint: $(VENV)/.dev  ## ruff, mypy, import floors
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev  ## the documentation as pages under site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: test-fast test-verl  ## all tests but the long ones, real verl runs included; a quarter of an hour
 
@@ -99,4 +102,4 @@ constraints: $(BIN)/uv  ## resolve the pinned versions anew
 		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
 
 clean:  ## remove the environments (the runs under .aqn stay)
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-gpu build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-gpu build dist site *.egg-info
