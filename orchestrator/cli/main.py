@@ -49,12 +49,16 @@ def command_line(asked: str | None = None) -> typer.Typer:
 
 
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Version and commit.", is_eager=True)] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(f"aqn {installed('aqn-lab')}")
+        from workers.launch import code_version
+
+        code = code_version()
+        commit = f"commit {code.commit[:10]}{', with changes' if code.dirty else ''}" if code.commit else "no commit"
+        typer.echo(f"aqn {installed('aqn-lab')} ({commit}; code {code.id})")
         raise typer.Exit
 
 

@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 
     from orchestrator.settings import Settings
 
+LOOPBACK = "127.0.0.1"
+
 
 def ui(
     port: Annotated[int, typer.Option(help="Port of the dashboard.", min=1, max=65535)] = 8501,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages.", min=1, max=65535)] = 5000,
     optuna_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.", min=1, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="Where to listen; elsewhere, whoever reaches it sees all.")] = LOOPBACK,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON before serving.")] = False,
 ) -> None:
     """Serve the dashboard over the registry, MLflow's pages over the recorded runs, and Optuna's dashboard over the
-    searches, until interrupted; on this machine only."""
+    searches, until interrupted; on this machine only, unless told otherwise."""
     from db.engine import NoRegistryError
     from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
 
     settings = load_settings()
-    commands = {"dashboard": _dashboard(port)}
+    commands = {"dashboard": _dashboard(host, port)}
     ports = {"dashboard": port, "mlflow": mlflow_port, "optuna": optuna_port}
     searches: list[str] = []
     with suppress(NoRegistryError):  # the dashboard says so, and shows what comes
@@ -42,10 +45,10 @@ def ui(
         catch_up(settings, engine)
         searches = _published(settings, engine)
     if (settings.home / "mlflow.db").exists():
-        commands["mlflow"] = _mlflow(settings, mlflow_port)
+        commands["mlflow"] = _mlflow(settings, host, mlflow_port)
     if searches:
-        commands["optuna"] = _optuna(settings, optuna_port)
-    addresses = {name: f"http://127.0.0.1:{ports[name]}" for name in commands}
+        commands["optuna"] = _optuna(settings, host, optuna_port)
+    addresses = {name: f"http://{host}:{ports[name]}" for name in commands}
     if as_json:
         print_json(addresses)
     else:
@@ -58,13 +61,13 @@ def ui(
     _serve(list(commands.values()))
 
 
-def _dashboard(port: int) -> list[str]:
+def _dashboard(host: str, port: int) -> list[str]:
     from importlib.util import find_spec
 
     found = find_spec("dashboards")  # not imported: the page imports itself
     folder = Path(next(iter(found.submodule_search_locations or ()))) if found is not None else Path("dashboards")
     options = {
-        "server.address": "127.0.0.1", "server.port": port, "server.headless": "true", "server.fileWatcherType": "none",
+        "server.address": host, "server.port": port, "server.headless": "true", "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal", "client.showErrorDetails": "none",
         "theme.base": "light", "theme.primaryColor": "#0072B2",
         "logger.level": "warning", "runner.magicEnabled": "false",
@@ -75,19 +78,19 @@ def _dashboard(port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _mlflow(settings: Settings, port: int) -> list[str]:
+def _mlflow(settings: Settings, host: str, port: int) -> list[str]:
     return [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_url,
-        "--artifacts-destination", str(settings.mlflow_artifacts), "--host", "127.0.0.1", "--port", str(port),
+        "--artifacts-destination", str(settings.mlflow_artifacts), "--host", host, "--port", str(port),
         "--workers", "1",
     ]  # fmt: skip
 
 
-def _optuna(settings: Settings, port: int) -> list[str]:
+def _optuna(settings: Settings, host: str, port: int) -> list[str]:
     from orchestrator.search.storage import storage_url
 
     program = str(Path(sys.executable).with_name("optuna-dashboard"))
-    return [program, storage_url(settings.home), "--host", "127.0.0.1", "--port", str(port), "--quiet"]
+    return [program, storage_url(settings.home), "--host", host, "--port", str(port), "--quiet"]
 
 
 def _published(settings: Settings, engine: Engine) -> list[str]:
