@@ -31,8 +31,13 @@ def home() -> Path:
 def test_the_version_is_told() -> None:
     from importlib.metadata import version
 
-    done = aqn("--version")
-    assert (done.returncode, done.stdout) == (0, f"aqn {version('aqn-lab')}\n")
+    from workers.launch import code_version
+
+    done, code = aqn("--version"), code_version()
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"aqn {version('aqn-lab')} (")
+    assert code.id in done.stdout
+    assert (code.commit or "no commit")[:10] in done.stdout
 
 
 def test_plan_shows_conditions_and_steps_in_80_columns_and_writes_nothing() -> None:
