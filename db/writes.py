@@ -242,3 +242,9 @@ def record_projection(  # noqa: PLR0917 - a row
             .where(RunRow.id == run_id, last == attempts)
             .values(mlflow_run=mlflow_run, projected_seq=seq, projected_state=state)
         )
+
+
+def forget_projections(engine: Engine) -> None:
+    """MLflow has nothing of any run any more."""
+    with Session(engine) as session, session.begin():
+        session.execute(update(RunRow).values(mlflow_run=None, projected_seq=-1, projected_state=None))

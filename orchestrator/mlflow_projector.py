@@ -13,15 +13,19 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
 
 from db import reads, writes
 from db.records import Run
+from experiment_specs.errors import AqnError
 from experiment_specs.faults import fault_point
 from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
+from orchestrator.run_page import run_page, summary
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
 
@@ -71,6 +75,7 @@ class Projector:
                 client.log_batch(mlflow_run, metrics=batch)
         client.log_batch(mlflow_run, tags=[RunTag(key, value) for key, value in _tags(run).items()])
         if run.state in _STATUS:
+            self._keep_artifacts(run, mlflow_run)
             client.set_terminated(mlflow_run, _STATUS[run.state], end_time=_end(run))
         else:
             client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
@@ -78,6 +83,19 @@ class Projector:
         fault_point("mlflow.before-cursor")
         writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run), len(run.attempts))
         fault_point("mlflow.projected")
+
+    def _keep_artifacts(self, run: Run, mlflow_run: str) -> None:
+        """What a run that is over was to be, what it measured, both in words; again where marks change."""
+        facts = reads.evidence(self._engine, run.attempt.id) if run.attempt is not None else []
+        client = self._client
+        client.log_dict(mlflow_run, run.condition, "condition.yaml")
+        client.log_dict(mlflow_run, {"plan": run.plan, "score_rule": run.score_rule, "seed": run.seed}, "plan.yaml")
+        client.log_dict(mlflow_run, {"evidence": [asdict(fact) for fact in facts]}, "evidence.json")
+        client.log_text(mlflow_run, run_page(run, facts), "run.md")
+        if run.attempt is not None:
+            for name in ("verl.yaml", "order.json"):
+                if (file := Path(run.attempt.run_dir) / name).is_file():
+                    client.log_artifact(mlflow_run, str(file))
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -115,6 +133,22 @@ class Projector:
                 )
             )
         return self._experiments[name]
+
+
+def rebuild(settings: Settings, engine: Engine) -> int:
+    """Fill a new store from the registry alone, and put the old one aside; how many runs that were.
+
+    Raises AqnError where a scheduler is running, whose own projector would go on with the old one.
+    """
+    with leadership(settings, engine) as leads:
+        if not leads:
+            raise AqnError("a scheduler is running, and fills MLflow: end it first")
+        aside = time.strftime("%Y%m%d-%H%M%S")
+        for old in (settings.home / "mlflow.db", settings.mlflow_artifacts):
+            if old.exists():
+                old.rename(old.with_name(f"{old.stem}-{aside}{old.suffix}"))
+        writes.forget_projections(engine)
+        return Projector(settings, engine).project_all()
 
 
 def catch_up(settings: Settings, engine: Engine) -> None:
@@ -216,6 +250,7 @@ def _tags(run: Run) -> dict[str, str]:
         "score.valid": str(run.valid).lower(),
         "score.rule": run.score_rule.get("rule", ""),
         "run_dir": run.attempt.run_dir if run.attempt else "",
+        "mlflow.note.content": summary(run),
         **named,
     }
 

@@ -19,7 +19,8 @@ COMMANDS = {
     "show": "look.show", "logs": "look.logs", "cancel": "steer.cancel", "retry": "steer.retry",
     "pause": "steer.pause", "resume": "steer.resume", "drain": "steer.drain", "compare": "compare.compare",
     "eval": "evaluate.evaluate", "report": "report.report", "export": "export.export", "audit": "claims.audit",
-    "rerun-tagged": "rerun.rerun_tagged", "ui": "services.ui", "doctor": "services.doctor",
+    "rerun-tagged": "rerun.rerun_tagged", "ui": "services.ui", "mlflow": "services.mlflow",
+    "doctor": "services.doctor",
 }  # fmt: skip
 """Name → module and function below this package, in the order of the help."""
 GROUPS = {"fleet": "fleet", "bugs": "bugs", "import": "claims", "data": "data", "spec": "spec"}

@@ -61,6 +61,30 @@ def ui(
     _serve(list(commands.values()))
 
 
+def mlflow(
+    again: Annotated[
+        bool, typer.Option("--again", help="All of it, into a new store; the old one is put aside.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how many runs there were as JSON.")] = False,
+) -> None:
+    """Fill MLflow from the registry: what it does not have yet, which a running scheduler does by itself."""
+    from db import reads
+    from orchestrator.mlflow_projector import catch_up, rebuild
+    from orchestrator.settings import load_settings
+
+    settings, engine = load_settings(), registry()
+    if again:
+        count = rebuild(settings, engine)
+    else:
+        before = len(reads.needing_projection(engine))
+        catch_up(settings, engine)
+        count = before - len(reads.needing_projection(engine))
+    if as_json:
+        print_json({"runs": count, "store": settings.mlflow_url})
+    else:
+        typer.echo(f"{count} run{'s' * (count != 1)} told to {settings.mlflow_url}")
+
+
 def _dashboard(host: str, port: int) -> list[str]:
     from importlib.util import find_spec
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from db import bug_writes, reads, writes
 from experiment_specs.bug_rules import load_rule, shipped_rules
+from experiment_specs.errors import AqnError
 from orchestrator.bugs import engine as bugs
-from orchestrator.mlflow_projector import Projector, catch_up
+from orchestrator.mlflow_projector import Projector, catch_up, rebuild
 from orchestrator.scheduler.leadership import leadership
 from tests.registry_tools import finish, probe
 
@@ -156,3 +160,48 @@ def test_a_run_that_was_tried_again_has_the_points_of_its_last_attempt_alone(
     assert [run.data.tags["aqn.run_id"] for run in shown] == [finished]
     assert len(client.get_metric_history(shown[0].info.run_id, "critic/score/mean")) == 1
     assert shown[0].info.run_id != first.mlflow_run
+
+
+def test_a_run_that_is_over_has_its_configuration_evidence_and_page_as_artifacts(settings, engine, submit) -> None:
+    run_id = submit().created[0]
+    finish(engine, run_id, facts=[("gradient_probe", probe(1e-7))])
+    Projector(settings, engine).project_all()
+    run = reads.runs(engine, ids=[run_id])[0]
+    client = MlflowClient(tracking_uri=settings.mlflow_url)
+    found = {file.path for file in client.list_artifacts(run.mlflow_run)}
+    assert found == {"condition.yaml", "plan.yaml", "evidence.json", "run.md"}
+    folder = Path(client.download_artifacts(run.mlflow_run, ""))
+    assert yaml.safe_load((folder / "condition.yaml").read_text()) == run.condition
+    evidence = json.loads((folder / "evidence.json").read_text())["evidence"]
+    assert [fact["kind"] for fact in evidence] == ["eval", "eval", "gradient_probe"]
+    page = (folder / "run.md").read_text()
+    assert "**PROVEN**" in page
+    assert "9/16 = 56.2 % [33.2, 76.9] at step 4 (final): counts" in page
+    note = client.get_run(run.mlflow_run).data.tags["mlflow.note.content"]
+    assert f"aqn show {run_id}" in note
+
+
+def test_it_is_made_anew_from_the_registry_alone(settings, engine, submit, empty_store) -> None:
+    """Runs, tags, curves and artifacts are those of before; the old store is put aside, with what people wrote in it."""
+    ids = submit().all
+    for run_id in ids:
+        finish(engine, run_id)
+    Projector(settings, engine).project_all()
+
+    def told() -> list[tuple[object, ...]]:
+        client = MlflowClient(tracking_uri=settings.mlflow_url)
+        found = []
+        for run in reads.runs(engine, ids=ids):
+            one = client.get_run(run.mlflow_run)
+            tags = {k: v for k, v in one.data.tags.items() if k != "mlflow.user"}
+            files = sorted(file.path for file in client.list_artifacts(run.mlflow_run))
+            curve = [(m.step, m.value) for m in client.get_metric_history(run.mlflow_run, "eval/percent")]
+            found.append((one.info.status, tags, one.data.params, curve, files))
+        return found
+
+    before = told()
+    assert rebuild(settings, engine) == len(ids)
+    assert told() == before
+    assert len(list(settings.home.glob("mlflow-2*.db"))) == 1
+    with leadership(settings, engine), pytest.raises(AqnError, match="a scheduler is running"):
+        rebuild(settings, engine)

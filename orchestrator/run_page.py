@@ -1,0 +1,58 @@
+"""One run on a page of Markdown: what it was to be, what was measured of it, and what follows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from db.records import Fact, Run
+from orchestrator.evidence_words import condition_lines, evidence_lines
+from orchestrator.numbers import percent_with_interval
+from orchestrator.runs_json import standing
+
+
+def run_page(run: Run, facts: Sequence[Fact]) -> str:
+    """As `aqn show` says it."""
+    return "\n".join(_lines(run, facts)) + "\n"
+
+
+def summary(run: Run) -> str:
+    """Verdict and score in a line or a few, with where there is more."""
+    score = run.score
+    counts = "counts" if run.valid else f"does not count ({standing(run)})"
+    lines = [f"**{run.verdict or run.state}**"]
+    if score is not None:
+        rule = run.score_rule.get("rule")
+        right = f"{score.k}/{score.n * score.samples} = {percent_with_interval(score)}"
+        lines.append(f"{right} at step {score.step} ({rule}): {counts}")
+    lines += [f"* {reason}" for reason in run.reasons]
+    lines.append(f"`aqn show {run.id}`; in the dashboard (`aqn ui`): [run](http://127.0.0.1:8501/run?run={run.id})")
+    return "\n\n".join(lines)
+
+
+def _lines(run: Run, facts: Sequence[Fact]) -> Iterable[str]:
+    yield f"# {run.label}, seed {run.seed}"
+    yield ""
+    yield summary(run)
+    for title, rows in (("Condition", list(condition_lines(run))), ("What was measured", _measured(run, facts))):
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield "| | |"
+        yield "| --- | --- |"
+        for name, text in rows:
+            yield f"| {name} | {text.replace('|', chr(92) + '|')} |"
+    if run.curve:
+        yield ""
+        yield "## Evals"
+        yield ""
+        yield "| step | k/n | score [95 %] |"
+        yield "| --- | --- | --- |"
+        for point in run.curve:
+            yield f"| {point.step} | {point.k}/{point.n * point.samples} | {percent_with_interval(point)} |"
+
+
+def _measured(run: Run, facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    try:
+        return list(evidence_lines(run, facts))
+    except KeyError as missing:
+        return [("evidence", f"recorded by another version, which did not measure {missing}")]
