@@ -88,8 +88,8 @@ def report(engine: Engine, compared: Sequence[dict[str, object]]) -> str:
         )
     lines += [
         "",
-        "Means over training steps. p and p' are the probabilities of the sampled tokens, by the rollout engine and by the"
-        " policy's own forward of the same weights: they differ by the engine's kernels and rounding.",
+        "Means over training steps. p and p' are the probabilities of the sampled tokens, by the rollout engine and by"
+        " the policy's own forward of the same weights: they differ by the engine's kernels and rounding.",
         "",
     ]
     for one in compared:
