@@ -24,8 +24,8 @@ from orchestrator.runs_json import standing
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 MOST_TICKS = 12
 """Steps or layers that each have a tick of their own: between whole numbers there are none."""
-MOST_BANDS = 6
-"""With more curves than these, bands hide each other."""
+MOST_BANDS = 3
+"""With more curves than these, bands hide each other: the interval stands at the last point alone."""
 GREY = "#8c959f"
 OUTCOMES = {
     "running": ("#56B4E9", ""),
@@ -77,7 +77,8 @@ def curves(runs: Sequence[Run]) -> go.Figure:
         alone = len(group) == 1
         dash = "dot" if fault else "dash" if index >= len(PALETTE) else "solid"
         for nth, run in enumerate(group):
-            if alone and not fault and len(groups) <= MOST_BANDS:
+            counts = alone and not fault
+            if counts and len(groups) <= MOST_BANDS:
                 figure.add_trace(_band(run, colour, name))
             figure.add_trace(
                 go.Scatter(
@@ -87,9 +88,10 @@ def curves(runs: Sequence[Run]) -> go.Figure:
                     name=name,
                     legendgroup=name,
                     showlegend=alone or (bool(fault) and nth == 0),
-                    line={"color": colour, "width": 2 if alone and not fault else 1, "dash": dash},
+                    line={"color": colour, "width": 2 if counts else 1, "dash": dash},
                     marker={"symbol": symbol, "size": 7 if alone else 4},
-                    opacity=1 if alone and not fault else 0.5,
+                    opacity=1 if counts else 0.5,
+                    error_y=_at_the_end(run) if counts and len(groups) > MOST_BANDS else None,
                     text=[_said(p, run) for p in run.curve],
                     hovertemplate="%{text}<extra></extra>",
                 )
@@ -129,6 +131,20 @@ def _band(run: Run, colour: str, name: str) -> go.Scatter:
         legendgroup=name,
         mode="lines",
     )
+
+
+def _at_the_end(run: Run) -> dict[str, Any]:
+    """Wilson's interval as a bar, at the last point."""
+    none, (low, high) = [0.0] * (len(run.curve) - 1), score_interval(run.curve[-1])
+    last = run.curve[-1].percent
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [*none, high - last],
+        "arrayminus": [*none, last - low],
+        "thickness": 1,
+        "width": 4,
+    }
 
 
 def _mean(group: Sequence[Run], colour: str, symbol: str, dash: str, name: str) -> go.Scatter:
@@ -187,7 +203,8 @@ def sigma(syncs: Sequence[Mapping[str, Any]]) -> go.Figure:
                 marker={"color": "#000000", "symbol": "x", "size": 9},
             )
         )
-    figure.update_xaxes(title="training step that generates with it")
+    reach = max((sync["serves"] for sync in noisy), default=0)
+    figure.update_xaxes(title="training step that generates with it", dtick=1 if reach <= MOST_TICKS else None)
     figure.update_yaxes(title="σ", type="log", exponentformat="e")
     return grid(figure)
 
@@ -333,7 +350,7 @@ def timeline(spans: Sequence[Span], now: float) -> go.Figure:
     figure.update_yaxes(
         categoryorder="array", categoryarray=[names[run_id] for run_id, _ in rows], automargin=True, title=None
     )
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     return grid(figure)
 
 

@@ -50,7 +50,9 @@ def draw(engine: Engine) -> None:
             st.warning(f"No training run {'here ' if sweep != 'all sweeps' else ''}is called {name}.")
     first, second = sides
     if first is not None and second is not None:
-        _show(engine, compare(first, second, recorded_answers(engine)))
+        with st.spinner("comparing"):
+            found = compare(first, second, recorded_answers(engine))
+        _show(engine, found)
 
 
 def _box(place, key: str, label: str, labels: list[str], default: int) -> str:  # type: ignore[no-untyped-def]
@@ -101,7 +103,7 @@ def _show(engine: Engine, found: Comparison) -> None:
         )
     for note in found.notes:
         st.caption(note)
-    if treatment.difference is not None:
+    if treatment.assessable:  # of one seed the table says all
         chart(figures.forest([(f"{first.label} → {second.label}", found)]), "forest")
     _pairs(found)
     left_out = [(arm, out) for arm in (first, second) for out in arm.left_out]
