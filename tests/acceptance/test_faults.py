@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,33 @@ def home_of(folder: Path) -> Home:
     return home
 
 
-def spools(home: Home) -> list[Path]:
-    return sorted((home.folder / "home" / "runs").glob("*/*/events.jsonl"), key=lambda path: path.stat().st_ctime)
+@dataclass(frozen=True)
+class Training:
+    """A trainer that is alive. ``steps``: those that it took itself. ``resumed``: did it go on from a checkpoint?"""
+
+    pid: int
+    steps: int
+    resumed: bool
 
 
-def last_step(home: Home) -> tuple[int, int]:
-    """(how many attempts there are, the last one's last step)."""
-    found = spools(home)
-    steps = [event.data["step"] for event in read_events(found[-1].parent)[0] if event.kind == "step"] if found else []
-    return len(found), max(steps, default=0)
+def training(home: Home) -> list[Training]:
+    found = []
+    for spool in (home.folder / "home" / "runs").glob("*/*/events.jsonl"):
+        events, _ = read_events(spool.parent)
+        began = max((at for at, event in enumerate(events) if event.kind == "resumed"), default=-1)
+        pids = [event.pid for event in events[began + 1 :] if event.kind == "started"]
+        if pids and psutil.pid_exists(pids[-1]):
+            own = sum(event.kind == "step" for event in events[began + 1 :])
+            found.append(Training(pids[-1], own, began >= 0))
+    return found
 
 
-def trainer(home: Home) -> int:
-    events, _ = read_events(spools(home)[-1].parent)
-    return next(event.pid for event in reversed(events) if event.kind == "started")
-
-
-def wait(submit: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    while not ready():
+def wait(submit: subprocess.Popen[str], home: Home, steps: int, *, but: set[int], resumed: bool = False) -> int:
+    """The pid of a trainer that has taken so many steps, and is none of ``but``."""
+    while True:
+        for one in training(home):
+            if one.pid not in but and one.steps >= steps and (one.resumed or not resumed):
+                return one.pid
         assert submit.poll() is None, submit.communicate()[0]
         signal.sigtimedwait([], 0.1)
 
@@ -72,16 +81,16 @@ def test_a_sweep_whose_processes_are_killed_ends_with_the_same_table(tmp_path) -
         assert code == 0, output
         quiet.aqn("fleet", "down")
         submit = disturbed.start("submit", str(disturbed.spec))
-        wait(submit, lambda: last_step(disturbed) >= (1, 1))
+        wait(submit, disturbed, 1, but=set())
         submit.send_signal(signal.SIGKILL)  # the scheduler
         submit.wait()
         submit = disturbed.start("submit", str(disturbed.spec))
-        wait(submit, lambda: last_step(disturbed) >= (1, 3))
-        os.kill(psutil.Process(trainer(disturbed)).ppid(), signal.SIGKILL)  # the supervisor
-        wait(submit, lambda: last_step(disturbed) >= (2, 5))
-        os.kill(trainer(disturbed), signal.SIGKILL)  # the trainer, in what went on from a checkpoint
-        wait(submit, lambda: last_step(disturbed) >= (4, 3))
-        os.kill(trainer(disturbed), signal.SIGKILL)  # the trainer of another run
+        first = wait(submit, disturbed, 3, but=set())
+        os.kill(psutil.Process(first).ppid(), signal.SIGKILL)  # the supervisor
+        second = wait(submit, disturbed, 3, but={first})
+        os.kill(second, signal.SIGKILL)  # a trainer
+        third = wait(submit, disturbed, 1, but={first, second}, resumed=True)
+        os.kill(third, signal.SIGKILL)  # a trainer that had gone on from a checkpoint
         output, _ = submit.communicate(timeout=1500)
         assert submit.returncode == 0, output
         assert table(disturbed) == table(quiet)
