@@ -1,5 +1,7 @@
 """One embedded run, from submit to its end: start-up by part, seconds a step, seconds an eval, peak memory.
 
+``--vllm``: with rollouts by vLLM, by the Python of `.venv-vllm` and with PYTHONPATH=. .
+
 Memory is the proportional set size (shared pages counted once) of all processes of the attempt, sampled twice a second.
 """
 
@@ -24,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = """\
 sweep: first-run
 base: bases/tiny-cpu.yaml
-set: {steps_per_epoch: 12, eval: {every: 6}, dtype: mxfp4, aqn: standard}
+set: {{steps_per_epoch: 12, eval: {{every: 6}}, dtype: mxfp4, aqn: standard, rollout: {rollout}}}
 """
 
 
@@ -64,7 +66,7 @@ def main() -> None:
         home = Path(folder) / "home"
         environment = os.environ | {"AQN_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
         spec = Path(folder) / "first-run.yaml"
-        spec.write_text(SPEC)
+        spec.write_text(SPEC.format(rollout="vllm" if "--vllm" in sys.argv else "transformers"))
         aqn = [sys.executable, "-m", "orchestrator.cli.main"]
         peak = Peak(home)
         start = time.time()

@@ -1,7 +1,7 @@
-"""vLLM in a process of its own, with our extension of its worker: python -m tests.with_vllm.engine WHAT FOLDER.
+"""vLLM in a process of its own, with our extension of its worker: python -m tests.with_vllm.engine WHAT FOLDER [FAULT].
 
 ``tiny``: two layers with random weights, through a sync, noisy answers and an eval. ``shapes``: a model with the shapes
-of Qwen2.5-1.5B, only looked at. Prints what was found as JSON.
+of Qwen2.5-1.5B, only looked at. Prints what was found as JSON. ``FAULT``: one of :data:`FAULTS`, put in before anything.
 """
 
 from __future__ import annotations
@@ -30,6 +30,28 @@ axes: {dtype: [mxfp4]}
 TOTAL = 20
 PROMPT = [1 + i % 37 for i in range(40)]
 """Longer than a block of what vLLM keeps of prompts."""
+
+
+COPY = "workers.verl.rollout_copy.RolloutCopy"
+FAULTS: dict[str, tuple[str, Any]] = {
+    "the step was never told": (f"{COPY}.serves", property(lambda self: 0)),
+    "the schedule gave 0 for ever": ("workers.verl.rollout_copy.sigma_at", lambda *_: 0.0),
+    "drawn and never written": (f"{COPY}.apply_noise", lambda self: None),
+    "the class check matched nothing": ("workers.treatments.aqn.targets", lambda *_: iter(())),
+    "left on in validation": (f"{COPY}.lift_noise", lambda self: None),
+    "products without their error": ("workers.treatments.noisy_ops._Noisy.apply", lambda y, scale: y),
+}
+"""What went wrong before → what is broken, by name, and what stands in its place."""
+
+
+def put_in(fault: str) -> None:
+    from importlib import import_module
+
+    where, instead = FAULTS[fault]
+    owner, _, name = where.rpartition(".")
+    module, _, kind = owner.rpartition(".")
+    of_a_class = kind.lstrip("_")[0].isupper()
+    setattr(getattr(import_module(module), kind) if of_a_class else import_module(owner), name, instead)
 
 
 def start(folder: Path, **options: Any) -> Any:
@@ -129,5 +151,7 @@ def count(model: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        put_in(sys.argv[3])
     found = {"tiny": tiny, "shapes": shapes}[sys.argv[1]](Path(sys.argv[2]))
     print(json.dumps(found))  # noqa: T201

@@ -13,8 +13,8 @@ import pytest
 pytestmark = pytest.mark.timeout(600)
 
 
-def looked_at(what: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.with_vllm.engine", what, str(folder)]
+def looked_at(what: str, folder: Path, *fault: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.with_vllm.engine", what, str(folder), *fault]
     done = subprocess.run(command, capture_output=True, text=True, timeout=590, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
