@@ -38,7 +38,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 demo: $(VENV)/.cpu  ## four real runs on this machine, in seven to twelve minutes (ARGS=--again: anew)
 	@$(BIN)/aqn submit $(SWEEP) $(ARGS); code=$$?; $(BIN)/aqn fleet down; exit $$code
 
-search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 26 runs: an hour or more
+search-demo: $(VENV)/.cpu  ## a real search for noise that helps 4-bit weights, 26 runs: half an hour to an hour and a half
 	@$(BIN)/aqn search experiment_specs/searches/demo.yaml; code=$$?; $(BIN)/aqn report --sweep search-demo; \
 		$(BIN)/aqn fleet down; exit $$code
 
