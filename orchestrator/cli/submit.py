@@ -115,12 +115,13 @@ def follow_while(settings: Settings, engine: Engine, watched: Callable[[], Watch
 
         note = ""
         while not over(note):
-            note = "another aqn process schedules; watching"
+            note = ""
             try:
                 with leadership(settings, engine) as leads:
                     if leads:
                         lead(settings, engine, leads, over)
                     else:
+                        note = "another aqn process schedules; watching"
                         time.sleep(TICK_SECONDS)
             except OperationalError as error:  # a server that is restarted
                 note = f"the registry cannot be used just now ({str(error.orig).splitlines()[0]}); trying again"
