@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 from plotly import graph_objects as go
@@ -56,6 +57,11 @@ def grid(figure: go.Figure) -> go.Figure:
     return figure
 
 
+def shown(text: str) -> str:
+    """A user's text in a picture: plotly reads some HTML, and ``%{…}`` in what hovers."""
+    return escape(text).replace("%{", "% {")
+
+
 def _faded(colour: str, alpha: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
@@ -73,7 +79,7 @@ def curves(runs: Sequence[Run]) -> go.Figure:
         colour, symbol = PALETTE[index % len(PALETTE)], SYMBOLS[index % len(SYMBOLS)]
         label = group[0].label + (f" {condition}" if shared[group[0].label] > 1 else "")
         seeds = f"{len(group)} seeds" if len(group) > 1 else f"seed {group[0].seed}"
-        name = f"{label} ({seeds})" + (f", {fault}" if fault else "")
+        name = shown(f"{label} ({seeds})" + (f", {fault}" if fault else ""))
         alone = len(group) == 1
         dash = "dot" if fault else "dash" if index >= len(PALETTE) else "solid"
         for nth, run in enumerate(group):
@@ -111,7 +117,7 @@ def _going(run: Run) -> bool:
 
 def _said(point: EvalPoint, run: Run) -> str:
     return (
-        f"<b>{run.label}</b>, seed {run.seed}<br>step {point.step}: {point.k}/{point.n * point.samples}"
+        f"<b>{shown(run.label)}</b>, seed {run.seed}<br>step {point.step}: {point.k}/{point.n * point.samples}"
         f" = {percent_with_interval(point)}"
     )
 
@@ -267,9 +273,11 @@ def multipliers(layers: Sequence[int], aims: Mapping[str, Sequence[float]]) -> g
 
 def forest(compared: Sequence[tuple[str, Comparison]]) -> go.Figure:
     """Differences in points with their intervals of 95 %; ticks are single seeds."""
-    shown = [(name, one.treatment, one.verdict) for name, one in compared if one.treatment.difference is not None]
-    figure = go.Figure(layout=plain(130 + 44 * len(shown), showlegend=False))
-    for name, treatment, verdict in shown:
+    drawn = [
+        (shown(name), one.treatment, one.verdict) for name, one in compared if one.treatment.difference is not None
+    ]
+    figure = go.Figure(layout=plain(130 + 44 * len(drawn), showlegend=False))
+    for name, treatment, verdict in drawn:
         surely = verdict in ("higher", "lower", "equivalent")
         colour = PALETTE[0] if surely else GREY
         bars = None
@@ -303,7 +311,7 @@ def forest(compared: Sequence[tuple[str, Comparison]]) -> go.Figure:
             )
         )
     figure.add_vline(x=0, line={"color": "#000000", "width": 1})
-    margins = {treatment.margin for _, treatment, _ in shown}
+    margins = {treatment.margin for _, treatment, _ in drawn}
     if len(margins) == 1:
         (margin,) = margins
         figure.add_vrect(x0=-margin, x1=margin, fillcolor="#000000", opacity=0.07, line_width=0)
@@ -322,7 +330,7 @@ def outcome(span: Span) -> str:
 def timeline(spans: Sequence[Span], now: float) -> go.Figure:
     """Attempts as bars, a line a run: the newest at the top."""
     rows = list(dict.fromkeys((span.run_id, span.label) for span in spans))
-    names = {run_id: f"{label} · {run_id[:6]}" for run_id, label in rows}
+    names = {run_id: shown(f"{label} · {run_id[:6]}") for run_id, label in rows}
     figure = go.Figure(layout=plain(140 + 24 * len(rows), barmode="overlay"))
     for word, (colour, pattern) in OUTCOMES.items():
         own = [span for span in spans if outcome(span) == word]
@@ -338,7 +346,8 @@ def timeline(spans: Sequence[Span], now: float) -> go.Figure:
                 width=0.7,
                 marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "#ffffff", "size": 5}},
                 text=[
-                    f"<b>{span.label}</b>, attempt {span.number}<br>{span.node}, {span.gpus} GPU{'s' * (span.gpus > 1)}"
+                    f"<b>{shown(span.label)}</b>, attempt {span.number}<br>{shown(span.node)},"
+                    f" {span.gpus} GPU{'s' * (span.gpus > 1)}"
                     f"<br>{_clock(span.begin)} to {_clock(span.end) if span.end else 'now'}: {span.state}"
                     for span in own
                 ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -14,17 +15,19 @@ import streamlit as st
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from db import browse
+from db.bug_reads import reading
 from db.engine import NoRegistryError, open_registry
 from db.records import Run
-from db.states import OPEN
 from experiment_specs.errors import AqnError
 from orchestrator.report.document import Cell, Table, table
 from orchestrator.report.html import table_as_html
 from orchestrator.settings import load_settings
 
 Draw = Callable[[Engine], None]
-REFRESH_SECONDS = 10
-"""Of pages that show what runs, while something runs."""
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-!|~$:])")
+REFRESH_SECONDS, IDLE_SECONDS = 10, 60
+"""Of pages that show what runs: while something runs or waits, and while nothing does."""
 
 
 @contextmanager
@@ -64,25 +67,22 @@ def guarded(draw: Draw) -> Callable[[], None]:
 
 
 def living(draw: Draw) -> Callable[[], None]:
-    """A page that looks again by itself while anything runs."""
+    """A page that looks again by itself."""
     shown = guarded(draw)
 
     def run() -> None:
-        st.fragment(shown, run_every=REFRESH_SECONDS if _anything_runs() else None)()
+        st.fragment(shown, run_every=REFRESH_SECONDS if _anything_is_open() else IDLE_SECONDS)()
 
     run.__name__ = shown.__name__
     return run
 
 
-def _anything_runs() -> bool:
-    from db import reads
-
+def _anything_is_open() -> bool:
     try:
-        with registry() as engine:
-            counts = reads.state_counts(engine)
+        with registry() as engine, reading(engine) as rows:
+            return browse.open_runs(rows) > 0
     except (AqnError, SQLAlchemyError):
         return False
-    return any(counts.get(state) for state in OPEN)
 
 
 def styled() -> None:
@@ -95,8 +95,10 @@ def lead(text: str, href: str) -> None:
 
 
 def link(page: str, **parameters: Any) -> str:
-    """To another page: ``run?run=…``. Seen from any page, and shareable."""
-    return f"{page}?{urlencode(parameters)}" if parameters else page
+    """To another page: ``run?run=…``. Seen from any page, and shareable. The page of sweeps is the first: it has no
+    name in an address."""
+    where = "./" if page == "sweeps" else page
+    return f"{where}?{urlencode(parameters)}" if parameters else where
 
 
 def run_link(run: Run) -> Cell:
@@ -125,13 +127,39 @@ def chart(figure: Any, key: str) -> None:
     st.plotly_chart(figure, theme=None, width="stretch", key=key, config={"displaylogo": False})
 
 
-def chosen(parameter: str, options: Sequence[str], label: str, *, help_text: str | None = None) -> str | None:
-    """One of ``options`` by a box that stands in the address too; None where there is nothing to choose."""
-    if not options:
-        return None
-    named = st.query_params.get(parameter)
-    known = list(options) if named is None or named in options else [named, *options]
-    found = st.selectbox(label, known, index=known.index(named) if named else 0, help=help_text)
-    if found != named and (named is not None or found != known[0]):
-        st.query_params[parameter] = found
+def box(place: Any, parameter: str, label: str, options: Sequence[str], default: str) -> str:
+    """One of ``options``, by a box that stands in the address too; what is named there is an option, known or not."""
+    key = f"box.{parameter}"
+    if key not in st.session_state:
+        st.session_state[key] = st.query_params.get(parameter, default)
+    current = str(st.session_state[key])
+    shown = list(options) if current in options else [current, *options]
+    found = str(place.selectbox(label, shown, key=key))
+    keep(parameter, "" if found == default else found)
     return found
+
+
+def many(place: Any, parameter: str, label: str, options: Sequence[str]) -> list[str]:
+    """Some of ``options``, likewise; in the address with bars between them."""
+    key = f"many.{parameter}"
+    if key not in st.session_state:
+        st.session_state[key] = [value for value in st.query_params.get(parameter, "").split("|") if value]
+    current = [str(value) for value in st.session_state[key]]
+    shown = [*options, *(value for value in current if value not in options)]
+    found = [str(value) for value in place.multiselect(label, shown, key=key)]
+    keep(parameter, "|".join(found))
+    return found
+
+
+def keep(parameter: str, value: str) -> None:
+    """In the address, so that it can be sent to somebody; nothing: not in it."""
+    if value:
+        if st.query_params.get(parameter) != value:
+            st.query_params[parameter] = value
+    elif parameter in st.query_params:
+        del st.query_params[parameter]
+
+
+def plain(text: str) -> str:
+    """A user's text inside Markdown: as it is written."""
+    return _MARKDOWN.sub(r"\\\1", text)

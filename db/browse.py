@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.listing import Parameters, Rows, value_of
+from db.states import OPEN
 
 NOT_JUDGED = "not judged"
 MOST_CONDITIONS = 30_000
@@ -174,3 +175,10 @@ def labels(rows: Rows, limit: int) -> Sequence[str]:
         "SELECT label FROM runs WHERE kind = 'train' GROUP BY label ORDER BY MAX(created_at) DESC, label LIMIT :most"
     )
     return [row[0] for row in rows(query, {"most": limit})]
+
+
+def open_runs(rows: Rows) -> int:
+    """How many runs of any kind wait or run."""
+    given = Parameters()
+    ((found,),) = rows(f"SELECT COUNT(*) FROM runs r WHERE {given.among('r.state', OPEN)}", given.values)
+    return int(found)

@@ -10,18 +10,30 @@ from experiment_specs.language import NAMED_FIELDS, Condition
 from experiment_specs.presets import preset_name
 from orchestrator.verdict import Measured, inert_stages
 from orchestrator.verdict.case import different
+from orchestrator.words import readable
 
 
 def condition_lines(run: Run) -> Iterator[tuple[str, str]]:
-    """(field, value) of the whole condition, presets by name."""
-    condition = Condition.model_validate(run.condition, strict=False)
+    """(field, value) of the whole condition, presets by name; as it is where another version wrote it."""
+    condition = readable(run.condition)
+    if condition is None:
+        yield from ((key, _flat(value)) for key, value in run.condition.items())
+        return
     for key in Condition.model_fields:
         value = getattr(condition, key)
-        text = _flat(run.condition[key])
+        text = _flat(run.condition.get(key))
         if key in NAMED_FIELDS:
             name = preset_name(key, value)
             text = name if name == "none" or "=" in name else f"{name}: {text}"
         yield key, text
+
+
+def measured_lines(run: Run, facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    """:func:`evidence_lines`, and a line that says so where another version recorded what this one cannot read."""
+    try:
+        return list(evidence_lines(run, facts))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        return [("evidence", f"recorded by another version, which this one cannot put in words ({error!r})")]
 
 
 def _flat(value: Any) -> str:

@@ -23,11 +23,12 @@ from db import reads, writes
 from db.records import Run
 from experiment_specs.errors import AqnError
 from experiment_specs.faults import fault_point
-from experiment_specs.language import NAMED_FIELDS, Condition
+from experiment_specs.language import NAMED_FIELDS
 from experiment_specs.presets import preset_name
 from orchestrator.run_page import run_page, summary
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
+from orchestrator.words import readable
 
 ROUND_SECONDS = 5.0
 METRICS_A_BATCH = 1000
@@ -51,8 +52,14 @@ class Projector:
     def project_all(self) -> int:
         """Bring every run that has news up to date; returns how many had."""
         ids = reads.needing_projection(self._engine)
+        failed: list[Exception] = []
         for run_id in ids:
-            self.project(reads.runs(self._engine, ids=[run_id])[0])
+            try:
+                self.project(reads.runs(self._engine, ids=[run_id])[0])
+            except (KeyError, TypeError, ValueError) as error:  # of this run alone: the others' turn comes all the same
+                failed.append(error)
+        if failed:
+            raise failed[0]
         return len(ids)
 
     def project(self, run: Run) -> None:
@@ -92,10 +99,8 @@ class Projector:
         client.log_dict(mlflow_run, {"plan": run.plan, "score_rule": run.score_rule, "seed": run.seed}, "plan.yaml")
         client.log_dict(mlflow_run, {"evidence": [asdict(fact) for fact in facts]}, "evidence.json")
         client.log_text(mlflow_run, run_page(run, facts), "run.md")
-        if run.attempt is not None:
-            for name in ("verl.yaml", "order.json"):
-                if (file := Path(run.attempt.run_dir) / name).is_file():
-                    client.log_artifact(mlflow_run, str(file))
+        if run.attempt is not None and (resolved := Path(run.attempt.run_dir) / "verl.yaml").is_file():
+            client.log_artifact(mlflow_run, str(resolved))
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -143,11 +148,11 @@ def rebuild(settings: Settings, engine: Engine) -> int:
     with leadership(settings, engine) as leads:
         if not leads:
             raise AqnError("a scheduler is running, and fills MLflow: end it first")
+        writes.forget_projections(engine)  # first: killed here, the next round fills the old store again
         aside = time.strftime("%Y%m%d-%H%M%S")
         for old in (settings.home / "mlflow.db", settings.mlflow_artifacts):
             if old.exists():
                 old.rename(old.with_name(f"{old.stem}-{aside}{old.suffix}"))
-        writes.forget_projections(engine)
         return Projector(settings, engine).project_all()
 
 
@@ -226,8 +231,8 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _tags(run: Run) -> dict[str, str]:
-    condition = Condition.model_validate(run.condition, strict=False)
-    named = {key: preset_name(key, getattr(condition, key)) for key in NAMED_FIELDS}
+    condition = readable(run.condition)
+    named = {} if condition is None else {key: preset_name(key, getattr(condition, key)) for key in NAMED_FIELDS}
     score = run.score
     return {
         "label": run.label,
@@ -235,7 +240,7 @@ def _tags(run: Run) -> dict[str, str]:
         "re_evaluates": run.plan["source"]["run"] if run.kind == "eval" else "",
         "condition": run.condition_id,
         "seed": str(run.seed),
-        "epochs": str(condition.epochs),
+        "epochs": str(run.condition.get("epochs", "")),
         "verdict": run.verdict or "not judged",
         "validity": run.validity if run.verdict else "",
         "bugs": ", ".join(m.bug for m in run.marks if m.open and m.effect != "none"),

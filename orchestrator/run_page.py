@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from db.records import Fact, Run
-from orchestrator.evidence_words import condition_lines, evidence_lines
+from orchestrator.evidence_words import condition_lines, measured_lines
 from orchestrator.numbers import percent_with_interval
 from orchestrator.runs_json import standing
 
@@ -33,7 +33,7 @@ def _lines(run: Run, facts: Sequence[Fact]) -> Iterable[str]:
     yield f"# {run.label}, seed {run.seed}"
     yield ""
     yield summary(run)
-    for title, rows in (("Condition", list(condition_lines(run))), ("What was measured", _measured(run, facts))):
+    for title, rows in (("Condition", list(condition_lines(run))), ("What was measured", measured_lines(run, facts))):
         yield ""
         yield f"## {title}"
         yield ""
@@ -49,10 +49,3 @@ def _lines(run: Run, facts: Sequence[Fact]) -> Iterable[str]:
         yield "| --- | --- | --- |"
         for point in run.curve:
             yield f"| {point.step} | {point.k}/{point.n * point.samples} | {percent_with_interval(point)} |"
-
-
-def _measured(run: Run, facts: Sequence[Fact]) -> list[tuple[str, str]]:
-    try:
-        return list(evidence_lines(run, facts))
-    except KeyError as missing:
-        return [("evidence", f"recorded by another version, which did not measure {missing}")]

@@ -7,7 +7,7 @@ from collections import Counter
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboards.page import chosen, link, show
+from dashboards.page import box, link, plain, show
 from db import bug_reads
 from orchestrator.report.document import Cell, Row, table
 from orchestrator.report.gather import bug_materials
@@ -40,19 +40,21 @@ def draw(engine: Engine) -> None:
     columns = ("bug", "status", "to be done", *STATES, "clean")
     caption = "Marks by state. Clean: of the runs that ended and the claims, those that the rule does not mark."
     show(table(columns, rows, right=columns[3:], caption=caption))
-    name = chosen("bug", [bug.bug for bug in applied], "a bug's marks")
+    name = box(st, "bug", "a bug's marks", [bug.bug for bug in applied], applied[0].bug)
     found = next((one for one in bug_materials(engine, None) if one.bug.bug == name), None)
     if found is None:
-        st.warning(f"No bug {name} was applied.")
+        st.warning(f"No bug {plain(name)} was applied.")
         return
     st.markdown(
-        f"**{found.bug.title.rstrip('.')}.** Version {found.bug.version}, {found.bug.status}; by {found.bug.by}."
+        f"**{plain(found.bug.title.rstrip('.'))}.** Version {found.bug.version}, {found.bug.status};"
+        f" by {plain(found.bug.by)}."
     )
     states = Counter(mark.state for mark in found.marks)
     wanted = st.pills(
         "marks", [s for s in STATES if states[s]], selection_mode="multi", default=[s for s in STATES if states[s]]
     )
     names = bug_reads.names(engine)
+    claims = {claim.id for claim in bug_reads.claims(engine, ids=[mark.subject for mark in found.marks])}
     shown = [mark for mark in found.marks if mark.state in wanted]
     marked: list[Row] = []
     for mark in shown[:MOST_MARKS]:
@@ -61,7 +63,11 @@ def draw(engine: Engine) -> None:
         unseen = any(UNSEEN in fact for fact in mark.facts)
         marked.append(
             (
-                Cell(names.get(mark.subject, mark.subject), href=link("run", run=mark.subject)),
+                Cell(
+                    names.get(mark.subject, mark.subject),
+                    href="" if mark.subject in claims else link("run", run=mark.subject),
+                    note="a claim: aqn show has it" if mark.subject in claims else "",
+                ),
                 mark.state,
                 Cell("; ".join(mark.facts), note="rests on something that was never recorded" if unseen else ""),
                 Cell(made, href=link("run", run=again[-1][0])) if made else Cell("not rerun"),

@@ -6,7 +6,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, link, show
+from dashboards.page import box, chart, keep, link, plain, show
 from db import browse, reads
 from db.bug_reads import reading
 from orchestrator.asked import questions
@@ -25,6 +25,7 @@ from orchestrator.scores import Arm, arms
 from orchestrator.statistics.checkpoints import answers
 from orchestrator.words import short_value
 
+ALL = "all sweeps"
 MOST_LABELS = 1000
 MOST_QUESTIONS = 200
 
@@ -38,16 +39,15 @@ def draw(engine: Engine) -> None:
     st.subheader("Compare")
     sweeps = reads.sweep_names(engine)
     left, right, third = st.columns([3, 3, 2])
-    a = _box(left, "a", "A: a label, or a run's id", labels, 0)
-    b = _box(right, "b", "B", labels, min(1, len(labels) - 1))
-    sweep = third.selectbox(
-        "runs of", ["all sweeps", *sweeps], index=_index(["all sweeps", *sweeps], st.query_params.get("sweep"))
-    )
-    _remember("sweep", None if sweep == "all sweeps" else sweep)
-    sides = [_arm(engine, name, None if sweep == "all sweeps" else sweep) for name in (a, b)]
+    a = box(left, "a", "A: a label, or a run's id", labels, labels[0])
+    b = box(right, "b", "B", labels, labels[min(1, len(labels) - 1)])
+    keep("a", a)
+    keep("b", b)
+    sweep = box(third, "sweep", "runs of", [ALL, *sweeps], ALL)
+    sides = [_arm(engine, name, None if sweep == ALL else sweep) for name in (a, b)]
     for name, side in zip((a, b), sides, strict=True):
         if side is None:
-            st.warning(f"No training run {'here ' if sweep != 'all sweeps' else ''}is called {name}.")
+            st.warning(f"No training run {'here ' if sweep != ALL else ''}is called {plain(name)}.")
     first, second = sides
     if first is not None and second is not None:
         with st.spinner("comparing"):
@@ -55,31 +55,11 @@ def draw(engine: Engine) -> None:
         _show(engine, found)
 
 
-def _box(place, key: str, label: str, labels: list[str], default: int) -> str:  # type: ignore[no-untyped-def]
-    named = st.query_params.get(key)
-    options = labels if named is None or named in labels else [named, *labels]
-    found = str(place.selectbox(label, options, index=options.index(named) if named else default))
-    _remember(key, found)
-    return found
-
-
-def _remember(key: str, value: str | None) -> None:
-    if value is None:
-        if key in st.query_params:
-            del st.query_params[key]
-    elif st.query_params.get(key) != value:
-        st.query_params[key] = value
-
-
-def _index(options: list[str], value: str | None) -> int:
-    return options.index(value) if value in options else 0
-
-
 def _arm(engine: Engine, name: str, sweep: str | None) -> Arm | None:
     """All runs of a label's condition, or the one run with this id."""
     if called := reads.conditions_called(engine, name, sweep):
         if len(called) > 1:
-            st.caption(f"{name} names {len(called)} conditions: the newest is compared.")
+            st.caption(f"{plain(name)} names {len(called)} conditions: the newest is compared.")
         return load_arms(engine, called[:1], sweep)[called[0]]
     run = reads.run(engine, name)
     if run is None or run.kind != "train":
@@ -90,9 +70,9 @@ def _arm(engine: Engine, name: str, sweep: str | None) -> Arm | None:
 def _show(engine: Engine, found: Comparison) -> None:
     first, second = found.first, found.second
     verdict, treatment = found.verdict, found.treatment
-    said = f"**{second.label}** against **{first.label}**: {verdict}"
+    said = f"**{plain(second.label)}** against **{plain(first.label)}**: {verdict}"
     if found.problems:
-        st.error(said + "".join(f"\n* {problem}" for problem in found.problems))
+        st.error(said + "".join(f"\n* {plain(problem)}" for problem in found.problems))
     elif treatment.p is None:
         st.warning(f"{said}. {ONE_SEED.capitalize()}." if found.pairs else f"{said}: no pair of scores that count.")
     else:
@@ -102,7 +82,7 @@ def _show(engine: Engine, found: Comparison) -> None:
             + (f" {noise_in_words(found.noise)[0].upper()}{noise_in_words(found.noise)[1:]}." if found.noise else "")
         )
     for note in found.notes:
-        st.caption(note)
+        st.caption(plain(note))
     if treatment.assessable:  # of one seed the table says all
         chart(figures.forest([(f"{first.label} → {second.label}", found)]), "forest")
     _pairs(found)

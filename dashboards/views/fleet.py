@@ -8,7 +8,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, facts, link, show
+from dashboards.page import chart, facts, link, plain, show
 from db import browse, steering
 from db.bug_reads import reading
 from db.steering import OpenRun
@@ -35,10 +35,10 @@ def draw(engine: Engine) -> None:
         ]
     )
     if drained:
-        st.warning(f"Drained ({drained['why']}): nothing starts; `aqn drain --off` ends it.")
+        st.warning(f"Drained ({plain(str(drained['why']))}): nothing starts; `aqn drain --off` ends it.")
     paused = {name: said.paused for name, said in steering.sweep_controls(engine).items() if said.paused}
     for name, why in paused.items():
-        st.warning(f"{name} is paused ({why['why']}); `aqn resume {name}` goes on.")
+        st.warning(f"{plain(name)} is paused ({plain(str(why['why']))}); `aqn resume` goes on.")
     if running:
         st.subheader("Running")
         names = ("run", "attempt", "machine", "GPUs", "step", "since", "last word")
@@ -88,4 +88,4 @@ def _why_waiting(run: OpenRun, paused: dict[str, dict[str, object]], now: float,
         return f"its next attempt, in {duration(run.not_before - now)}"
     if run.sweeps and all(sweep in paused for sweep in run.sweeps):
         return "its sweep, which is paused"
-    return "GPUs, or its turn"
+    return "GPUs, its turn, or its sweep's budget"

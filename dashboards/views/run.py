@@ -10,11 +10,11 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, facts, lead, link, pairs, show
+from dashboards.page import chart, facts, lead, link, pairs, plain, show
 from db import bug_reads, reads
 from db.records import Run
 from orchestrator.counts import counts_of, in_words
-from orchestrator.evidence_words import condition_lines, evidence_lines
+from orchestrator.evidence_words import condition_lines, measured_lines
 from orchestrator.numbers import duration, percent_with_interval
 from orchestrator.remaining import seconds_left
 from orchestrator.report.document import Cell, Row, table
@@ -34,43 +34,34 @@ def draw(engine: Engine) -> None:
             st.info("No run was submitted yet: `aqn submit SPEC` does that.", icon=":material/inbox:")
             return
         names = {run.id: f"{run.label}, seed {run.seed} · {run.id[:10]}" for run in known}
-        named = str(st.selectbox("run", list(names), format_func=lambda run_id: names[run_id]))
+        named = str(st.selectbox("run", list(names), key="newest", format_func=lambda run_id: names[run_id]))
     run = reads.run(engine, named)
     if run is None:
-        st.warning(f"There is no run {named}.")
-    elif run.kind == "scan":
-        lead("This is a layer scan: see its layers", link("srdd", scan=run.id))
+        st.warning(f"There is no run {plain(named)}.")
     else:
         _draw_run(engine, run)
 
 
 def _draw_run(engine: Engine, run: Run) -> None:
     now = time.time()
-    st.subheader(f"{run.label}, seed {run.seed}")
+    st.subheader(plain(run.label) + (f", seed {run.seed}" if run.kind != "scan" else ""))
     st.caption(f"run `{run.id}`")
     for name in run.sweeps:
         lead(f"in sweep {name}", link("sweeps", sweep=name))
     _verdict(run)
-    score = run.score
-    step = run.attempt.last_step if run.attempt else 0
-    struck = not run.valid and run.verdict is not None
-    facts(
-        [
-            ("state", run.state),
-            ("training step", f"{step} of {run.total_steps}"),
-            (
-                f"score ({run.score_rule.get('rule')}, {run.score_rule.get('mode')} mode)",
-                Cell(f"{score.k}/{score.n * score.samples}" if score else "–", struck=struck),
-            ),
-            ("in percent [95 %]", Cell(percent_with_interval(score) if score else "–", struck=struck)),
-        ]
-    )
-    if run.state == "running" and (left := seconds_left([run], now)) is not None:
-        st.progress(min(1.0, step / run.total_steps), f"step {step} of {run.total_steps}, about {duration(left)} left")
+    if run.kind == "scan":
+        if run.verdict == "PROVEN":
+            lead("A layer scan: what it found in each layer", link("srdd", scan=run.id))
+        _attempts(engine, run)
+        _log(run)
+        return
+    _numbers(run, now)
     if run.curve:
         chart(figures.curves([run]), "curve")
     measured = reads.evidence(engine, run.attempt.id) if run.attempt else []
-    syncs = [fact.data for fact in measured if fact.kind == "sync"]
+    syncs = [
+        fact.data for fact in measured if fact.kind == "sync" and {"sigma_planned", "realised"} <= fact.data.keys()
+    ]
     if any(sync["sigma_planned"] > 0 for sync in syncs):
         st.subheader("Noise, planned and realised")
         chart(figures.sigma(syncs), "sigma")
@@ -80,7 +71,7 @@ def _draw_run(engine: Engine, run: Run) -> None:
         pairs(list(condition_lines(run)), ("field", "value"))
     with right_side:
         st.subheader("What was measured")
-        lines = list(evidence_lines(run, measured))
+        lines = measured_lines(run, measured)
         if (counts := counts_of(engine, [run]).get(run.id)) is not None:
             lines.append(("counted", in_words(counts)))
         pairs(lines or [("–", "nothing yet")], ("what", "found"))
@@ -89,13 +80,32 @@ def _draw_run(engine: Engine, run: Run) -> None:
     _log(run)
 
 
+def _numbers(run: Run, now: float) -> None:
+    score = run.score
+    step = run.attempt.last_step if run.attempt else 0
+    struck = not run.valid and run.verdict is not None
+    facts(
+        [
+            ("state", run.state),
+            *([("training step", f"{step} of {run.total_steps}")] if run.kind == "train" else []),
+            (
+                f"score ({run.score_rule.get('rule')}, {run.score_rule.get('mode')} mode)",
+                Cell(f"{score.k}/{score.n * score.samples}" if score else "–", struck=struck),
+            ),
+            ("in percent [95 %]", Cell(percent_with_interval(score) if score else "–", struck=struck)),
+        ]
+    )
+    if run.kind == "train" and run.state == "running" and (left := seconds_left([run], now)) is not None:
+        st.progress(min(1.0, step / run.total_steps), f"step {step} of {run.total_steps}, about {duration(left)} left")
+
+
 def _verdict(run: Run) -> None:
     if run.verdict == "PROVEN" and run.valid:
         st.success("PROVEN: what was measured agrees with the condition in everything.", icon=":material/verified:")
     elif run.verdict == "PROVEN":
-        st.warning(f"PROVEN, and its score does not count: {standing(run)}.", icon=":material/strikethrough_s:")
+        st.warning(f"PROVEN, and its score does not count: {plain(standing(run))}.", icon=":material/strikethrough_s:")
     elif run.verdict is not None:
-        reasons = "".join(f"\n* {reason}" for reason in run.reasons)
+        reasons = "".join(f"\n* {plain(reason)}" for reason in run.reasons)
         kind = st.error if run.verdict == "REFUTED" else st.warning
         kind(f"{run.verdict}: its score does not count.{reasons}", icon=":material/strikethrough_s:")
     elif run.state in ("failed", "cancelled"):

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboards.page import show
+from dashboards.page import box, keep, many, show
 from dashboards.runs_table import runs_table
 from db import browse, bug_reads, listing, reads
 from db.browse import NOT_JUDGED, Wanted
@@ -18,6 +18,9 @@ from db.states import RUN_STATES
 from orchestrator.settings import load_settings
 
 PER_PAGE = 50
+ANY = "any"
+OWN = {"text", "sweep", "state", "verdict", "bug", "page"}
+"""Parameters of the address that are no fields of a condition."""
 MOST_VALUES = 60
 """Of one field in its box."""
 
@@ -34,9 +37,7 @@ def draw(engine: Engine) -> None:
         found = browse.count(rows, wanted)
         pages = max(1, -(-found // PER_PAGE))
         left, right = st.columns([5, 1], vertical_alignment="bottom")
-        nth = int(right.number_input(f"page of {pages}", 1, pages, min(_asked_page(), pages))) if pages > 1 else 1
-        if nth != _asked_page():
-            st.query_params["page"] = str(nth)
+        nth = _page(right, pages)
         ids = browse.page(rows, wanted, limit=PER_PAGE, offset=(nth - 1) * PER_PAGE)
         runs = listing.runs(rows, ids=ids) if ids else []
     left.caption(f"{found:,} of {total:,} runs, newest first. What is struck through counts nowhere.")
@@ -46,55 +47,64 @@ def draw(engine: Engine) -> None:
         st.info("No run is like that.", icon=":material/filter_alt:")
 
 
-def _asked_page() -> int:
-    text = st.query_params.get("page", "1")
-    return max(1, int(text)) if text.isdigit() else 1
+def _page(place: Any, pages: int) -> int:
+    if "page" not in st.session_state:
+        text = st.query_params.get("page", "1")
+        st.session_state["page"] = int(text) if text.isascii() and text.isdecimal() else 1
+    st.session_state["page"] = min(pages, max(1, int(st.session_state["page"])))
+    nth = int(place.number_input(f"page of {pages}", 1, pages, key="page")) if pages > 1 else 1
+    keep("page", str(nth) if nth > 1 else "")
+    return nth
 
 
 def _wanted(engine: Engine, total: int) -> Wanted:
     """What the boxes say; they begin as the address says, and a change of them is written there."""
     first, second, third, fourth, fifth = st.columns([3, 2, 2, 2, 2])
-    text = first.text_input("label contains, or id begins with", st.query_params.get("text", ""))
-    sweep = second.selectbox("sweep", ["any", *reads.sweep_names(engine)], **_given("sweep", reads.sweep_names(engine)))
-    states = third.multiselect("state", RUN_STATES, _several("state", RUN_STATES))
-    judged = ("PROVEN", "REFUTED", "UNPROVEN", NOT_JUDGED)
-    verdicts = fourth.multiselect("verdict", judged, _several("verdict", judged))
-    bugs = [bug.bug for bug in bug_reads.bugs(engine)]
-    bug = fifth.selectbox("marked by", ["any", *bugs], **_given("bug", bugs))
-    conditions, said = _by_condition(engine, total)
-    _remember(
-        text=text, sweep="" if sweep == "any" else sweep, state=",".join(states), verdict=",".join(verdicts),
-        bug="" if bug == "any" else bug, **said,
-    )  # fmt: skip
+    if "text" not in st.session_state:
+        st.session_state["text"] = st.query_params.get("text", "")
+    text = str(first.text_input("label contains, or id begins with", key="text"))
+    keep("text", text)
+    sweep = box(second, "sweep", "sweep", [ANY, *reads.sweep_names(engine)], ANY)
+    states = many(third, "state", "state", RUN_STATES)
+    verdicts = many(fourth, "verdict", "verdict", ("PROVEN", "REFUTED", "UNPROVEN", NOT_JUDGED))
+    bug = box(fifth, "bug", "marked by", [ANY, *(bug.bug for bug in bug_reads.bugs(engine))], ANY)
     return Wanted(
-        text=text.strip(), sweep=None if sweep == "any" else sweep, states=tuple(states), verdicts=tuple(verdicts),
-        conditions=conditions, bug=None if bug == "any" else bug,
+        text=text.strip(), sweep=None if sweep == ANY else sweep, states=tuple(states), verdicts=tuple(verdicts),
+        conditions=_by_condition(engine, total), bug=None if bug == ANY else bug,
     )  # fmt: skip
 
 
-def _by_condition(engine: Engine, total: int) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """Ids of the conditions whose chosen fields have the chosen values."""
+def _by_condition(engine: Engine, total: int) -> tuple[str, ...] | None:
+    """Ids of the conditions whose chosen fields have the chosen values; None where no field is asked for."""
     fields = _fields(load_settings().registry_url, total, engine)
-    asked = [key for key in st.query_params if key in fields]
+    if "fields" not in st.session_state:
+        st.session_state["fields"] = [key for key in st.query_params if key not in OWN]
+    shown = [*fields, *(key for key in st.session_state["fields"] if key not in fields)]
     keys = st.multiselect(
-        "by fields of the condition", list(fields), asked, placeholder="dtype.format, aqn.sigma_start …"
+        "by fields of the condition", shown, key="fields", placeholder="dtype.format, aqn.sigma_start …"
     )
-    chosen: tuple[str, ...] | None = None
-    said = dict.fromkeys(fields, "")
-    for key, column in zip(keys, st.columns(max(1, min(4, len(keys)))) * (1 + len(keys) // 4), strict=False):
-        values = fields[key]
-        begin = [value for value in st.query_params.get(key, "").split("|") if value in values]
-        picked = column.multiselect(key, sorted(values, key=_order)[:MOST_VALUES], begin)
-        said[key] = "|".join(picked)
+    for key in [key for key in st.query_params if key not in OWN and key not in keys]:
+        keep(key, "")
+    chosen: set[str] | None = None
+    columns = st.columns(4) if keys else []
+    for nth, key in enumerate(keys):
+        values = fields.get(key, {})
+        listed = sorted(values, key=_order)
+        picked = many(columns[nth % 4], key, key, listed[:MOST_VALUES])
+        if len(listed) > MOST_VALUES:
+            columns[nth % 4].caption(
+                f"the first {MOST_VALUES} of {len(listed)} values; others by the address: `{key}=…`"
+            )
         if picked:
-            among = {condition for value in picked for condition in values[value]}
-            chosen = tuple(sorted(among if chosen is None else among & set(chosen)))
-    return chosen, said
+            among = {condition for value in picked for condition in values.get(value, ())}
+            chosen = among if chosen is None else among & chosen
+    return None if chosen is None else tuple(sorted(chosen))
 
 
 @st.cache_data(ttl=60, max_entries=4, show_spinner=False)
-def _fields(_url: str, _total: int, _engine: Engine) -> dict[str, dict[str, list[str]]]:
-    """Dotted field → value → conditions that have it; only of fields that differ anywhere."""
+def _fields(url: str, total: int, _engine: Engine) -> dict[str, dict[str, list[str]]]:
+    """Dotted field → value → conditions that have it; only of fields that differ anywhere. Kept for a minute, or until
+    another number of runs is there (``url`` and ``total`` are what it is kept by)."""
     found: dict[str, dict[str, list[str]]] = {}
     with reading(_engine) as rows:
         bodies = browse.trained_conditions(rows)
@@ -122,22 +132,3 @@ def _order(value: str) -> tuple[int, float, str]:
         return 0, float(value), value
     except ValueError:
         return 1, 0.0, value
-
-
-def _given(parameter: str, options: list[str]) -> dict[str, Any]:
-    named = st.query_params.get(parameter)
-    return {"index": options.index(named) + 1 if named in options else 0}
-
-
-def _several(parameter: str, options: tuple[str, ...]) -> list[str]:
-    return [value for value in st.query_params.get(parameter, "").split(",") if value in options]
-
-
-def _remember(**values: str) -> None:
-    """In the address, so that it can be sent to somebody."""
-    for key, value in values.items():
-        if value:
-            if st.query_params.get(key) != value:
-                st.query_params[key] = value
-        elif key in st.query_params:
-            del st.query_params[key]

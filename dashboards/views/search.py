@@ -6,7 +6,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures, search_figures
-from dashboards.page import chart, chosen, lead, link, show
+from dashboards.page import box, chart, lead, link, plain, show
 from db import browse
 from db.bug_reads import reading
 from orchestrator.comparison import recorded_answers
@@ -20,19 +20,19 @@ def draw(engine: Engine) -> None:
     st.subheader("Search")
     with reading(engine) as rows:
         searches = [sweep.name for sweep in browse.sweeps(rows, 0.0) if sweep.searches]
-    name = chosen("search", searches, "search")
-    state = read_state(engine, name) if name is not None else None
-    if name is None or state is None:
+    name = box(st, "search", "search", searches, searches[0]) if searches else ""
+    state = read_state(engine, name) if searches else None
+    if state is None:
         st.info("Nothing was searched yet: `aqn search SPEC` does that.", icon=":material/search:")
         return
     if state.about:
-        st.markdown(state.about)
+        st.markdown(plain(state.about))
     lead("its runs", link("sweeps", sweep=name))
     found = answer(state, recorded_answers(engine))
     if found is None:
         st.warning("Nothing of it is confirmed yet: no score of it is one to report.")
     else:
-        st.success(found.sentence)
+        st.success(plain(found.sentence))
         if found.pick is not None:
             st.caption(f"Where one has to be taken, selection and confirmation together speak for {found.pick}.")
         show(confirmed_table(state, found))
@@ -55,4 +55,4 @@ def draw(engine: Engine) -> None:
     st.subheader("Trials")
     show(trials_table(state))
     for line in withheld(state):
-        st.caption(line)
+        st.caption(plain(line))

@@ -6,7 +6,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, show
+from dashboards.page import chart, keep, plain, show
 from db import reads
 from orchestrator.aims import preset_multipliers
 from orchestrator.report.document import table
@@ -21,14 +21,18 @@ def draw(engine: Engine) -> None:
             icon=":material/layers:",
         )
         return
-    asked = st.query_params.get("scan")
     known = list(scans)
+    if "scan" not in st.session_state:
+        st.session_state["scan"] = st.query_params.get("scan", known[0])
+    asked = str(st.session_state["scan"])
     name = st.selectbox(
-        "scan", known, index=known.index(asked) if asked in scans else 0,
-        format_func=lambda run_id: f"{scans[run_id][0]} · {run_id[:10]}",
+        "scan", known if asked in scans else [asked, *known], key="scan",
+        format_func=lambda run_id: f"{scans[run_id][0] if run_id in scans else 'not PROVEN'} · {run_id[:10]}",
     )  # fmt: skip
-    if name != asked:
-        st.query_params["scan"] = name
+    keep("scan", name)
+    if name not in scans:
+        st.warning(f"No PROVEN scan is called {plain(name)}: what was measured is not to be aimed by.")
+        return
     _, data = scans[name]
     st.caption(f"Output activations, mean of {data['prompts']} questions: mean |e|/|x|, and signal to noise.")
     chart(figures.scan(data["layers"]), "scan")

@@ -8,7 +8,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, chosen, facts, lead, link, show
+from dashboards.page import box, chart, facts, lead, link, plain, show
 from dashboards.runs_table import runs_table
 from db import browse, reads
 from db.browse import SweepSummary
@@ -32,11 +32,11 @@ def draw(engine: Engine) -> None:
     if "sweep" not in st.query_params:
         _overview(engine, found, now)
         return
-    name = chosen("sweep", [sweep.name for sweep in found], "sweep")
+    name = box(st, "sweep", "sweep", [sweep.name for sweep in found], "")
     summary = next((sweep for sweep in found if sweep.name == name), None)
     lead("all sweeps", link("sweeps"))
     if summary is None:
-        st.warning(f"There is no sweep {name}.")
+        st.warning(f"There is no sweep {plain(name)}.")
     else:
         _sweep(engine, summary, now)
 
@@ -79,11 +79,11 @@ def _progress(sweep: SweepSummary) -> Cell:
 
 def _sweep(engine: Engine, sweep: SweepSummary, now: float) -> None:
     if sweep.about:
-        st.markdown(f"**{sweep.name}**: {sweep.about}")
+        st.markdown(f"**{plain(sweep.name)}**: {plain(sweep.about)}")
     runs = reads.runs(engine, sweep=sweep.name, limit=MOST_RUNS)
     done = sweep.in_state("succeeded", "failed", "cancelled")
     if sweep.in_state("queued", "running"):
-        left = seconds_left(runs, now)
+        left = seconds_left(runs, now) if sweep.runs <= len(runs) else None
         st.progress(
             done / sweep.runs, f"{done} of {sweep.runs} ended" + (f", about {duration(left)} left" if left else "")
         )

@@ -10,7 +10,7 @@ from rich.table import Table
 from db.records import Fact, Run
 from orchestrator.arms import Counts
 from orchestrator.counts import in_words
-from orchestrator.evidence_words import condition_lines, evidence_lines
+from orchestrator.evidence_words import condition_lines, measured_lines
 
 
 def condition_table(run: Run) -> Table:
@@ -27,7 +27,7 @@ def evidence_table(run: Run, facts: Sequence[Fact], counts: Counts | None) -> Ta
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for name, text in evidence_lines(run, facts):
+    for name, text in measured_lines(run, facts):
         table.add_row(f"  {name}", escape(text))
     if counts is not None:
         table.add_row("  counted", escape(in_words(counts)))

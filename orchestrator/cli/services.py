@@ -27,11 +27,12 @@ def ui(
     port: Annotated[int, typer.Option(help="Port of the dashboard.", min=1, max=65535)] = 8501,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages.", min=1, max=65535)] = 5000,
     optuna_port: Annotated[int, typer.Option(help="Port of Optuna's dashboard.", min=1, max=65535)] = 8080,
-    host: Annotated[str, typer.Option(help="Where to listen; elsewhere, whoever reaches it sees all.")] = LOOPBACK,
+    host: Annotated[str, typer.Option(help="Where the dashboard listens: who reaches it sees all.")] = LOOPBACK,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON before serving.")] = False,
 ) -> None:
     """Serve the dashboard over the registry, MLflow's pages over the recorded runs, and Optuna's dashboard over the
-    searches, until interrupted; on this machine only, unless told otherwise."""
+    searches, until interrupted; on this machine only. MLflow's and Optuna's pages can change what they show, and listen
+    nowhere else; the dashboard only reads."""
     from db.engine import NoRegistryError
     from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
@@ -42,13 +43,17 @@ def ui(
     searches: list[str] = []
     with suppress(NoRegistryError):  # the dashboard says so, and shows what comes
         engine = registry()
-        catch_up(settings, engine)
+        try:
+            catch_up(settings, engine)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow lacks, there is the rest to see
+            typer.echo(f"MLflow is behind ({type(error).__name__}: {error})", err=True)
         searches = _published(settings, engine)
     if (settings.home / "mlflow.db").exists():
-        commands["mlflow"] = _mlflow(settings, host, mlflow_port)
+        commands["mlflow"] = _mlflow(settings, mlflow_port)
     if searches:
-        commands["optuna"] = _optuna(settings, host, optuna_port)
-    addresses = {name: f"http://{host}:{ports[name]}" for name in commands}
+        commands["optuna"] = _optuna(settings, optuna_port)
+    hosts = {"dashboard": host}
+    addresses = {name: f"http://{hosts.get(name, LOOPBACK)}:{ports[name]}" for name in commands}
     if as_json:
         print_json(addresses)
     else:
@@ -83,6 +88,8 @@ def mlflow(
         print_json({"runs": count, "store": settings.mlflow_url})
     else:
         typer.echo(f"{count} run{'s' * (count != 1)} told to {settings.mlflow_url}")
+        if again:
+            typer.echo("an `aqn ui` that runs shows the old store until it is started again")
 
 
 def _dashboard(host: str, port: int) -> list[str]:
@@ -97,24 +104,24 @@ def _dashboard(host: str, port: int) -> list[str]:
         "logger.level": "warning", "runner.magicEnabled": "false",
     }  # fmt: skip
     return [
-        sys.executable, "-m", "streamlit", "run", str(folder / "app.py"),
+        sys.executable, "-P", "-m", "streamlit", "run", str(folder / "app.py"),
         *(word for name, value in options.items() for word in (f"--{name}", str(value))),
     ]  # fmt: skip
 
 
-def _mlflow(settings: Settings, host: str, port: int) -> list[str]:
+def _mlflow(settings: Settings, port: int) -> list[str]:
     return [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_url,
-        "--artifacts-destination", str(settings.mlflow_artifacts), "--host", host, "--port", str(port),
+        "--artifacts-destination", str(settings.mlflow_artifacts), "--host", LOOPBACK, "--port", str(port),
         "--workers", "1",
     ]  # fmt: skip
 
 
-def _optuna(settings: Settings, host: str, port: int) -> list[str]:
+def _optuna(settings: Settings, port: int) -> list[str]:
     from orchestrator.search.storage import storage_url
 
     program = str(Path(sys.executable).with_name("optuna-dashboard"))
-    return [program, storage_url(settings.home), "--host", host, "--port", str(port), "--quiet"]
+    return [program, storage_url(settings.home), "--host", LOOPBACK, "--port", str(port), "--quiet"]
 
 
 def _published(settings: Settings, engine: Engine) -> list[str]:

@@ -67,6 +67,7 @@ def address(settings: Settings) -> str:
     local head the home's token.
     """
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", PATIENCE_SECONDS)
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call left behind makes no cluster of its own
     if given := os.environ.get(ADDRESS_VARIABLE):
         return given
     head = up(settings)

@@ -33,6 +33,8 @@ CAPTURE_SECONDS = 300.0
 """For the stacks of a few dozen processes."""
 
 
+LOOKS = 3
+"""At the head's port, before a call is left behind."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -55,7 +57,8 @@ def _while_it_lives(
 
         threading.Thread(target=run, name=f"fleet-{ask.__name__}", daemon=True).start()
         while not futures.wait([answer], timeout=ANSWER_SECONDS).done:
-            if not fleet.alive():
+            if fleet.gone():
+                fleet._left = True
                 raise FleetError("the fleet's head died while it was asked")
         return answer.result()
 
@@ -78,10 +81,25 @@ class RayFleet:
         _connect(address, time.monotonic() + (START_SECONDS if own else 0.0))
         host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
         self._control_store = (host, int(port))
+        self._left = False
+        """Was a call left behind? It must not go on where its answer comes after all: others have gone on by then."""
 
     def close(self) -> None:
         """Leave the cluster; supervisors stay."""
+        self._left = True
         ray.shutdown()
+
+    def _stay(self) -> None:
+        if self._left:
+            raise FleetError("this call was left behind")
+
+    def gone(self) -> bool:
+        """Does it not listen, however often one looks?"""
+        for _ in range(LOOKS):
+            if self.alive():
+                return False
+            time.sleep(1.0)
+        return True
 
     def alive(self) -> bool:
         """Does the cluster's control store listen? Asked of its port, because Ray itself would wait for it."""
@@ -102,11 +120,14 @@ class RayFleet:
         """Ask for the attempt's placement group and supervisor, or find those that are there. Waits for neither: the
         GPUs may still be held by something that this registry does not know."""
         name = _name(attempt)
-        group = _group(name) or placement_group(
+        found = _group(name)
+        self._stay()
+        group = found or placement_group(
             [{"CPU": 1, "GPU": gpus}], strategy="STRICT_PACK", name=name, lifetime="detached",
             _soft_target_node_id=attempt.placed,
         )  # fmt: skip
         fault_point("fleet.group-made")
+        self._stay()
         (
             ray.remote(Supervisor)
             .options(
@@ -155,8 +176,10 @@ class RayFleet:
             except (GetTimeoutError, RayActorError):
                 _end_orphans(attempt)
             fault_point("fleet.supervisor-stopped")
+            self._stay()
             ray.kill(supervisor)
         fault_point("fleet.supervisor-killed")
+        self._stay()
         if (group := _group(name)) is not None:
             remove_placement_group(group)
 
