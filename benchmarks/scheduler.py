@@ -179,7 +179,7 @@ def beside_tune(trials: int) -> list[str]:
     ours = driven("ours", trials, kill=False, seconds="0")
     lines.append(_row(f"{trials} trials that do nothing, {AT_ONCE} at once, s", tune["seconds"], ours["seconds"]))
     lines.append(_row("seconds a trial", tune["seconds"] / trials, ours["seconds"] / trials))
-    few = max(10, trials // 4)
+    few = max(10, trials // 4) // 2 * 2  # a sweep has two conditions
     killed_tune = driven("tune", few, kill=True, seconds="2")
     killed_ours = driven("ours", few, kill=True, seconds="2")
     extra = [side["processes"] - few for side in (killed_tune, killed_ours)]
