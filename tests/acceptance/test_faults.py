@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ set: {steps_per_epoch: 6, eval: {every: 3}, dtype: mxfp4}
 checkpoints: {every: 2}
 axes: {aqn: [none, {preset: standard, num_stages: 4}], lora: [none, r32]}
 exclude: [{when: {aqn: none, lora: none}, because: three are enough}]
+"""
+
+ONE = """\
+sweep: node
+base: bases/tiny-cpu.yaml
+set: {steps_per_epoch: 6, eval: {every: 3}, dtype: mxfp4}
+checkpoints: {every: 2}
+labels: {one: {dtype: mxfp4}}
 """
 
 
@@ -101,3 +110,21 @@ def test_a_sweep_whose_processes_are_killed_ends_with_the_same_table(tmp_path) -
     finally:
         quiet.aqn("fleet", "down")
         disturbed.aqn("fleet", "down")
+
+
+def test_a_run_whose_node_dies_goes_on_on_another(tmp_path) -> None:
+    """Two raylets with a GPU each; the one under the run is killed after its third step."""
+    home = home_of(tmp_path / "node")
+    home.spec.write_text(ONE)
+    assert home.aqn("submit", str(home.spec), "--detach")[0] == 0
+    (run,) = home.json("runs")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cluster_process", run["run_id"], str(tmp_path / "go"), "--verl"],
+        env=home.environment, capture_output=True, text=True, timeout=1200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = home.json("show", run["run_id"])
+    assert (shown["status"], shown["verdict"]) == ("succeeded", "PROVEN")
+    assert [point["step"] for point in shown["curve"]] == [0, 3, 6]
+    assert [a["state"] for a in shown["attempts"]] == ["lost", "succeeded"]
+    assert shown["attempts"][1]["resumed_from_step"] in (2, 4)
