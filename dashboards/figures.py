@@ -52,8 +52,8 @@ def plain(height: int, **layout: Any) -> dict[str, Any]:
 
 
 def grid(figure: go.Figure) -> go.Figure:
-    figure.update_xaxes(showgrid=True, gridcolor="#e6eaee", zeroline=False)
-    figure.update_yaxes(showgrid=True, gridcolor="#e6eaee", zeroline=False)
+    figure.update_xaxes(showgrid=True, gridcolor="#e6eaee", zeroline=False, exponentformat="power")
+    figure.update_yaxes(showgrid=True, gridcolor="#e6eaee", zeroline=False, exponentformat="power")
     return figure
 
 

@@ -158,6 +158,8 @@ def plane(state: SearchState) -> go.Figure | None:
         figure.update_yaxes(type="log" if state.settings.space[fields[1]].log else None, row=1, col=column)
     figure.update_yaxes(title=heads[fields[1]], row=1, col=1)
     figure.update_layout(**plain(440, showlegend=False))
+    figure.update_xaxes(exponentformat="power")
+    figure.update_yaxes(exponentformat="power")
     return figure
 
 

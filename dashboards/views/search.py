@@ -28,7 +28,8 @@ def draw(engine: Engine) -> None:
     if state.about:
         st.markdown(plain(state.about))
     lead("its runs", link("sweeps", sweep=name))
-    found = answer(state, recorded_answers(engine))
+    with st.spinner("comparing what was confirmed"):
+        found = answer(state, recorded_answers(engine))
     if found is None:
         st.warning("Nothing of it is confirmed yet: no score of it is one to report.")
     else:
