@@ -149,7 +149,7 @@ def outlook(runs: Sequence[Run]) -> RenderableType:
         f"look further:  aqn show {name}   the evidence behind a verdict\n"
         f"               aqn logs {name}   what the trainer printed\n"
         "               aqn report            tables, differences and plots on one page\n"
-        "               aqn ui                MLflow, with every metric of every step\n",
+        "               aqn ui                all of it in a browser, MLflow beside it\n",
         style="",
     )
 

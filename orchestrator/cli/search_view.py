@@ -76,7 +76,7 @@ def print_search(screen: Console, state: SearchState, found: Answer | None, sett
         screen.print(Text(f"picture: {picture}"), soft_wrap=True)
     screen.print(
         "look further:  aqn report   trials, pictures and differences on one page\n"
-        "               aqn ui       Optuna's dashboard, and MLflow with every run"
+        "               aqn ui       all of it in a browser, Optuna's pages beside it"
     )
 
 
