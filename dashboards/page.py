@@ -20,7 +20,7 @@ from db.bug_reads import reading
 from db.engine import NoRegistryError, open_registry
 from db.records import Run
 from experiment_specs.errors import AqnError
-from orchestrator.report.document import Cell, Table, table
+from orchestrator.report.document import Cell, Table
 from orchestrator.report.html import table_as_html
 from orchestrator.settings import load_settings
 
@@ -48,12 +48,12 @@ def guarded(draw: Draw) -> Callable[[], None]:
             with registry() as engine:
                 draw(engine)
         except NoRegistryError as error:
-            st.info(f"{error}", icon=":material/inbox:")
+            st.info(plain(str(error)), icon=":material/inbox:")
         except AqnError as error:
-            st.error(f"{error}", icon=":material/error:")
+            st.error(plain(str(error)), icon=":material/error:")
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            st.error(f"The registry cannot be read: {cause}", icon=":material/error:")
+            st.error(f"The registry cannot be read: {plain(cause)}", icon=":material/error:")
         except Exception as error:
             logging.getLogger(__name__).exception("the page %s could not be drawn", draw.__module__)
             st.error(
@@ -117,10 +117,6 @@ def facts(entries: Sequence[tuple[str, Cell | str]]) -> None:
         text = f"<s>{escape(cell.text)}</s>" if cell.struck else escape(cell.text)
         shown.append(f"<div><dt>{escape(name)}</dt><dd>{text}</dd></div>")
     st.html(f'<div class="aqn"><dl>{"".join(shown)}</dl></div>')
-
-
-def pairs(rows: Sequence[tuple[str, str]], columns: tuple[str, str]) -> None:
-    show(table(columns, rows))
 
 
 def chart(figure: Any, key: str) -> None:

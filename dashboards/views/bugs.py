@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from dashboards.page import box, link, plain, show
 from db import bug_reads
 from orchestrator.report.document import Cell, Row, table
-from orchestrator.report.gather import bug_materials
+from orchestrator.report.gather import BugMaterial, bug_materials
 from orchestrator.report.run_sections import UNSEEN
 
 STATES = ("affected", "unknown", "waived", "resolved")
@@ -44,7 +44,12 @@ def draw(engine: Engine) -> None:
     found = next((one for one in bug_materials(engine, None) if one.bug.bug == name), None)
     if found is None:
         st.warning(f"No bug {plain(name)} was applied.")
-        return
+    else:
+        _marks(engine, found)
+
+
+def _marks(engine: Engine, found: BugMaterial) -> None:
+    """Whom it marks, by which facts, and what was rerun."""
     st.markdown(
         f"**{plain(found.bug.title.rstrip('.'))}.** Version {found.bug.version}, {found.bug.status};"
         f" by {plain(found.bug.by)}."
@@ -78,6 +83,6 @@ def draw(engine: Engine) -> None:
         st.caption(f"The first {MOST_MARKS} of {len(shown)} marks.")
     show(table(("run or claim", "mark", "by these facts", "rerun", "why"), marked))
     st.caption(
-        f"`aqn rerun-tagged {name} --dry-run` says what would be run anew; `aqn bugs check {name}` lists the clean"
-        " ones too."
+        f"`aqn rerun-tagged {found.bug.bug} --dry-run` says what would be run anew;"
+        f" `aqn bugs check {found.bug.bug}` lists the clean ones too."
     )

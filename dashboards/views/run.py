@@ -10,7 +10,7 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, facts, lead, link, pairs, plain, show
+from dashboards.page import chart, facts, lead, link, plain, show
 from db import bug_reads, reads
 from db.records import Run
 from orchestrator.counts import counts_of, in_words
@@ -68,13 +68,13 @@ def _draw_run(engine: Engine, run: Run) -> None:
     left_side, right_side = st.columns(2)
     with left_side:
         st.subheader("Condition")
-        pairs(list(condition_lines(run)), ("field", "value"))
+        show(table(("field", "value"), condition_lines(run)))
     with right_side:
         st.subheader("What was measured")
         lines = measured_lines(run, measured)
         if (counts := counts_of(engine, [run]).get(run.id)) is not None:
             lines.append(("counted", in_words(counts)))
-        pairs(lines or [("–", "nothing yet")], ("what", "found"))
+        show(table(("what", "found"), lines or [("–", "nothing yet")]))
     _bugs_and_links(engine, run)
     _attempts(engine, run)
     _log(run)

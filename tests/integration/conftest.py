@@ -113,3 +113,11 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         head.down(settings)
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture
+def either_engine(new_database: NewDatabase) -> Iterator[Engine]:
+    """A new registry, on SQLite and on PostgreSQL in turn."""
+    engine = open_registry(new_database())
+    yield engine
+    engine.dispose()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import Engine
 
 from db import browse, reads, writes
 from db.browse import NOT_JUDGED, Wanted
 from db.bug_reads import reading
-from db.engine import open_registry
 from experiment_specs.bug_rules import rule_from_text
 from orchestrator.bugs import engine as bugs
-from tests.integration.conftest import NewDatabase
 from tests.registry_tools import finish
 
 SWEEP = """\
@@ -44,11 +40,9 @@ affects: {field: dtype.format, is: mxfp4}
 
 
 @pytest.fixture
-def engine(new_database: NewDatabase) -> Iterator[Engine]:
+def engine(either_engine: Engine) -> Engine:
     """Overrides that of SQLite alone."""
-    engine = open_registry(new_database())
-    yield engine
-    engine.dispose()
+    return either_engine
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from db import bug_reads, bug_writes, reads, submissions
-from db.engine import open_registry
 from db.records import Bug, Run
 from db.schema import EvidenceRow, FactsRow
 from experiment_specs.bug_rules import FACTS, Rule, load_rule, rule_from_text, shipped_rules, with_status
@@ -25,7 +24,7 @@ from orchestrator.claims import claims_as_json, contradictions
 from orchestrator.importers.history import import_history
 from orchestrator.runs_json import run_as_json
 from orchestrator.verdict import Measured
-from tests.integration.conftest import SWEEP, NewDatabase
+from tests.integration.conftest import SWEEP
 from tests.registry_tools import finish, probe, sync
 from workers import launch
 
@@ -35,10 +34,9 @@ WRONG, RIGHT = [("gradient_probe", probe(0.2, 1e-7))], [("gradient_probe", probe
 
 
 @pytest.fixture
-def engine(new_database: NewDatabase) -> Iterator[Engine]:
-    engine = open_registry(new_database())
-    yield engine
-    engine.dispose()
+def engine(either_engine: Engine) -> Engine:
+    """Overrides that of SQLite alone."""
+    return either_engine
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,9 @@ JSON = {
 
 
 @pytest.fixture
-def engine(new_database: NewDatabase) -> Iterator[Engine]:
-    engine = open_registry(new_database())
-    yield engine
-    engine.dispose()
+def engine(either_engine: Engine) -> Engine:
+    """Overrides that of SQLite alone."""
+    return either_engine
 
 
 @pytest.fixture
