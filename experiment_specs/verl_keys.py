@@ -27,6 +27,7 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.actor.clip_ratio_low": "algorithm.clip_low",
     "actor_rollout_ref.actor.data_loader_seed": "seeds",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision": "compute",
+    "actor_rollout_ref.actor.fsdp_config.qat": "dtype",
     "actor_rollout_ref.actor.fsdp_config.seed": "seeds",
     "actor_rollout_ref.actor.fsdp_config.strategy": "the workers",
     "actor_rollout_ref.actor.grad_clip": "optimiser.grad_clip",
@@ -41,6 +42,7 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.actor.optim.weight_decay": "optimiser.weight_decay",
     "actor_rollout_ref.actor.ppo_epochs": "the workers",
     "actor_rollout_ref.actor.ppo_mini_batch_size": "batch.mini_batch",
+    "actor_rollout_ref.actor.qat": "dtype",
     "actor_rollout_ref.actor.strategy": "the workers",
     "actor_rollout_ref.actor.use_kl_loss": "algorithm.kl_loss",
     "actor_rollout_ref.model.external_lib": "the workers",
@@ -51,6 +53,7 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.model.path": "model.path",
     "actor_rollout_ref.model.target_modules": "lora",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision": "compute",
+    "actor_rollout_ref.ref.fsdp_config.qat": "dtype",
     "actor_rollout_ref.ref.fsdp_config.strategy": "the workers",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "rollout",
     "actor_rollout_ref.rollout.calculate_log_probs": "the workers",
@@ -59,6 +62,9 @@ DECIDED_BY: dict[str, str] = {
     "actor_rollout_ref.rollout.max_model_len": "data.max_prompt_tokens and data.max_response_tokens",
     "actor_rollout_ref.rollout.n": "algorithm.samples_per_prompt",
     "actor_rollout_ref.rollout.name": "rollout",
+    "actor_rollout_ref.rollout.qat": "dtype",
+    "actor_rollout_ref.rollout.quantization": "dtype",
+    "actor_rollout_ref.rollout.quantization_config_file": "dtype",
     "actor_rollout_ref.rollout.seed": "seeds",
     "actor_rollout_ref.rollout.temperature": "algorithm.temperature",
     "actor_rollout_ref.rollout.tensor_model_parallel_size": "the workers",
@@ -105,8 +111,8 @@ DECIDED_BY: dict[str, str] = {
     "trainer.val_only": "the workers",
     "trainer.validation_data_dir": "the run directory",
 }
-"""verl keys that the workers set, or whose other values would make a plan's steps and counts false, and who decides
-them. A spec may not set them a second time (checked by a test against the workers' own table)."""
+"""verl keys that the workers set, or whose other values would make a plan's steps and counts false or quantise
+a second time, and who decides them. A spec may not set them a second time (checked by a test against the workers' own table)."""
 
 
 def decided_by(key: str) -> str | None:

@@ -6,11 +6,13 @@ import re
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 WRITER = re.compile(r"\((?:[^()]{1,80} )?pid=\d+(?:, ip=[^()]+)?\) ?|\((?:raylet|gcs_server|autoscaler)[^()]*\) ?")
-"""At the beginning of a line."""
+"""At the beginning of a line; more than one where a worker has processes of its own, as vLLM's server has."""
 REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 
 
 def plain(line: str) -> str:
     """What the worker itself had written."""
     bare = ANSI.sub("", line).strip()
-    return REPEATED.sub("", bare[writer.end() :] if (writer := WRITER.match(bare)) else bare).strip()
+    while (writer := WRITER.match(bare)) is not None:
+        bare = bare[writer.end() :]
+    return REPEATED.sub("", bare).strip()

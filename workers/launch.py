@@ -157,6 +157,7 @@ def noisy_ops_environment(noise: HwNoise | None) -> dict[str, str]:
 VLLM_CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else it puts the worker into a process of its own, and imports once more
     "TORCH_COMPILE_DISABLE": "1",
 }
 

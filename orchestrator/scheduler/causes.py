@@ -55,6 +55,8 @@ _LOW_LEVEL = re.compile(r"\b(WARN(ING)?|INFO|DEBUG)\b|\[[WI]\d* |\[[\d :,-]+ [WI
 """A line that calls itself a warning or information."""
 _REMOTE = re.compile(r"^\S*RayTaskError\(\w+\): ray::")
 """The head of another process's traceback; what it died of stands at its end."""
+_VLLM_ERROR = re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[\w.]+:\d+\] ?")
+"""Before every line of a traceback that vLLM logs."""
 _HARMLESS = re.compile(
     r"[Rr]etry(ing)?\b|trying (the )?(next|another)|try(ing)? again|will (be )?(retried|continue|use)"
     r"|thrown while requesting"
@@ -90,7 +92,7 @@ def _compiled() -> tuple[tuple[Cause, re.Pattern[str]], ...]:
 def find_cause(log: Sequence[str], error: str | None, exit_code: int | None) -> Found:
     """``log``: the lines that an attempt wrote; ``error``: its own last word; ``exit_code``: negative for a signal,
     None where nobody saw it end."""
-    lines = [plain(line) for line in _unfolded(log)]
+    lines = [_VLLM_ERROR.sub("", plain(line)) for line in _unfolded(log)]
     begin = max((index + 1 for index, line in enumerate(lines) if _STEP_DONE.search(line)), default=0)
     all_found = [(index, found) for index, line in enumerate(lines) if (found := _match(line)) is not None]
     candidates = [found for index, found in all_found if index >= begin or found.cause.announced]

@@ -51,11 +51,14 @@ NEVER_SET = {
     "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio", "actor_rollout_ref.actor.optim.total_training_steps",
     "actor_rollout_ref.actor.ppo_epochs", "data.train_max_samples", "data.val_max_samples", "trainer.critic_warmup",
     "trainer.max_actor_ckpt_to_keep", "trainer.resume_from_path", "trainer.val_only",
+    "actor_rollout_ref.actor.fsdp_config.qat", "actor_rollout_ref.actor.qat", "actor_rollout_ref.ref.fsdp_config.qat",
+    "actor_rollout_ref.rollout.qat", "actor_rollout_ref.rollout.quantization",
+    "actor_rollout_ref.rollout.quantization_config_file",
     "actor_rollout_ref.actor.checkpoint.async_save", "actor_rollout_ref.actor.checkpoint.load_contents",
     "actor_rollout_ref.actor.checkpoint.save_contents", "trainer.del_local_ckpt_after_load",
     "trainer.remove_previous_ckpt_in_save",
 }  # fmt: skip
-"""verl's own value is meant, and another would make a plan's counts false."""
+"""verl's own value is meant; another would make a plan's counts false, or quantise a second time."""
 
 
 def test_a_misspelt_key_is_an_error_with_verls_nearest() -> None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.timeout(600)
+
+
+def test_verls_own_nvfp4_training_does_not_go_with_this_vllm() -> None:
+    """Why a spec cannot ask for it. vLLM 0.24, which verl 0.9.1 pins for GPUs, requires the same compressed-tensors."""
+    with pytest.raises(ModuleNotFoundError, match="quantized_compressors"):
+        import_module("verl.utils.qat.quantizer")  # exports the weights
+    from verl.utils.qat.vllm_patch import apply_qat_patches
+
+    with pytest.raises((ModuleNotFoundError, AttributeError), match="w4a16_nvfp4"):
+        apply_qat_patches()  # prepares vLLM to take them
 
 
 def looked_at(what: str, folder: Path, *fault: str) -> dict[str, Any]:
