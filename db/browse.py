@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from db.listing import Parameters, Rows, value_of
 from db.states import OPEN
@@ -175,6 +175,26 @@ def labels(rows: Rows, limit: int) -> Sequence[str]:
         "SELECT label FROM runs WHERE kind = 'train' GROUP BY label ORDER BY MAX(created_at) DESC, label LIMIT :most"
     )
     return [row[0] for row in rows(query, {"most": limit})]
+
+
+Named = Literal["run", "sweep", "bug"]
+_NAMES = {
+    "run": "SELECT label AS name, created_at AS at FROM runs UNION ALL SELECT label, recorded_at FROM claims",
+    "sweep": "SELECT name, submitted_at AS at FROM sweeps",
+    "bug": "SELECT bug AS name, at FROM bugs",
+}
+
+
+def names(rows: Rows, kind: Named, beginning: str, most: int = 100) -> list[str]:
+    """Labels of runs and claims, sweeps, or applied bugs that begin so; the newest first."""
+    return [
+        name
+        for (name,) in rows(
+            f"SELECT name FROM ({_NAMES[kind]}) t WHERE substr(name, 1, :length) = :beginning "
+            "GROUP BY name ORDER BY max(at) DESC, name LIMIT :most",
+            {"length": len(beginning), "beginning": beginning, "most": most},
+        )
+    ]
 
 
 def open_runs(rows: Rows) -> int:

@@ -112,7 +112,8 @@ DECIDED_BY: dict[str, str] = {
     "trainer.validation_data_dir": "the run directory",
 }
 """verl keys that the workers set, or whose other values would make a plan's steps and counts false or quantise
-a second time, and who decides them. A spec may not set them a second time (checked by a test against the workers' own table)."""
+a second time, and who decides them. A spec may not set them itself (checked by a test against the workers' own
+table)."""
 
 
 def decided_by(key: str) -> str | None:

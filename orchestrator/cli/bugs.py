@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import NOTHING_MATCHED, print_json
 from orchestrator.cli.plan import Json
 
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Known bugs: whom they affect, and what was decided about it.")
 
-RuleName = Annotated[str, typer.Argument(metavar="RULE", help="A rule's file, or the name of a shipped one.")]
-BugName = Annotated[str, typer.Argument(metavar="BUG", help="The name of an applied bug.")]
+RuleName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RULE", help="A rule's file, or the name of a shipped one.", autocompletion=completing.rules
+    ),
+]
+BugName = Annotated[
+    str, typer.Argument(metavar="BUG", help="The name of an applied bug.", autocompletion=completing.bugs)
+]
 
 
 def _said(text: str) -> str:
@@ -291,7 +299,10 @@ def _print_changes(changes: Sequence[Change], rule: Rule, *, written: bool) -> N
 @app.command()
 def waive(
     bug: BugName,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or labels.", show_default=False)],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Ids or labels.", show_default=False, autocompletion=completing.runs),
+    ],
     because: Because,
     undo: Annotated[bool, typer.Option("--undo", help="Take a waiver back.")] = False,
     as_json: Json = False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import NOTHING_MATCHED, find_subject, known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from orchestrator.scores import Arm
 
 Side = Annotated[
-    str | None, typer.Argument(help="A label: all its condition's runs. A run's id: that run alone. Or a claim.")
+    str | None,
+    typer.Argument(
+        help="A label: all its condition's runs. A run's id: that run alone. Or a claim.",
+        autocompletion=completing.runs,
+    ),
 ]
 
 
@@ -24,7 +29,10 @@ def compare(
     a: Side = None,
     b: Side = None,
     sweep: Annotated[
-        str | None, typer.Option(help="Only runs of this sweep; alone: all contrasts that it declares.")
+        str | None,
+        typer.Option(
+            help="Only runs of this sweep; alone: all contrasts that it declares.", autocompletion=completing.sweeps
+        ),
     ] = None,
     equal_within: Annotated[
         float | None, typer.Option(help="Points within which two treatments count as equal: 1.", min=0)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
@@ -16,7 +17,9 @@ def export(
     format_: Annotated[
         str, typer.Option("--format", help="csv, parquet, json, or tensorboard: a folder a run.")
     ] = "csv",
-    sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Only the runs of this sweep.", autocompletion=completing.sweeps)
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also runs whose score does not count; the column validity says why.")
     ] = False,

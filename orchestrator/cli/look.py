@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import (
     NOTHING_MATCHED,
     find_run,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
     from db.records import Run
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id (or its beginning), or its label.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's id (or its beginning), or its label.", autocompletion=completing.runs),
+]
 
 
 def status(as_json: Json = False) -> None:
@@ -80,7 +84,9 @@ def status(as_json: Json = False) -> None:
 
 
 def runs(  # noqa: PLR0917 - typer reads them as options
-    sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Only the runs of this sweep.", autocompletion=completing.sweeps)
+    ] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 100,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="With --json: the eval curves too.")] = False,

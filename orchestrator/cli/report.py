@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
 
 def report(
-    sweep: Annotated[list[str] | None, typer.Option(help="Only this sweep; may be given several times.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this sweep; may be given several times.", autocompletion=completing.sweeps),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; AQN_HOME/reports by default.")] = None,
     as_json: Json = False,
 ) -> None:

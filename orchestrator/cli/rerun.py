@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import FAILED, NOTHING_MATCHED, print_json
 from orchestrator.cli.plan import Json
 
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
 
 
 def rerun_tagged(  # noqa: PLR0917 - typer reads them as options
-    bug: Annotated[str, typer.Argument(metavar="BUG", help="The name of an applied bug.")],
+    bug: Annotated[
+        str, typer.Argument(metavar="BUG", help="The name of an applied bug.", autocompletion=completing.bugs)
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, make nothing.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this run or claim, by id or label; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="Only this run or claim, by id or label; may be given again.", autocompletion=completing.runs
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for claims, whose own nobody told.", min=0, max=2**31 - 1)] = 1,
     priority: Annotated[int, typer.Option(help="Runs of a higher one start first.", min=-1000, max=1000)] = 0,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import FAILED, print_json
 from orchestrator.cli.plan import Json
 
@@ -25,7 +26,12 @@ def scan(  # noqa: PLR0917 - typer reads them as options
             show_default=False,
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="Number format: a preset of experiment_specs/presets.yaml.")] = "mxfp4",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Number format: a preset of experiment_specs/presets.yaml.", autocompletion=completing.dtypes
+        ),
+    ] = "mxfp4",
     questions: Annotated[
         str, typer.Option(help="Parquet file in verl's layout; its first questions are the prompts.")
     ] = "tiny/addition",

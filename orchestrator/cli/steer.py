@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import NOTHING_MATCHED, find_run, known_sweep, print_json, registry
 from orchestrator.cli.plan import Json
 
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
 
     from db.records import Run
 
-Runs = Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Ids or labels.", show_default=False)]
-OfSweep = Annotated[str | None, typer.Option(help="All of this sweep's that it applies to.")]
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN...", help="Ids or labels.", show_default=False, autocompletion=completing.runs),
+]
+OfSweep = Annotated[
+    str | None, typer.Option(help="All of this sweep's that it applies to.", autocompletion=completing.sweeps)
+]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Its name.", autocompletion=completing.sweeps)]
 Why = Annotated[str, typer.Option(help="Kept with it.")]
 Now = Annotated[bool, typer.Option("--now", help="What runs saves a checkpoint and waits too, instead of running on.")]
 
@@ -131,7 +138,7 @@ def _retried(run: Run, new: str | None) -> str:
 
 
 def pause(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name.")],
+    sweep: SweepName,
     why: Why = "on request",
     now: Now = False,
     as_json: Json = False,
@@ -149,7 +156,7 @@ def pause(
         typer.echo(f"{sweep} is paused: nothing of it starts, and what runs {what}. `aqn resume {sweep}` goes on")
 
 
-def resume(sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name.")], as_json: Json = False) -> None:
+def resume(sweep: SweepName, as_json: Json = False) -> None:
     """Go on with a paused sweep."""
     from db import wishes
 

@@ -192,7 +192,8 @@ def test_looking_before_anything_was_submitted_says_so(command) -> None:
     assert not home().exists()
 
 
-def test_unknown_names_exit_with_3_and_the_nearest_name() -> None:
+def record_the_demo() -> None:
+    """Its four runs, queued."""
     from db.engine import open_registry
     from experiment_specs.load import load_sweep
     from orchestrator.plan import make_plan
@@ -200,6 +201,10 @@ def test_unknown_names_exit_with_3_and_the_nearest_name() -> None:
     from orchestrator.submit import record
 
     record(open_registry(load_settings().registry_url), make_plan(load_sweep(DEMO)))
+
+
+def test_unknown_names_exit_with_3_and_the_nearest_name() -> None:
+    record_the_demo()
     for command in (("show", "tiny-mxpf4"), ("logs", "tiny-mxpf4")):
         done = aqn(*command)
         assert done.returncode == 3
@@ -222,11 +227,39 @@ def test_unknown_names_exit_with_3_and_the_nearest_name() -> None:
 def test_doctor_and_fleet_status_look_and_write_nothing() -> None:
     done = aqn("doctor", "--json")
     assert done.returncode == 0
+    assert {c["name"] for c in json.loads(done.stdout) if c["state"] == "missing"} == set()
     assert {"Python", "verl", "torch", "memory", "disk", "registry", "fleet"} <= {
         c["name"] for c in json.loads(done.stdout)
     }
     assert json.loads(aqn("fleet", "status", "--json").stdout) == {"given_address": None, "local_head": None}
     assert not home().exists()
+
+
+def test_a_shell_completes_commands_labels_sweeps_and_rules() -> None:
+    record_the_demo()
+    assert completed("aqn sea") == ["search"]
+    assert completed("aqn show tiny-m") == ["tiny-mxfp4", "tiny-mxfp4-aqn"]
+    assert completed("aqn compare tiny-bf16 tiny-mxfp4-") == ["tiny-mxfp4-aqn"]
+    assert completed("aqn runs --sweep d") == ["demo"]
+    assert completed("aqn bugs check ste") == ["ste-backward"]
+    assert completed("aqn scan tiny/qwen2 --dtype mx") == ["mxfp4"]
+
+
+def test_completing_without_a_registry_is_silent_and_makes_none() -> None:
+    assert completed("aqn show ti") == []
+    assert not home().exists()
+
+
+def completed(line: str) -> list[str]:
+    """What a real bash is offered, by the function that `aqn --show-completion` prints, at the end of a line."""
+    script = Path(sys.executable).with_name("aqn")
+    asked = (
+        f'eval "$(_AQN_COMPLETE=source_bash {script})"; COMP_WORDS=({line}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ));'
+        f' _aqn_completion {script}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return sorted(done.stdout.split())
 
 
 def test_light_commands_import_nothing_heavy() -> None:

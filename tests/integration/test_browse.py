@@ -141,3 +141,12 @@ def test_labels_once_each_the_newest_first(engine, recorded) -> None:
         found = browse.labels(rows, 100)
         assert browse.labels(rows, 2) == found[:2]
     assert len(found) == len(set(found)) == len({run.label for run in reads.runs(engine)})
+
+
+def test_names_to_complete(engine, recorded) -> None:
+    with reading(engine) as rows:
+        assert set(browse.names(rows, "run", "")) == set(browse.labels(rows, 100))
+        assert browse.names(rows, "run", "100%_p") == ["100%_plain"]
+        assert browse.names(rows, "run", "%") == []
+        assert browse.names(rows, "sweep", "") == ["other", "looked-at"]
+        assert browse.names(rows, "bug", "") == []
