@@ -77,7 +77,7 @@ N ?= 100
 chaos: $(VENV)/.dev  ## SIGKILL at every named place in turn, N times (100): what is lost, what is doubled
 	$(BIN)/python -m tests.chaos $(N) --out benchmarks/results/chaos.md
 
-bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry at size, error rates of comparisons and searches
+bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what each treatment costs, 4-bit values against torchao's, the registry and the dashboard at size, error rates of comparisons and searches
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/light_commands.py
 	PYTHONPATH=. $(BIN)/python benchmarks/step_shares.py
@@ -86,6 +86,7 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 	PYTHONPATH=. $(BIN)/python benchmarks/comparisons.py
 	PYTHONPATH=. $(BIN)/python benchmarks/search.py
 	PYTHONPATH=. $(BIN)/python benchmarks/scheduler.py
+	PYTHONPATH=. $(BIN)/python benchmarks/dashboard.py
 
 $(VENV)-gpu/.done: pyproject.toml | $(BIN)/uv
 	$(PYTHON) -m venv --without-pip $(VENV)-gpu

@@ -33,7 +33,7 @@ seeds: [1, 2, 3]
 contrasts: {same-scores: {vary: rollout, from: transformers, to: vllm, equal_within: 5}}
 """
 DIFFERENCES = {
-    "mean |p − p'|": "training/rollout_probs_diff_mean",
+    "mean difference": "training/rollout_probs_diff_mean",
     "largest": "training/rollout_probs_diff_max",
     "correlation": "training/rollout_actor_probs_pearson_corr",
     "KL, nats a token": "rollout_corr/kl",
@@ -88,8 +88,9 @@ def report(engine: Engine, compared: Sequence[dict[str, object]]) -> str:
         )
     lines += [
         "",
-        "Means over training steps. p and p' are the probabilities of the sampled tokens, by the rollout engine and by"
-        " the policy's own forward of the same weights: they differ by the engine's kernels and rounding.",
+        "Means over training steps. The differences are of p and p', the probabilities of the sampled tokens by the"
+        " rollout engine and by the policy's own forward of the same weights: they differ by the engine's kernels and"
+        " rounding.",
         "",
     ]
     for one in compared:

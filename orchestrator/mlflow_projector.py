@@ -84,6 +84,7 @@ class Projector:
         if run.state in _STATUS:
             self._keep_artifacts(run, mlflow_run)
             client.set_terminated(mlflow_run, _STATUS[run.state], end_time=_end(run))
+            client.update_run(mlflow_run, name=_name(run))
         else:
             client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
         seq = attempt.spool_seq if attempt is not None else -1
@@ -119,7 +120,7 @@ class Projector:
                 return str(found.info.run_id)
             self._client.delete_run(found.info.run_id)  # a lost attempt's: its points are no part of the run's curve
         created = self._client.create_run(
-            experiment, start_time=int(1000 * run.attempts[0].created_at), run_name=f"{run.label} seed {run.seed}",
+            experiment, start_time=int(1000 * run.attempts[0].created_at), run_name=_name(run),
             tags={RUN_TAG: run.id, ATTEMPT_TAG: attempt},
         )  # fmt: skip
         fault_point("mlflow.run-made")
@@ -230,11 +231,25 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", "none" if value is None else str(value)[:6000]
 
 
+def _name(run: Run) -> str:
+    """A score that does not count says so first: MLflow cuts names off, and this is the column that people look at."""
+    name = f"{run.label} seed {run.seed}"
+    if run.valid or run.verdict is None:
+        return name
+    why = run.verdict if run.validity == "unverified" and run.verdict != "PROVEN" else run.validity
+    return f"[{why}] {name}"
+
+
+def _bugs(run: Run) -> str:
+    return ", ".join(m.bug for m in run.marks if m.open and m.effect != "none")
+
+
 def _tags(run: Run) -> dict[str, str]:
+    """What to filter by. An empty tag cannot be asked for, so what there is not is ``none``."""
     condition = readable(run.condition)
     named = {} if condition is None else {key: preset_name(key, getattr(condition, key)) for key in NAMED_FIELDS}
     score = run.score
-    return {
+    tags = {
         "label": run.label,
         "kind": run.kind,
         "re_evaluates": run.plan["source"]["run"] if run.kind == "eval" else "",
@@ -243,7 +258,7 @@ def _tags(run: Run) -> dict[str, str]:
         "epochs": str(run.condition.get("epochs", "")),
         "verdict": run.verdict or "not judged",
         "validity": run.validity if run.verdict else "",
-        "bugs": ", ".join(m.bug for m in run.marks if m.open and m.effect != "none"),
+        "bugs": _bugs(run),
         "superseded_by": run.superseded_by or "",
         "supersedes": run.supersedes or "",
         "verdict.reasons": "; ".join(run.reasons)[:4900],
@@ -258,6 +273,7 @@ def _tags(run: Run) -> dict[str, str]:
         "mlflow.note.content": summary(run),
         **named,
     }
+    return {key: value or "none" for key, value in tags.items()}
 
 
 def _end(run: Run) -> int:

@@ -68,6 +68,7 @@ def test_a_run_is_projected_once_and_ends(settings, engine, finished) -> None:
     assert Projector(settings, engine).project_all() == 1  # a new projector, as after a restart
     found = client.get_run(run.mlflow_run)
     assert found.info.status == "FINISHED"
+    assert found.info.run_name == "[REFUTED] a seed 1"
     assert found.data.tags["verdict"] == "REFUTED"
     assert found.data.tags["verdict.reasons"] == "sigma stayed 0"
     assert (found.data.tags["label"], found.data.tags["dtype"], found.data.tags["aqn"]) == ("a", "bf16", "none")
@@ -87,14 +88,20 @@ def test_marks_reach_mlflow_with_the_next_projection(settings, engine, submit) -
     def tags() -> dict[str, str]:
         return dict(client.get_run(reads.runs(engine, ids=[run_id])[0].mlflow_run).data.tags)
 
-    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "")
+    def name() -> str:
+        return str(client.get_run(reads.runs(engine, ids=[run_id])[0].mlflow_run).info.run_name)
+
+    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "none")
+    assert not name().startswith("[")
     bugs.apply(engine, load_rule(shipped_rules()["ste-backward"]), "")
     assert reads.needing_projection(engine) == [run_id]
     assert Projector(settings, engine).project_all() == 1
     assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("affected", "false", "ste-backward")
+    assert name().startswith("[affected] ")
     bug_writes.waive(engine, "ste-backward", [run_id], "x", "y")
     Projector(settings, engine).project_all()
-    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "")
+    assert (tags()["validity"], tags()["score.valid"], tags()["bugs"]) == ("valid", "true", "none")
+    assert not name().startswith("[")
     assert Projector(settings, engine).project_all() == 0
 
 
