@@ -124,7 +124,7 @@ def _disk() -> Check:
 def _home() -> Check:
     home = load_settings().home
     place = next(p for p in (home, *home.parents) if p.exists())
-    writable = os.access(place, os.W_OK)
+    writable = place.is_dir() and os.access(place, os.W_OK)
     return Check(
         "AQN_HOME", "ok" if writable else "missing", str(home),
         "" if writable else f"{place} cannot be written to: set AQN_HOME to a folder of yours",
@@ -133,13 +133,15 @@ def _home() -> Check:
 
 def _registry() -> Check:
     settings = load_settings()
-    if settings.registry_url.startswith("sqlite:///") and not Path(settings.registry_url[10:]).exists():
-        return Check("registry", "ok", "none yet: `aqn submit` makes it")
-    from db.engine import open_registry
+    from db.engine import NoRegistryError, OldRegistryError, open_registry
     from db.reads import state_counts
 
     try:
-        counts = state_counts(open_registry(settings.registry_url))
+        counts = state_counts(open_registry(settings.registry_url, create=False, migrate=False))
+    except NoRegistryError:
+        return Check("registry", "ok", "none yet: `aqn submit` makes it")
+    except OldRegistryError as error:
+        return Check("registry", "warning", str(error), "copy it first if older versions still read it")
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
         return Check("registry", "missing", str(error), "is AQN_REGISTRY_URL right, and may you read it?")
     return Check("registry", "ok", f"{sum(counts.values())} runs")
