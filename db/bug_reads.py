@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, String, cast, func, or_, select, text, true
+from sqlalchemy import Engine, String, cast, exists, func, or_, select, text, true
 from sqlalchemy.orm import Session
 
 from db import listing
 from db.listing import Rows, chunks
 from db.records import Bug, Claim, Mark, NewFacts
 from db.schema import (
+    AttemptRow,
     BugRow,
     ClaimRow,
     ClaimVersionRow,
@@ -189,12 +190,14 @@ def facts(engine: Engine, subjects: Sequence[str] | None = None) -> Iterator[New
 
 
 def without_facts(engine: Engine, version: int) -> list[str]:
-    """Training runs that ended and whose facts are missing, or of another version."""
+    """Training runs that ended and whose facts are missing, or of another version. One that was cancelled before it
+    began is nobody's victim: nothing was computed."""
     query = (
         select(RunRow.id)
         .outerjoin(FactsRow, FactsRow.subject == RunRow.id)
         .where(RunRow.state.in_(("succeeded", "failed", "cancelled")), RunRow.kind == "train")
         .where(or_(FactsRow.subject.is_(None), FactsRow.version != version))
+        .where(exists().where(AttemptRow.run_id == RunRow.id))
         .order_by(RunRow.created_at)
     )
     with Session(engine.execution_options(read_only=True)) as session:

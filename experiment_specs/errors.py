@@ -58,5 +58,9 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     """The name that a misspelt word most likely meant, or None when nothing is close."""
     import difflib  # not at the top: every command imports this module
 
-    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    known = list(names)
+    begun = [name for name in known if str(name).startswith(f"{word}_")]
+    if len(begun) > 1:  # sigma: which of sigma_start and sigma_end was meant, nobody can tell
+        return None
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return found[0] if found else None

@@ -74,7 +74,7 @@ def explain(key: str) -> Explanation:
     inner = record_in(field.annotation)
     return Explanation(
         key=wanted,
-        about=inspect.getdoc(inner or kind) or "",
+        about=field.description or inspect.getdoc(inner or kind) or "",
         accepts=_accepts(wanted, inner),
         default=_default(field.default if field.default_factory is None else field.default_factory()),
         presets=presets().get(wanted, {}) if wanted in NAMED_FIELDS else {},

@@ -126,8 +126,8 @@ class Dtype(Value):
 class Aqn(Value):
     """Gaussian noise N(0, sigma²) on the rollout copy's weights, drawn anew at every weight sync.
 
-    ``schedule`` says how sigma falls from ``sigma_start`` to ``sigma_end`` over the training steps; see
-    :mod:`experiment_specs.schedules` for the formulas. ``multipliers``: one a decoder layer, times sigma (``srdd``
+    ``schedule`` says how sigma falls from ``sigma_start`` to ``sigma_end`` over the training steps
+    (docs/treatments.md). ``multipliers``: one a decoder layer, times sigma (``srdd``
     finds them by a scan instead); the final norm, which is in no layer, has multiplier 1. ``during_eval``: the test
     questions are answered by the noised weights too, with the sigma of the sync that the eval follows.
     """
@@ -244,17 +244,19 @@ class Condition(Value):
     algorithm: Algorithm
     optimiser: Optimiser
     batch: Batch
-    compute: Literal["fp32", "bf16"]
+    compute: Literal["fp32", "bf16"] = Field(description="The number type that everything else is computed in.")
     dtype: Dtype
     aqn: Aqn | None = None
     srdd: Srdd | None = None
     hw_noise: HwNoise | None = None
     lora: Lora | None = None
-    epochs: Positive = 1
-    steps_per_epoch: Positive | None = None
+    epochs: Positive = Field(default=1, description="Epochs of training, of `steps_per_epoch` training steps each.")
+    steps_per_epoch: Positive | None = Field(
+        default=None, description="Training steps an epoch; none: training rows ÷ prompts a step."
+    )
     eval: Eval
-    rollout: Rollout
-    trainer: dict[str, Any] = Field(default_factory=dict)
+    rollout: Rollout = Field(description="What generates the answers; auto: vLLM where it is installed.")
+    trainer: dict[str, Any] = Field(default_factory=dict, description="Any key of verl's that no field decides.")
 
     @model_validator(mode="after")
     def _overlong_fits(self) -> Self:

@@ -296,7 +296,9 @@ def _base_of(source: Source) -> Path | None:
             file=mark.file, line=mark.line, key="base", value=base,
         )  # fmt: skip
     if found is None:
-        raise SpecError("no such base", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
+        meant = next((name for name in available if Path(name).stem == Path(base).stem), base)
+        problem = f"there is no base {base!r}"
+        raise SpecError(problem, file=mark.file, line=mark.line, key="base", value=meant, accepted=available)
     return found
 
 

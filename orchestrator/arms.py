@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiment_specs.language import Condition
+from experiment_specs.language import Condition, Contrast
 from experiment_specs.load import Sweep
 from orchestrator.expand import matches
 from orchestrator.steps import plan_steps
@@ -61,12 +61,21 @@ def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list
                 raise sweep.error(f"no condition has this {contrast.vary}", ("contrasts", name, side))
         by_label = dict(conditions)
         for label, partner, extra in _nearest(contrast.vary, pair):
-            if extra:
+            if extra and not _left_out(sweep, by_label[label], contrast):
                 also = f"{partner}, the nearest, differs in {', '.join(extra)} too"
                 problems.append(f"contrast {name}: {label} has no partner; {also}")
-            elif follows := _what_follows(by_label[label], by_label[partner]):
+            elif not extra and (follows := _what_follows(by_label[label], by_label[partner])):
                 problems.append(f"contrast {name}: {label} and {partner} differ in {', '.join(follows)} too")
     return problems
+
+
+def _left_out(sweep: Sweep, arm: Condition, contrast: Contrast) -> bool:
+    """Does the sweep exclude the partner, with a reason of its own?"""
+    return any(
+        rule.when.get(contrast.vary) == contrast.to
+        and matches(sweep, arm, {k: v for k, v in rule.when.items() if k != contrast.vary}, ("exclude", nth, "when"))
+        for nth, rule in enumerate(sweep.exclude)
+    )
 
 
 def _what_follows(one: Condition, other: Condition) -> list[str]:

@@ -69,6 +69,8 @@ def _pairs_table(found: Comparison) -> Table:
             f"{checkpoints.only_first}/{checkpoints.only_second}" if checkpoints else "–",
             Text(points(pair.second.point.percent - pair.first.point.percent, low, high), style=sure),
         )
+    table.caption = "only A/B: questions that one of the two alone answered right"
+    table.caption_justify = "left"
     return table
 
 

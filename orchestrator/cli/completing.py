@@ -30,6 +30,19 @@ def rules(incomplete: str) -> list[str]:
     return sorted(name for name in shipped_rules() if name.startswith(incomplete))
 
 
+def keys(incomplete: str) -> list[str]:
+    """Of the language."""
+    from experiment_specs.explain import keys as known
+
+    return [key for key in known() if key.startswith(incomplete)]
+
+
+def bases(incomplete: str) -> list[str]:
+    from experiment_specs.load import shipped_bases
+
+    return [name for name in shipped_bases() if name.startswith(incomplete)]
+
+
 def dtypes(incomplete: str) -> list[str]:
     from experiment_specs.presets import presets
 

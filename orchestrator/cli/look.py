@@ -32,6 +32,9 @@ RunName = Annotated[
 ]
 
 
+MOST_OTHERS = 4
+
+
 def status(as_json: Json = False) -> None:
     """What is running, what waits, and whether the fleet is up."""
     from dataclasses import asdict
@@ -146,6 +149,11 @@ def show(run: RunName, as_json: Json = False) -> None:
     from orchestrator.cli.render import console
 
     _print_run(console(), engine, found, reads.transitions(engine, found.id))
+    others = [other for other in reads.runs(engine, conditions=[found.condition_id]) if other.id != found.id]
+    if run == found.label and others:
+        named = ", ".join(f"{other.id} (seed {other.seed})" for other in others[:MOST_OTHERS])
+        more = f" and {len(others) - MOST_OTHERS} more" if len(others) > MOST_OTHERS else ""
+        typer.echo(f"this is the newest run called so; others of its condition: {named}{more}", err=True)
 
 
 def _show_scan(engine: Engine, run: Run, *, as_json: bool) -> None:

@@ -44,6 +44,7 @@ def plan(
     engine = _registry()
     aims = aims_of(planned, engine)
     runs = history(engine) if engine is not None else []
+    recorded = _recorded(planned, engine) if engine is not None else 0
     outlook = forecast(planned, pasts(engine, runs) if engine is not None else [], runs)
     if as_json:
         told = plan_as_json(planned)
@@ -51,14 +52,29 @@ def plan(
             aim = aims.get(condition["condition_id"])
             condition["scan"] = aim.scan_id if aim else None
             condition["layer_multipliers"] = list(aim.multipliers) if aim and aim.multipliers else None
-        print_json(told | {"forecast": asdict(outlook)})
+        print_json(told | {"forecast": asdict(outlook), "recorded": recorded})
         return
     from orchestrator.cli.plan_view import plan_view
     from orchestrator.cli.render import console
 
     screen = console()
-    for part in plan_view(planned, outlook, aims):
+    for part in plan_view(planned, outlook, aims, recorded):
         screen.print(part)
+
+
+def _recorded(planned: Plan, engine: Engine) -> int:
+    """How many of its runs exist, or are under way, as they are asked for."""
+    from db import reads
+    from orchestrator.submit import submission
+
+    asked = submission(planned)
+    found = reads.runs(engine, conditions=list({run.condition_id for run in asked.runs}))
+    there = {
+        (run.condition_id, run.seed)
+        for run in found
+        if run.score_rule == asked.score_rule and (run.valid or run.state in ("queued", "running"))
+    }
+    return len({(run.condition_id, run.seed) for run in asked.runs} & there)
 
 
 def _registry() -> Engine | None:

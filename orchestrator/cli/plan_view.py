@@ -26,11 +26,14 @@ from orchestrator.price import Price
 from orchestrator.statistics.power import MOST_SEEDS, Scatter
 from orchestrator.words import condition_words
 
+MOST_POINTS = 100
+"""Scores are percentages."""
 MOST_NAMED, MOST_LETTERS = 4, 60
 """With more conditions than these, or longer names, a line says how many more there are."""
 
 
-def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim]) -> Iterator[RenderableType]:
+def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim], recorded: int = 0) -> Iterator[RenderableType]:
+    """``recorded``: how many of the runs there are already."""
     yield Text.assemble((plan.sweep.name, "bold"), f"  {one_line(plan.sweep.about)}")
     yield _conditions(plan)
     seeds = ", ".join(map(str, plan.sweep.seeds))
@@ -44,7 +47,7 @@ def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim]) -> Iterato
         ("touches", _grouped(plan, [(c, _touched(c)) for c in plan.conditions])),
         ("evaluated", _grouped(plan, [(c, checks.eval_mode(c.condition)) for c in plan.conditions])),
         ("aimed", _aimed(plan, aims)),
-        ("costs", _costs(plan, outlook)),
+        ("costs", _costs(plan, outlook, recorded)),
         ("can show", [_question(question, plan) for question in outlook.questions]),
         ("left out", _left_out(plan)),
     ):
@@ -118,10 +121,12 @@ def _aimed(plan: Plan, aims: Mapping[str, Aim]) -> Iterator[str]:
     return _grouped(plan, texts)
 
 
-def _costs(plan: Plan, outlook: Forecast) -> Iterator[str]:
+def _costs(plan: Plan, outlook: Forecast, recorded: int) -> Iterator[str]:
     steps = sum(len(c.seeds) * c.steps.total for c in plan.conditions)
     updates = sum(len(c.seeds) * c.steps.optimiser_updates for c in plan.conditions)
     yield f"{_count(steps, 'training step')}, {_count(updates, 'optimiser update')}"
+    if recorded:
+        yield f"{recorded} of the {_count(plan.runs, 'run')} are recorded already: `aqn submit` takes them over"
     if outlook.price is not None:
         yield f"{_hours(outlook.price)}, by {_count(outlook.price.runs, 'finished run')} like these"
     else:
@@ -146,6 +151,8 @@ def _question(question: Question, plan: Plan) -> str:
     several = f", {found.comparisons} comparisons" if found.comparisons > 1 else ""
     if found.detectable is None:
         text = f"{question.name}: nothing with one seed an arm"
+    elif found.detectable > MOST_POINTS:
+        text = f"{question.name}: no difference that scores can have, with {_count(seeds, 'seed')} an arm"
     else:
         text = f"{question.name}: {found.detectable:.1f} points with {_count(seeds, 'seed')} an arm"
     if found.seeds is None:
@@ -155,12 +162,12 @@ def _question(question: Question, plan: Plan) -> str:
         text += f"; {found.wished:g} points take {found.seeds} ({_count(question.more_runs, 'run')} more{cost})"
     elif found.detectable is not None and found.detectable > found.wished:
         text += f"; {found.wished:g} points take {found.seeds}"
-    return f"{text} (80 % power at 5 %{several}, {spread})"
+    return f"{text} (80\u00a0% power at 5\u00a0%{several}, {spread})"
 
 
 def _spread(scatter: Scatter) -> str:
     if not scatter.runs:
-        return f"runs assumed to scatter by {scatter.sd:g} points"
+        return f"runs assumed to scatter by {scatter.sd:g} point{'s' * (scatter.sd != 1)}"
     return f"runs scatter by at most {scatter.sd:.2g} points, by {scatter.runs} that finished"
 
 

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 from db.records import Run
-from orchestrator.cli.render import console, progress_table
+from orchestrator.cli.render import console, names_of, progress_table
 from orchestrator.numbers import percent_with_interval
 
 
@@ -72,8 +72,8 @@ class Progress:
         self.show(self._last, text)
 
     def _say(self, runs: list[Run], note: str) -> None:
-        for run in runs:
-            text = self._line(run)
+        for run, name in zip(runs, names_of(runs), strict=True):
+            text = self._line(run, name)
             if self._said.get(run.id) != text:
                 self._said[run.id] = text
                 print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201 - this is the output
@@ -82,10 +82,10 @@ class Progress:
         self._said["note"] = note
 
     @staticmethod
-    def _line(run: Run) -> str:
+    def _line(run: Run, name: str) -> str:
         if run.state == "running":
             if not run.curve:
-                return f"{run.label}: {'starting' if run.kind == 'train' else 'running'}"
+                return f"{name}: {'starting' if run.kind == 'train' else 'running'}"
             last = run.curve[-1]
-            return f"{run.label}: step {last.step} of {run.total_steps}, {percent_with_interval(last)}"
-        return f"{run.label}: {run.state}" + (f", {run.verdict}" if run.verdict else "")
+            return f"{name}: step {last.step} of {run.total_steps}, {percent_with_interval(last)}"
+        return f"{name}: {run.state}" + (f", {run.verdict}" if run.verdict else "")

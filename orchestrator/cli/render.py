@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,12 +54,12 @@ def progress_table(runs: Sequence[Run], left: Mapping[str, float | None], note: 
     table.add_column("step", justify="right")
     table.add_column("last score [95 %]")
     table.add_column("time left", justify="right")
-    for run in runs:
+    for run, name in zip(runs, names_of(runs), strict=True):
         step = run.attempt.last_step if run.attempt else 0
         starting = run.kind == "train" and run.state == "running" and not run.curve
         state = "starting" if starting else run.state
         table.add_row(
-            escape(run.label),
+            escape(name),
             Text(state, style=STATE_STYLES.get(run.state, "")),
             f"{step} of {run.total_steps}" if run.kind == "train" else "",
             percent_with_interval(run.curve[-1]) if run.curve else "",
@@ -135,31 +137,40 @@ def claims_table(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> 
 def curve_lines(runs: Sequence[Run]) -> RenderableType:
     """Sparklines of the eval curves, 0 to 100 %."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    for run in runs:
+    for run, name in zip(runs, names_of(runs), strict=True):
         if run.curve:
             values = " → ".join(f"{p.percent:.1f}" for p in run.curve)
-            table.add_row(escape(run.label), sparkline(run.curve), f"{values} %")
+            table.add_row(escape(name), sparkline(run.curve), f"{values} %")
     return table
 
 
 def outlook(runs: Sequence[Run]) -> RenderableType:
     """Where to look next."""
-    name = runs[0].label if runs else "RUN"
-    return Text(
-        f"look further:  aqn show {name}   the evidence behind a verdict\n"
-        f"               aqn logs {name}   what the trainer printed\n"
-        "               aqn report            tables, differences and plots on one page\n"
-        "               aqn ui                all of it in a browser, MLflow beside it\n",
-        style="",
-    )
+    name = shlex.quote(runs[0].label) if runs else "RUN"
+    commands = {
+        f"aqn show {name}": "the evidence behind a verdict",
+        f"aqn logs {name}": "what the trainer printed",
+        "aqn report": "tables, differences and plots on one page",
+        "aqn ui": "all of it in a browser, MLflow beside it",
+    }
+    width = max(map(len, commands))
+    lines = [f"{command:<{width}}   {shows}" for command, shows in commands.items()]
+    return Text("\n".join(f"{'look further:' if not nth else '':<15}{line}" for nth, line in enumerate(lines)) + "\n")
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Labels; with the seed where several runs have the same."""
+    labels = Counter(run.label for run in runs)
+    return [run.label if labels[run.label] == 1 else f"{run.label} seed {run.seed}" for run in runs]
 
 
 def runs_table(runs: Sequence[Run], width: int) -> Text:
-    """One line a run, newest first; its verdict, or its state where it was not judged."""
+    """One line a run, newest first; its verdict, or its state where there is nothing to judge."""
     rows = []
     for run in runs:
         shown = run.score or (run.curve[-1] if run.curve else None)
         style = "" if run.valid else "dim" if run.verdict is None else "strike dim"
+        judged = run.verdict is not None and (run.state == "succeeded" or run.validity == "affected")
         rows.append(
             (
                 Text(run.id),
@@ -167,7 +178,7 @@ def runs_table(runs: Sequence[Run], width: int) -> Text:
                 Text(str(run.seed)),
                 Text(percent_with_interval(shown).replace(" %", "") if shown else "", style=style),
                 Text(f"{shown.step}/{run.total_steps}" if shown else ""),
-                verdict_text(run) if run.verdict else Text(run.state, style=STATE_STYLES.get(run.state, "")),
+                verdict_text(run) if judged else Text(run.state, style=STATE_STYLES.get(run.state, "")),
             )
         )
     return _lines(("id", "run", "seed", "score % [95 %]", "step", "verdict"), rows, width, stretched=1, right=(2, 4))
@@ -189,11 +200,20 @@ def _lines(
             found.append("─" * (sum(widths) + 2 * len(widths) - 2))
             continue
         for index, (cell, size) in enumerate(zip(row, widths, strict=True)):
-            cell.truncate(size, overflow="ellipsis")
-            missing = " " * (size - cell.cell_len)
-            found.append(missing if index in right else "").append_text(cell)
+            shown = _both_ends(cell, size) if index == stretched and cell.cell_len > size else cell
+            shown.truncate(size, overflow="ellipsis")
+            missing = " " * (size - shown.cell_len)
+            found.append(missing if index in right else "").append_text(shown)
             found.append("" if index in right else missing).append("  " if index < len(widths) - 1 else "")
     return found.append("\n")
+
+
+def _both_ends(cell: Text, size: int) -> Text:
+    """Labels that a sweep made itself begin alike: what tells them apart stands at the end."""
+    if size < 8:
+        return cell
+    head = size // 4
+    return cell[:head].append("…").append_text(cell[cell.cell_len - (size - head - 1) :])
 
 
 def clock(at: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,8 +62,10 @@ def ui(
             typer.echo(f"MLflow at {addresses['mlflow']}")
         if searches:
             typer.echo(f"Optuna's dashboard at {addresses['optuna']}: {', '.join(searches)}")
+        else:
+            typer.echo("nothing was searched yet: Optuna's dashboard is not started")
     sys.stdout.flush()
-    _serve(list(commands.values()))
+    _serve(list(commands.values()), settings.home)
 
 
 def mlflow(
@@ -87,7 +89,8 @@ def mlflow(
     if as_json:
         print_json({"runs": count, "store": settings.mlflow_url})
     else:
-        typer.echo(f"{count} run{'s' * (count != 1)} told to {settings.mlflow_url}")
+        said = f"{count} run{'s' * (count != 1)} brought up to date" if count else "nothing new"
+        typer.echo(f"{said}; MLflow's store is {settings.mlflow_url}")
         if again:
             typer.echo("an `aqn ui` that runs shows the old store until it is started again")
 
@@ -139,8 +142,9 @@ def _published(settings: Settings, engine: Engine) -> list[str]:
     return searches
 
 
-def _serve(commands: list[list[str]]) -> None:
-    """Until one of them ends, or this process is told to: none outlives it."""
+def _serve(commands: list[list[str]], home: Path) -> None:
+    """Until one of them ends, or this process is told to: none outlives it. What they print goes to a file of ``home``,
+    where there is one: else the addresses are buried in it."""
     import signal
     import subprocess
     from types import FrameType
@@ -151,15 +155,20 @@ def _serve(commands: list[list[str]]) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, told)
-    running = [subprocess.Popen(command) for command in commands]
-    try:
-        while all(process.poll() is None for process in running):
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    finally:
-        _end(psutil.Process())
-    raise typer.Exit(FAILED)  # one ended by itself: its port was taken, perhaps
+    log = home / "ui.log" if home.is_dir() else None
+    with open(log, "w", encoding="utf-8") if log is not None else nullcontext() as out:
+        running = [subprocess.Popen(command, stdout=out, stderr=out) for command in commands]
+        try:
+            while all(process.poll() is None for process in running):
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
+        finally:
+            _end(psutil.Process())
+    if log is not None:  # one ended by itself: its port was taken, perhaps
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        typer.echo("\n".join([*said[-5:], f"one of the servers ended; {log} has all that they said"]), err=True)
+    raise typer.Exit(FAILED)
 
 
 def _end(own: psutil.Process) -> None:

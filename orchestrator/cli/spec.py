@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli import completing
 from orchestrator.cli.common import print_json
 from orchestrator.cli.plan import Json
 
@@ -44,7 +45,9 @@ contrasts:                       # what the sweep wants to know, and how many po
 
 def init(
     file: Annotated[Path, typer.Argument(help="The sweep to write, as sweeps/mine.yaml.", show_default=False)],
-    base: Annotated[str, typer.Option(help="What it starts from: `aqn spec bases`.")] = "bases/tiny-cpu.yaml",
+    base: Annotated[
+        str, typer.Option(help="What it starts from: `aqn spec bases`.", autocompletion=completing.bases)
+    ] = "bases/tiny-cpu.yaml",
 ) -> None:
     """Write a new sweep that plans as it is, with its schema beside it for editors."""
     from experiment_specs.errors import SpecError
@@ -78,7 +81,12 @@ def _name(stem: str) -> str:
 
 @app.command()
 def explain(
-    key: Annotated[str, typer.Argument(help="A key, as aqn.sigma_start, or one of verl's; else all are listed.")] = "",
+    key: Annotated[
+        str,
+        typer.Argument(
+            help="A key, as aqn.sigma_start, or one of verl's; else all are listed.", autocompletion=completing.keys
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Say what a key means, what it accepts, its default, and what it decides in verl."""

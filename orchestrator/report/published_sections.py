@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from experiment_specs.language import TINY_PREFIX, Condition
 from experiment_specs.references import Reference, Results
 from orchestrator.numbers import points
 from orchestrator.report.document import Block, Section, table
@@ -14,14 +15,18 @@ from orchestrator.words import readable
 
 
 def against(material: Material, references: Sequence[Reference]) -> Section | None:
-    if not references:
-        return None
+    """Only of sweeps on questions that others publish scores of, too."""
     own = []
     for sweep in material.sweeps:
         bodies = {run.condition_id: run.condition for run in sweep.runs}
-        if conditions := [c for body in bodies.values() if (c := readable(body)) is not None]:
+        if conditions := [c for body in bodies.values() if (c := readable(body)) and not is_tiny(c)]:
             own.append((sweep.name, settings_of(conditions)))
-    return comparison_with("Against published work", own, references)
+    return comparison_with("Against published work", own, references) if own and references else None
+
+
+def is_tiny(condition: Condition) -> bool:
+    """On questions that are made locally."""
+    return condition.data.test.startswith(TINY_PREFIX)
 
 
 def comparison_with(

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import bug_reads, bug_writes, reads, submissions
+from db import bug_reads, bug_writes, reads, submissions, writes
 from db.records import Bug, Run
 from db.schema import EvidenceRow, FactsRow
 from experiment_specs.bug_rules import FACTS, Rule, load_rule, rule_from_text, shipped_rules, with_status
@@ -362,6 +362,16 @@ affects: {evidence: gradient_probe.relative_error, above: 0.1}
         assert list(bug_reads.facts(engine)) == []  # a check writes nothing
         bugs.apply(engine, ste, "")
         assert [facts.subject for facts in bug_reads.facts(engine)] == [run_id]
+
+    def test_a_run_that_was_cancelled_before_it_began_is_nobodys_victim(
+        self, engine: Engine, submit, ste: Rule
+    ) -> None:
+        """Nothing of it was recorded, which this rule takes for a match; but nothing was computed either."""
+        _, run_id = submit().all
+        writes.cancel_queued(engine, run_id, "not wanted")
+        assert found(engine, run_id).state == "cancelled"
+        bugs.apply(engine, ste, "")
+        assert found(engine, run_id).marks == ()
 
     def test_two_conditions_with_the_same_answers_are_found_and_one_condition_twice_is_not(
         self, engine: Engine, submit

@@ -42,6 +42,18 @@ def test_a_second_change_is_named(write_spec) -> None:
     ]
 
 
+def test_an_arm_whose_partner_the_sweep_leaves_out_is_no_trouble(write_spec) -> None:
+    text = SPEC.replace("axes: {", "axes: {dtype: [bf16, mxfp4], ").replace("labels:", "# labels:")
+    left_out = "exclude:\n  - when: {dtype: bf16, aqn: standard}\n    because: it has nothing to drown\n"
+    by_hand = left_out.replace("{dtype: bf16, aqn: standard}", "{dtype: bf16, aqn: none}")
+    assert contrast_warnings(write_spec(text)) == []
+    assert contrast_warnings(write_spec(text + left_out)) == []
+    assert (
+        contrast_warnings(write_spec(text.replace("from: none, to: standard", "from: standard, to: none") + by_hand))
+        == []
+    )
+
+
 def test_a_contrast_of_what_the_sweep_does_not_have_is_told(write_spec) -> None:
     text = SPEC.replace("to: standard}", "to: high}")
     with pytest.raises(SpecError, match=r"contrasts\.helps\.to: no condition has this aqn"):

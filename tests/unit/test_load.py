@@ -195,3 +195,18 @@ def test_auto_is_vllm_where_it_is_installed(write_spec, monkeypatch) -> None:
     for spec, rollout in ((None, "transformers"), (object(), "vllm")):
         monkeypatch.setattr("experiment_specs.language.find_spec", lambda _, spec=spec: spec)
         assert build_condition(sweep, {"rollout": "auto"}).rollout == rollout
+
+
+def test_a_name_that_two_begin_with_is_not_guessed(write_spec) -> None:
+    """sigma_end is nearer to sigma than sigma_start, and a guess would be as likely wrong as right."""
+    text = TINY.replace("none, standard", "none, {preset: standard, sigma: 0.02}")
+    error = str(problem_of(write_spec, text))
+    assert "unknown key" in error
+    assert "sigma_start" in error
+    assert "did you mean" not in error
+
+
+def test_a_base_without_its_folder_is_recognised(write_spec) -> None:
+    error = problem_of(write_spec, TINY.replace("bases/tiny-cpu.yaml", "tiny-cpu"))
+    assert "there is no base 'tiny-cpu'" in str(error)
+    assert "did you mean 'bases/tiny-cpu.yaml'?" in str(error)
