@@ -17,7 +17,9 @@ def report(
         list[str] | None,
         typer.Option(help="Only this sweep; may be given several times.", autocompletion=completing.sweeps),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; AQN_HOME/reports by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to: AQN_HOME/reports, of sweeps a folder there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the report: tables, contrasts, known issues, plots. The same registry gives the same bytes."""
@@ -31,7 +33,8 @@ def report(
         known_sweep(engine, name)
     names = list(dict.fromkeys(sweep)) if sweep else None
     made = document(gather(engine, names), shipped_references(), names)
-    written = write(made, out if out is not None else load_settings().reports)
+    own = Path("+".join(names)) if names else Path()  # the whole report stays where it is
+    written = write(made, out if out is not None else load_settings().reports / own)
     if as_json:
         print_json(
             {"markdown": str(written.markdown), "html": str(written.html), "sections": [s.title for s in made.sections]}

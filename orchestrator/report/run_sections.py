@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from db.records import Run
+from db.states import TERMINAL
 from experiment_specs.presets import preset_name
 from experiment_specs.references import Reference
 from orchestrator.numbers import percent_with_interval
@@ -187,12 +188,12 @@ def _steps(material: Material) -> Section | None:
         counts = material.counts.get(run.id)
         if counts is None:
             continue
-        last = run.curve[-1].step if run.curve else None
+        last, over = run.curve[-1].step if run.curve else None, run.state in TERMINAL
         rows.append(
             (
                 run.label, str(run.seed), str(run.total_steps),
-                Cell(str(counts.training_steps), strong=counts.training_steps != run.total_steps),
-                Cell(_number(last), strong=last != run.total_steps),
+                Cell(str(counts.training_steps), strong=over and counts.training_steps != run.total_steps),
+                Cell(_number(last), strong=over and last != run.total_steps),
                 _number(counts.optimiser_steps), _number(counts.trajectories), _number(counts.prompts_generated),
                 _number(counts.prompts_kept),
             )
@@ -203,7 +204,7 @@ def _steps(material: Material) -> Section | None:
         "run", "seed", "planned", "executed", "last eval", "optimiser steps", "answers a step", "prompts generated",
         "prompts kept",
     )  # fmt: skip
-    caption = "Training steps, by the trainer's own count. In bold: not as planned."
+    caption = "Training steps, by the trainer's own count. In bold: over, and not as planned."
     return Section("Steps, planned and executed", (table(columns, rows, right=columns[1:], caption=caption),))
 
 

@@ -76,6 +76,14 @@ def test_the_audit_stands_beside_the_claims(claims, tmp_path) -> None:
         assert flat(contradiction["text"]) in text
 
 
+def test_a_sweeps_report_leaves_the_whole_one_alone(sweep) -> None:
+    assert aqn("report").exit_code == 0  # its paths are as long as the folder
+    whole = (load_settings().reports / "report.md").read_bytes()
+    told = json.loads(aqn("report", "--sweep", "seeds", "--json").stdout)
+    assert Path(told["markdown"]) == load_settings().reports / "seeds" / "report.md"
+    assert (load_settings().reports / "report.md").read_bytes() == whole
+
+
 def test_two_claims_are_compared_as_what_they_are(claims) -> None:
     shown = flat(ok("compare", "E6a", "E6b"))
     assert "+1.6 [−2.0, +5.2] points, as written" in shown
