@@ -109,6 +109,9 @@ def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPat
             return (*path, *loc[len(parts) :])
     if loc and loc[0] == "trainer" and ("trainer",) in sweep.marks:
         return loc
+    if loc and ("set", *loc) not in sweep.marks:  # what lacks a part was begun by an axis, perhaps
+        below = (path for key, path in origin.items() if as_path(key)[: len(loc)] == loc)
+        return next(below, ("set", *loc))
     return ("set", *loc)
 
 

@@ -69,7 +69,7 @@ def init(
         raise
     schema = file.with_name(FILE_NAME)
     schema.write_text(json.dumps(sweep_schema(), indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"wrote {file} and {schema}; next: aqn plan {file}")
+    typer.echo(f"wrote {file}\nwrote {schema}, for editors\nnext:  aqn plan {file}")
 
 
 def _name(stem: str) -> str:

@@ -44,7 +44,7 @@ def submit(
         follow(settings, engine, [*submitted.needed, *submitted.all], quiet=as_json)
     except KeyboardInterrupt:
         typer.echo(
-            "\nleft; what runs goes on, what waits waits. The same command takes both up; `aqn fleet down` ends all.",
+            "\nleft; what runs goes on, what waits waits.\nThe same command takes both up; `aqn fleet down` ends all.",
             err=True,
         )
         raise typer.Exit(130) from None

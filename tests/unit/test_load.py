@@ -206,6 +206,13 @@ def test_a_name_that_two_begin_with_is_not_guessed(write_spec) -> None:
     assert "did you mean" not in error
 
 
+def test_a_part_that_an_axis_begins_alone_is_told_at_the_axis(write_spec) -> None:
+    text = "sweep: tiny\nbase: bases/tiny-cpu.yaml\naxes:\n  dtype: [mxfp4]\n  aqn.sigma_start: [0.02]\n"
+    error = problem_of(write_spec, text)
+    assert (error.line, error.key) == (5, "axes.aqn.sigma_start[0]")
+    assert "schedule is missing" in str(error)
+
+
 def test_a_base_without_its_folder_is_recognised(write_spec) -> None:
     error = problem_of(write_spec, TINY.replace("bases/tiny-cpu.yaml", "tiny-cpu"))
     assert "there is no base 'tiny-cpu'" in str(error)
