@@ -191,6 +191,9 @@ class _Batch:
             return made
         return _reusable(self._session, new, self._submission)
 
+    def is_there(self, new: NewRun) -> bool:
+        return new.condition_id in self._with_runs and _found(self._session, new, self._submission) is not None
+
     def create(self, new: NewRun, at: float, waits_for: str | None = None) -> str:
         values = _run_values(new, self._submission, at) | {"waits_for": waits_for}
         self._runs.append(values)
@@ -235,7 +238,27 @@ def _wanted(session: Session, new: NewRun, submission: Submission, at: float) ->
     return _reusable(session, new, submission) or _create_run(session, new, submission, at)
 
 
+def recorded(engine: Engine, submission: Submission) -> int:
+    """How many of its runs :func:`submit` would take over. Writes nothing."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        batch = _Batch(session, submission)
+        return sum(batch.is_there(new) for new in submission.runs)
+
+
 def _reusable(session: Session, new: NewRun, submission: Submission) -> str | None:
+    """The run that is taken over. One that waits follows the newest word."""
+    row = _found(session, new, submission)
+    if row is None:
+        return None
+    if row.state == "queued":
+        row.priority = max(row.priority, submission.priority)
+        if not _attempted(session, row.id):  # nothing of it has happened yet
+            row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
+            row.plan = new.plan | {k: v for k, v in row.plan.items() if k == "continues"}
+    return row.id
+
+
+def _found(session: Session, new: NewRun, submission: Submission) -> RunRow | None:
     """The best run that does, or did, what is asked.
 
     A layer scan serves others: it is taken where it is proven or still to come, and of the same code alone.
@@ -258,14 +281,7 @@ def _reusable(session: Session, new: NewRun, submission: Submission) -> str | No
     running = [row for row in same_code if row.state == "running" and row.cancel is None]
     queued = [row for row in rows if row.state == "queued" and row.cancel is None]
     judged = [row for row in same_code if row.state == "succeeded" and new.kind != "scan"]
-    for row in (*proven, *running, *queued, *judged):
-        if row.state == "queued":
-            row.priority = max(row.priority, submission.priority)
-            if not _attempted(session, row.id):  # nothing of it has happened yet: it follows the newest word
-                row.code_version, row.gpus, row.overrides = submission.code_version, new.gpus, new.overrides
-                row.plan = new.plan | {k: v for k, v in row.plan.items() if k == "continues"}
-        return row.id
-    return None
+    return next(iter((*proven, *running, *queued, *judged)), None)
 
 
 def _fallen(session: Session, ids: Sequence[str]) -> set[str]:

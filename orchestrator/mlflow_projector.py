@@ -86,7 +86,7 @@ class Projector:
             client.set_terminated(mlflow_run, _STATUS[run.state], end_time=_end(run))
             client.update_run(mlflow_run, name=_name(run))
         else:
-            client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED")
+            client.update_run(mlflow_run, "RUNNING" if run.state == "running" else "SCHEDULED", name=_name(run))
         seq = attempt.spool_seq if attempt is not None else -1
         fault_point("mlflow.before-cursor")
         writes.record_projection(self._engine, run.id, mlflow_run, seq, reads.projection_state(run), len(run.attempts))
@@ -240,10 +240,6 @@ def _name(run: Run) -> str:
     return f"[{why}] {name}"
 
 
-def _bugs(run: Run) -> str:
-    return ", ".join(m.bug for m in run.marks if m.open and m.effect != "none")
-
-
 def _tags(run: Run) -> dict[str, str]:
     """What to filter by. An empty tag cannot be asked for, so what there is not is ``none``."""
     condition = readable(run.condition)
@@ -258,7 +254,7 @@ def _tags(run: Run) -> dict[str, str]:
         "epochs": str(run.condition.get("epochs", "")),
         "verdict": run.verdict or "not judged",
         "validity": run.validity if run.verdict else "",
-        "bugs": _bugs(run),
+        "bugs": ", ".join(m.bug for m in run.marks if m.open and m.effect != "none"),
         "superseded_by": run.superseded_by or "",
         "supersedes": run.supersedes or "",
         "verdict.reasons": "; ".join(run.reasons)[:4900],

@@ -222,5 +222,5 @@ VLLM_ON_CPU: dict[str, Any] = {
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 16,
     "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "uni",
 }
-"""Nothing to put to sleep, weights that go through shared memory, and the worker in the engine's process: a start of
-seven seconds the less on two cores, and most of a GiB."""
+"""Nothing to put to sleep, weights that go through shared memory, and the worker in the engine's process, which saves
+importing everything once more (benchmarks/results/first-run.md)."""

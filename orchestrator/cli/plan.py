@@ -36,15 +36,17 @@ def plan(
         return
     from dataclasses import asdict
 
+    from db.submissions import recorded
     from orchestrator.aims import aims_of
     from orchestrator.forecast import forecast
     from orchestrator.history import history, pasts
     from orchestrator.plan import plan_as_json
+    from orchestrator.submit import submission
 
     engine = _registry()
     aims = aims_of(planned, engine)
     runs = history(engine) if engine is not None else []
-    recorded = _recorded(planned, engine) if engine is not None else 0
+    there = recorded(engine, submission(planned)) if engine is not None else 0
     outlook = forecast(planned, pasts(engine, runs) if engine is not None else [], runs)
     if as_json:
         told = plan_as_json(planned)
@@ -52,29 +54,14 @@ def plan(
             aim = aims.get(condition["condition_id"])
             condition["scan"] = aim.scan_id if aim else None
             condition["layer_multipliers"] = list(aim.multipliers) if aim and aim.multipliers else None
-        print_json(told | {"forecast": asdict(outlook), "recorded": recorded})
+        print_json(told | {"forecast": asdict(outlook), "recorded": there})
         return
     from orchestrator.cli.plan_view import plan_view
     from orchestrator.cli.render import console
 
     screen = console()
-    for part in plan_view(planned, outlook, aims, recorded):
+    for part in plan_view(planned, outlook, aims, there):
         screen.print(part)
-
-
-def _recorded(planned: Plan, engine: Engine) -> int:
-    """How many of its runs exist, or are under way, as they are asked for."""
-    from db import reads
-    from orchestrator.submit import submission
-
-    asked = submission(planned)
-    found = reads.runs(engine, conditions=list({run.condition_id for run in asked.runs}))
-    there = {
-        (run.condition_id, run.seed)
-        for run in found
-        if run.score_rule == asked.score_rule and (run.valid or run.state in ("queued", "running"))
-    }
-    return len({(run.condition_id, run.seed) for run in asked.runs} & there)
 
 
 def _registry() -> Engine | None:

@@ -113,14 +113,18 @@ def explain(
 
 
 @app.command()
-def bases() -> None:
+def bases(as_json: Json = False) -> None:
     """List what a sweep can start from."""
     from experiment_specs.load import shipped_bases
     from experiment_specs.presets import PACKAGE
     from experiment_specs.yaml_source import read_yaml
 
-    for name in shipped_bases():
-        typer.echo(f"{name:42} {read_yaml(PACKAGE / name).data.get('about', '')}")
+    found = {name: read_yaml(PACKAGE / name).data.get("about", "") for name in shipped_bases()}
+    if as_json:
+        print_json(found)
+        return
+    for name, about in found.items():
+        typer.echo(f"{name:42} {about}")
 
 
 @app.command()

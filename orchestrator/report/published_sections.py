@@ -19,12 +19,12 @@ def against(material: Material, references: Sequence[Reference]) -> Section | No
     own = []
     for sweep in material.sweeps:
         bodies = {run.condition_id: run.condition for run in sweep.runs}
-        if conditions := [c for body in bodies.values() if (c := readable(body)) and not is_tiny(c)]:
+        if conditions := [c for body in bodies.values() if (c := readable(body)) and not _is_tiny(c)]:
             own.append((sweep.name, settings_of(conditions)))
     return comparison_with("Against published work", own, references) if own and references else None
 
 
-def is_tiny(condition: Condition) -> bool:
+def _is_tiny(condition: Condition) -> bool:
     """On questions that are made locally."""
     return condition.data.test.startswith(TINY_PREFIX)
 

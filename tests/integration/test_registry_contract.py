@@ -309,6 +309,16 @@ class TestContract:
         assert again.all[0] != attempt.run_id
         assert again.created == (again.all[0],)
 
+    def test_a_plan_counts_what_a_submission_would_take_over(self, begin, submit, engine: Engine, write_spec) -> None:
+        asked = submission(make_plan(load_sweep(write_spec(SWEEP))))
+        assert submissions.recorded(engine, asked) == 0
+        attempt = begin()
+        assert submissions.recorded(engine, asked) == 2
+        wishes.ask_to_cancel(engine, {attempt.run_id: "by mistake"})
+        assert submissions.recorded(engine, asked) == 1
+        assert submissions.recorded(engine, replace(asked, score_rule={"rule": "best", "mode": "native"})) == 0
+        assert len(submit().existing) == 1
+
     def test_nobody_takes_back_that_a_run_is_to_end_at_once(self, begin, engine: Engine) -> None:
         run_id = begin().run_id
         wishes.ask_to_cancel(engine, {run_id: "first"})
