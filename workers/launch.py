@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.language import Condition, HwNoise
+from experiment_specs.language import Condition, HwNoise, flash_attention_is_installed
 
 ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
@@ -196,17 +196,16 @@ def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str
     return None
 
 
-def attention(condition: Condition) -> str | None:
-    """The attention that a condition needs: in ``sdpa`` products are made inside one kernel, and can have no error."""
-    ops = condition.hw_noise.ops if condition.hw_noise is not None else ()
-    return "eager" if {"matmul", "bmm"} & set(ops) else None
-
-
 def unsupported(condition: Condition) -> list[str]:
     """What the workers of this version cannot carry out; a run that asks for it is refused before it starts."""
-    if condition.rollout != "vllm":
-        return []
     problems = []
+    if condition.attention == "flash_attention_2" and not flash_attention_is_installed():
+        problems.append(
+            "attention: flash_attention_2 needs the package flash-attn, which is not installed here (docs/gpu-node.md);"
+            " sdpa needs nothing"
+        )
+    if condition.rollout != "vllm":
+        return problems
     if find_spec("vllm") is None:
         problems.append("rollout: vllm needs vLLM, which is not installed here")
     if condition.hw_noise is not None and (ops := sorted({"matmul", "bmm"} & set(condition.hw_noise.ops))):

@@ -197,6 +197,37 @@ def test_auto_is_vllm_where_it_is_installed(write_spec, monkeypatch) -> None:
         assert build_condition(sweep, {"rollout": "auto"}).rollout == rollout
 
 
+@pytest.mark.parametrize(
+    ("fields", "installed", "kernel"),
+    [
+        ({}, False, "sdpa"),
+        ({"compute": "bf16"}, False, "sdpa"),
+        ({"compute": "bf16"}, True, "flash_attention_2"),
+        ({"compute": "fp32"}, True, "sdpa"),
+        ({"compute": "bf16", "hw_noise": "matmul-5pct"}, True, "eager"),
+        ({"compute": "bf16", "attention": "sdpa"}, True, "sdpa"),
+    ],
+)
+def test_auto_attention_is_the_kernel_that_can_run_here(write_spec, monkeypatch, fields, installed, kernel) -> None:
+    monkeypatch.setattr("experiment_specs.language.find_spec", lambda name: object() if installed else None)
+    sweep = load_sweep(write_spec(TINY))
+    assert build_condition(sweep, fields).attention == kernel
+    if "attention" not in fields:  # left out is auto, and both are the same condition as the kernel by name
+        assert build_condition(sweep, fields).id == build_condition(sweep, fields | {"attention": kernel}).id
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("set: {attention: flash_attention_2}", "computes in 16 bit only, and compute is fp32"),
+        ("set: {attention: sdpa, hw_noise: {scale: 0.05}}", "bmm/matmul of hw_noise get no error: eager is needed"),
+        ("set: {attention: flash_attention_3}", "accepted: auto, sdpa, flash_attention_2, eager; did you mean 'flash_attention_2'"),
+    ],
+)
+def test_an_attention_that_could_not_be_had_is_refused(write_spec, text, why) -> None:
+    assert why in str(problem_of(write_spec, TINY + text + "\n"))
+
+
 def test_a_name_that_two_begin_with_is_not_guessed(write_spec) -> None:
     """sigma_end is nearer to sigma than sigma_start, and a guess would be as likely wrong as right."""
     text = TINY.replace("none, standard", "none, {preset: standard, sigma: 0.02}")
