@@ -8,6 +8,8 @@ handed over whole, as a plain one, counts as read with everything below it: what
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -15,11 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from workers.events import Spool
+from workers.launch import RUN_DIR_VARIABLE, read_order
+from workers.verl_reads import ANYTHING_BELOW, TRACE_VARIABLE, names_that_read
+
 KEY = "_read_as"
 """The attribute of one of verl's dataclasses that says which key of the configuration it was made of."""
-
-ANYTHING_BELOW = ".*"
-"""Ends the name of a mapping that was handed over whole."""
 
 _CARRIERS = ("/omegaconf/", "/verl/base_config.py", "/dataclasses.py", "/_collections_abc.py", f"/{Path(__file__).name}")
 """Code that carries a value from the configuration to whoever reads it."""
@@ -28,6 +31,42 @@ _COPIERS = ("/hydra/", "/pprint.py", "/copy.py", "/pickle.py", "/cloudpickle/", 
 
 Wants = Callable[[str], bool]
 Report = Callable[[str, str], None]
+
+
+def start() -> None:
+    """In a process of a run: tell the spool who reads the verl keys that its condition sets. Does nothing where it sets
+    none, and writes every read to a folder where one is named (``make verl-reads``)."""
+    if folder := os.environ.get(TRACE_VARIABLE):
+        _write_all_reads(Path(folder))
+        return
+    run_dir = os.environ.get(RUN_DIR_VARIABLE)
+    if run_dir is None or not (asked := read_order(run_dir).typed_condition.trainer):
+        return
+    spool, told = Spool(run_dir), set[str]()
+    keys = {name: key for key in asked for name in names_that_read(key)}
+
+    def report(name: str, place: str) -> None:
+        told.add(keys[name])
+        spool.append("setting_read", {"key": keys[name], "place": place})
+
+    install(lambda name: name in keys and keys[name] not in told, report)
+
+
+def _write_all_reads(folder: Path) -> None:
+    """Lines ``[name, place]``, and ``[null, [modules]]`` for code that was loaded by then."""
+    out = (folder / f"{os.getpid()}.jsonl").open("a", buffering=1, encoding="utf-8")
+    told: set[str] = set()
+    loaded: set[str] = set()
+
+    def report(name: str, place: str) -> None:
+        told.add(name)
+        out.write(json.dumps([name, place]) + "\n")
+        fresh = {module for module in list(sys.modules) if module.split(".")[0] in ("verl", "transfer_queue")} - loaded
+        loaded.update(fresh)
+        if fresh:
+            out.write(json.dumps([None, sorted(fresh)]) + "\n")
+
+    install(lambda name: name not in told, report)
 
 
 def install(wants: Wants, report: Report) -> None:
@@ -39,6 +78,7 @@ def install(wants: Wants, report: Report) -> None:
     from hydra._internal.instantiate import _instantiate2 as instantiation
     from omegaconf import DictConfig, OmegaConf
     from verl.base_config import BaseConfig
+    from verl.utils import config as conversion
 
     under_construction: list[tuple[Any, str]] = []
 
@@ -49,6 +89,7 @@ def install(wants: Wants, report: Report) -> None:
 
     take, take_attribute = DictConfig._get_impl, BaseConfig.__getattribute__
     make, convert, merge = instantiation._call_target, OmegaConf.to_container, OmegaConf.merge
+    to_dataclass = conversion.omega_conf_to_dataclass
 
     @wraps(take)
     def take_and_tell(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,11 +136,18 @@ def install(wants: Wants, report: Report) -> None:
         hand_over(configs)
         return merge(*configs)
 
+    @wraps(to_dataclass)
+    def to_dataclass_and_tell(config: Any, dataclass_type: Any = None) -> Any:
+        if dataclass_type is not None:  # made of a copy that has lost its place in the configuration
+            hand_over((config,))
+        return to_dataclass(config, dataclass_type)
+
     DictConfig._get_impl = take_and_tell
     BaseConfig.__getattribute__ = take_attribute_and_tell
     instantiation._call_target = make_and_mark
     OmegaConf.to_container = staticmethod(convert_and_tell)
     OmegaConf.merge = staticmethod(merge_and_tell)
+    conversion.omega_conf_to_dataclass = to_dataclass_and_tell
 
 
 def _reader(frame: FrameType | None) -> str | None:
@@ -119,10 +167,3 @@ def _reader(frame: FrameType | None) -> str | None:
 def _short(file: str) -> str:
     """A path from the package on."""
     return file.rpartition("site-packages/")[2] if "site-packages/" in file else "/".join(Path(file).parts[-3:])
-
-
-def is_read(key: str, reads: Iterable[str]) -> bool:
-    """Was a key among those read, by name or within a mapping that was handed over?"""
-    above = key.split(".")
-    wholes = {".".join(above[:end]) + ANYTHING_BELOW for end in range(1, len(above) + 1)}
-    return any(name == key or name in wholes for name in reads)
