@@ -32,9 +32,9 @@ from experiment_specs.language import (
     record_in,
 )
 from experiment_specs.presets import PACKAGE, resolve_name
-from experiment_specs.reader import Reader, dotted, problem_with_verl_key, translated
+from experiment_specs.reader import Reader, problem_with_verl_key, translated
 from experiment_specs.verl_keys import RESULT_NEUTRAL_OVERRIDES
-from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_yaml
+from experiment_specs.yaml_source import KeyPath, Mark, Source, dotted, mark_of, read_yaml
 
 SWEEP_KEYS = {
     "sweep": "The name under which the runs are recorded; the same name again adds to them.",

@@ -15,7 +15,7 @@ from experiment_specs.errors import SpecError
 from experiment_specs.language import Condition, Contrast, Value, record_in, unknown_part
 from experiment_specs.presets import resolve_name
 from experiment_specs.verl_keys import LOGGERS, decided_by
-from experiment_specs.yaml_source import KeyPath, Mark, mark_of
+from experiment_specs.yaml_source import KeyPath, Mark, dotted, mark_of
 
 V = TypeVar("V", bound=Value)
 
@@ -40,14 +40,6 @@ def problem_with_verl_key(key: str, value: Any) -> str | None:
     if by is None:
         return None
     return f"is decided by {by}" + ("" if by.startswith("the ") else "; say it there")
-
-
-def dotted(path: KeyPath) -> str:
-    """``("axes", "dtype", 1)`` → ``axes.dtype[1]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
-    return text
 
 
 @dataclass(frozen=True)
