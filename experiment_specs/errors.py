@@ -51,6 +51,24 @@ class SpecError(AqnError, ValueError):
         return text
 
 
+class DecidedKeyError(SpecError):
+    """A spec sets a key of verl's that a field or the workers decide.
+
+    ``verl_key`` and ``value``: what the spec says; ``by``: who decides; ``holds``: what they say instead, in words.
+    """
+
+    def __init__(self, place: SpecError, verl_key: str, by: str, holds: str = "") -> None:
+        self.place, self.verl_key, self.by = place, verl_key, by
+        told = holds or ("" if by.startswith("the ") else "; say it there")
+        super().__init__(
+            f"is decided by {by}{told}", file=place.file, line=place.line, key=place.key, value=place.value
+        )
+
+    def which(self, holds: str) -> DecidedKeyError:
+        """The same, with what holds instead."""
+        return DecidedKeyError(self.place, self.verl_key, self.by, holds)
+
+
 class SpecErrors(SpecError):
     """Several problems of a spec: one line per problem in file order, and their number at the end.
 

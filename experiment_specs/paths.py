@@ -41,10 +41,10 @@ def expanded(text: str) -> str:
     return _VARIABLE.sub(value, home)
 
 
-def expand_paths(key: str, value: Any, fail: Callable[[str, Any], SpecError]) -> Any:
+def expand_paths(key: str, value: Any, fail: Callable[[str, str, Any], SpecError]) -> Any:
     """A field's value, or a part's under its dotted key, with the paths in it expanded; other values as they are.
 
-    ``fail`` makes the error that is raised, from a problem and the value.
+    ``fail`` makes the error that is raised, from the dotted key, a problem and the value.
     """
     if isinstance(value, Mapping):
         return {name: expand_paths(f"{key}.{name}", inner, fail) for name, inner in value.items()}
@@ -56,4 +56,4 @@ def expand_paths(key: str, value: Any, fail: Callable[[str, Any], SpecError]) ->
     try:
         return expanded(value)
     except ValueError as error:
-        raise fail(str(error), value) from error
+        raise fail(key, str(error), value) from error
