@@ -242,6 +242,11 @@ def _products_of_attention(noise: HwNoise | None) -> list[str]:
     return sorted({"matmul", "bmm"} & set(noise.ops)) if noise is not None else []
 
 
+def needs_eager_attention(noise: HwNoise | None) -> bool:
+    """Do errors act on products that only eager attention makes one by one?"""
+    return bool(_products_of_attention(noise))
+
+
 class Condition(Value):
     """One experimental condition, complete.
 

@@ -82,12 +82,13 @@ def _left_out(sweep: Sweep, arm: Condition, contrast: Contrast) -> bool:
 
 
 def _what_follows(one: Condition, other: Condition) -> list[str]:
-    """Counts that nobody varied, and that differ because of what was: steps, updates, answers a step."""
+    """What nobody varied, and differs because of what was: steps, updates, answers per step, the attention."""
     pair = [
         {
             "training steps": steps.total,
             "optimiser updates": steps.optimiser_updates,
             "answers a step": c.batch.prompts * c.algorithm.samples_per_prompt,
+            "attention": c.attention,
         }
         for c, steps in ((one, plan_steps(one)), (other, plan_steps(other)))
     ]
@@ -133,8 +134,12 @@ def _apart_from(vary: str, one: dict[str, Any], other: dict[str, Any]) -> list[s
     return [key for key in leaves_that_differ(one, other) if not _is_of(vary, key)]
 
 
+FOLLOWS = {"hw_noise": "attention"}
+"""Field → another that it decides: errors inside attention need a kernel that can have them."""
+
+
 def _is_of(vary: str, key: str) -> bool:
-    return key == vary or key.startswith(f"{vary}.")
+    return key == vary or key.startswith(f"{vary}.") or key == FOLLOWS.get(vary.partition(".")[0])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiment_specs.errors import AqnError, SpecError, nearest
 from experiment_specs.language import Condition
 from experiment_specs.verl_keys import decided_by
-from workers.verl_reads import never_read, table, why_unread
+from workers.verl_reads import DYNAMIC_BATCHES, never_read, table, why_unread
 
 EARLIER_KEYS = {
     "reward_model.num_workers": "reward.num_workers",
@@ -161,8 +161,11 @@ class Ignored:
     prefix: str
     why: str
     when: Callable[[Condition], bool] = lambda _: True
-    but: tuple[str, ...] = ()
-    """Those of them that it does act on."""
+
+
+def _fixed_batches(condition: Condition) -> bool:
+    switches = (DYNAMIC_BATCHES, *(f"actor_rollout_ref.{part}.log_prob_use_dynamic_bsz" for part in ("rollout", "ref")))
+    return not any(condition.trainer.get(switch) for switch in switches)
 
 
 IGNORED = (
@@ -177,21 +180,15 @@ IGNORED = (
     Ignored("algorithm.kl_ctrl.", "no KL term is in the reward"),
     Ignored("algorithm.kl_penalty", "no KL term is in the reward"),
     Ignored("critic.", "group-relative advantages need no critic"),
-    Ignored(
-        "actor_rollout_ref.ref.",
-        "without a KL loss there is no reference policy",
-        lambda c: c.algorithm.kl_loss == 0,
-    ),
-    Ignored(
-        "actor_rollout_ref.rollout.",
-        "it is no option of rollouts by transformers",
-        lambda c: c.rollout == "transformers",
-        tuple(
-            f"actor_rollout_ref.rollout.{name}"
-            for name in ("top_p", "top_k", "val_kwargs.top_p", "val_kwargs.top_k", "log_prob_", "checkpoint_engine.")
-        ),
-    ),
     Ignored("actor_rollout_ref.model.lora.", "there are no adapters", lambda c: c.lora is None),
+    *(
+        Ignored(key, f"micro-batches have a fixed size; {DYNAMIC_BATCHES}: true packs them by tokens", _fixed_batches)
+        for key in (
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+            "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+            "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu",
+        )
+    ),
     Ignored("data.truncation", "it cuts prompts that are too long on the left, whatever this says"),
 )
 
@@ -199,7 +196,7 @@ IGNORED = (
 def ignored(key: str, condition: Condition) -> str | None:
     """Why verl does not act on a key in runs of this condition; None where it does, as far as is known."""
     for known in IGNORED:
-        if key.startswith(known.prefix) and known.when(condition) and not key.startswith(known.but):
+        if key.startswith(known.prefix) and known.when(condition):
             return f"verl ignores it: {known.why}"
     return why_unread(key, condition)
 
