@@ -26,7 +26,7 @@ from workers.verl_config import (
     problem_with,
     problem_with_own,
 )
-from workers.verl_reads import never_read, not_seen_to_be_read
+from workers.verl_reads import not_seen_to_be_read
 
 
 def check_with_verl(plan: Plan) -> list[str]:

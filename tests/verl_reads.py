@@ -1,7 +1,7 @@
 """Makes the table of what verl reads (``workers/verl_reads.json``) from whole tiny runs: ``make verl-reads``.
 
-``python -m tests.verl_reads [KIND …]`` runs the kinds that this environment can (those with vLLM in its own), about a
-minute each on two quiet cores, and writes what they read beside what the table has of the others.
+``python -m tests.verl_reads [KIND …]`` runs the kinds that this environment can (vLLM's in its own), about a minute each
+on two quiet cores, and writes what each read beside what the table has of the others; the plain kind begins a new one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,11 +27,16 @@ from workers.launch import write_order
 from workers.verl_config import ADDED_KEYS, known_keys
 from workers.verl_reads import ANYTHING_BELOW, BASES, EXTRAS, TABLE, TRACE_VARIABLE, RunKind, taken_from
 
-DECLARES_KEYS = ("verl/trainer/config/", "verl/workers/config/", "verl/utils/config.py", "verl/utils/profiler/config.py")
-"""Code that names keys in order to declare or check them."""
+ACTS_ON_NOTHING = (
+    "verl/trainer/config/", "verl/workers/config/", "verl/utils/config.py", "verl/utils/profiler/config.py",
+    "verl/trainer/ppo/ray_trainer.py",
+)  # fmt: skip
+"""Code that names keys in order to declare or check them, and the trainer of earlier versions: verl's present one takes
+functions from that file, and never makes that trainer."""
 
-EARLIER_TRAINER = "verl/trainer/ppo/ray_trainer.py"
-"""The trainer of earlier versions: verl's present one takes functions from it, and leaves the trainer itself alone."""
+
+Table = dict[str, Any]
+"""As :class:`workers.verl_reads.ReadTable` is written."""
 
 
 @dataclass
@@ -52,7 +58,12 @@ def trace(kind: RunKind, assets: Path) -> Traced:
         spec = Path(scratch) / "trace.yaml"
         fields = {"steps_per_epoch": 2, "eval.every": 1, "algorithm": {"preset": "grpo", "kl_loss": 0.0}}
         fields |= {key: value for key, value in kind.fields.items() if key != "trainer"}
-        said = {"sweep": "trace", "base": "bases/tiny-cpu.yaml", "set": fields, "trainer": kind.fields.get("trainer", {})}
+        said = {
+            "sweep": "trace",
+            "base": "bases/tiny-cpu.yaml",
+            "set": fields,
+            "trainer": kind.fields.get("trainer", {}),
+        }
         spec.write_text(yaml.safe_dump(said))
         plan = prepare(spec)
         order = replace(order_of(plan.sweep, plan.conditions[0], 1), assets=str(assets), save_every=1)
@@ -84,66 +95,69 @@ def leaves() -> list[str]:
 
 
 def mentions(modules: Iterable[str]) -> dict[str, str]:
-    """Word → the first place that takes an attribute or an item of that name, in code that acts on configurations."""
+    """Word → the first file that takes an attribute or an item of that name, in code that acts on configurations."""
     found: dict[str, str] = {}
     for module in sorted(modules):
-        spec = find_spec(module)
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        file = _file(module)
+        if file is None or (name := str(file).rpartition("site-packages/")[2]).startswith(ACTS_ON_NOTHING):
             continue
-        name = spec.origin.rpartition("site-packages/")[2]
-        if not name.startswith((*DECLARES_KEYS, EARLIER_TRAINER)):
-            for word, line in _words(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
-                found.setdefault(word, f"{name}:{line}")
+        for word in _words(ast.parse(file.read_text(encoding="utf-8"))):
+            found.setdefault(word, name)
     return found
 
 
-def _words(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def _file(module: str) -> Path | None:
+    """Where a module's source lies, found without importing it."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    base = Path(spec.submodule_search_locations[0], *parts)
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+def _words(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            yield node.attr, node.lineno
+            yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-            yield node.value, node.lineno
+            yield node.value
 
 
-def make(traced: dict[str, Traced]) -> dict[str, object]:
-    """The table: of kinds that were not traced now, what the old one has."""
-    old = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {"read": {}, "mentioned": {}}
-    names = [kind.name for kind in (*BASES, *EXTRAS)]
-    plain = traced.get("transformers")
+def make(old: Table, kind: RunKind, run: Traced) -> Table:
+    """The table with what a run of a kind read in the place of what was known of that kind."""
+    bases = {base.name for base in BASES}
+    names = [known.name for known in (*BASES, *EXTRAS)]
+    values = set(leaves())
+    through = {key: users for key, users in taken_from(known_keys()).items() if key in values}
     read: dict[str, list[str]] = {}
-    for key in leaves():
-        kinds = {name for name in old["read"].get(key, ()) if name not in traced}
-        for name, run in traced.items():
-            extra = name not in {base.name for base in BASES}
-            if run.has(key) and not (extra and plain is not None and plain.has(key)):
-                kinds.add(name)
+    for key in sorted(values):
+        kinds = {name for name in old["read"].get(key, ()) if name != kind.name}
+        taken = any(run.has(name) for name in (key, *through.get(key, ())))  # who takes its value reads it
+        if taken and (kind.name in bases or BASES[0].name not in kinds):  # of the extras: what their base does not read
+            kinds.add(kind.name)
         if kinds:
             read[key] = [name for name in names if name in kinds]
-    given = set().union(*(run.reads for run in traced.values()))
-    words = mentions(set().union(*(run.modules for run in traced.values())))
-    mentioned = {} if plain is not None else dict(old["mentioned"])
-    for key in leaves():
+    words = mentions(run.modules)
+    mentioned = dict(old["mentioned"])
+    for key in values:
         section, _, word = key.rpartition(".")
-        if section in given and word in words:
+        if section in run.reads and word in words:
             mentioned.setdefault(key, words[word])
-    mentioned = {key: place.rpartition(":")[0] for key, place in sorted(mentioned.items()) if key not in read}
-    through = {key: names for key, names in taken_from(known_keys()).items() if key in set(leaves())}
-    for key, users in through.items():  # who takes the value of another key reads that one
-        kinds = {kind for name in (key, *users) for kind in read.get(name, ())}
-        if kinds:
-            read[key] = [name for name in names if name in kinds]
-            mentioned.pop(key, None)
-    return {
-        "verl": metadata.version("verl"), "read": dict(sorted(read.items())), "mentioned": mentioned, "through": through,
-    }  # fmt: skip
+    mentioned = {key: file for key, file in sorted(mentioned.items()) if key not in read}
+    return {"verl": metadata.version("verl"), "read": read, "mentioned": mentioned, "through": through}
 
 
 def main(asked: list[str]) -> None:
     vllm = find_spec("vllm") is not None
-    kinds = [kind for kind in (*BASES, *EXTRAS) if (kind.name == "vllm") == vllm]
+    kinds = [kind for kind in (*BASES, *EXTRAS) if (kind.name == "vllm") == vllm and (not asked or kind.name in asked)]
     assets = Path(os.environ.get("AQN_HOME", ".aqn")).resolve() / "assets"
-    traced = {kind.name: trace(kind, assets) for kind in kinds if not asked or kind.name in asked}
-    TABLE.write_text(json.dumps(make(traced), indent=1) + "\n", encoding="utf-8")
+    empty = {"read": {}, "mentioned": {}}
+    for kind in kinds:  # the plain one first
+        run = trace(kind, assets)
+        begin_afresh = kind is BASES[0] or not TABLE.exists()
+        old = empty if begin_afresh else json.loads(TABLE.read_text(encoding="utf-8"))
+        TABLE.write_text(json.dumps(make(old, kind, run), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

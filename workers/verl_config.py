@@ -30,8 +30,8 @@ EARLIER_KEYS = {
     "custom_reward_function": "reward.custom_reward_function",
     "sandbox_fusion": "reward.sandbox_fusion",
 }
-"""Keys of earlier versions that verl 0.9.1 lists, and reads in its fully asynchronous trainer only; their successors are
-those of verl's own ``migrate_legacy_reward_impl``."""
+"""Keys of earlier versions that verl 0.9.1 lists, and reads in its fully asynchronous trainer only. Their successors
+are those of verl's own ``migrate_legacy_reward_impl``."""
 
 
 def live_key(key: str) -> str | None:

@@ -46,7 +46,9 @@ BASES = (
 )
 """Every run is of one of these."""
 EXTRAS = (
-    RunKind("kl", "with a KL loss", {"algorithm.kl_loss": 0.001}, lambda c: c.algorithm.kl_loss > 0),
+    RunKind(
+        "kl", "with a KL loss", {"algorithm": {"preset": "grpo", "kl_loss": 0.001}}, lambda c: c.algorithm.kl_loss > 0
+    ),
     RunKind("lora", "with LoRA", {"lora": {"rank": 8}}, lambda c: c.lora is not None),
     RunKind(
         "dynamic-sampling",

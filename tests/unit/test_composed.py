@@ -122,17 +122,22 @@ def test_a_key_without_an_effect_is_an_error_that_says_why(write_spec, key, valu
 
 
 def test_all_keys_without_an_effect_are_told_at_once_and_where_a_key_has_one_it_may_stand(write_spec) -> None:
-    text = f"{TINY}trainer: {{trainer.balance_batch: false, actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n"
+    text = (
+        f"{TINY}trainer: {{trainer.balance_batch: false, actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n"
+    )
     with pytest.raises(SpecErrors) as caught:
         checked(write_spec, text)
-    assert [problem.key.rpartition(".")[2] for problem in caught.value.problems] == ["balance_batch", "forward_prefetch"]
+    assert [problem.key.rpartition(".")[2] for problem in caught.value.problems] == [
+        "balance_batch",
+        "forward_prefetch",
+    ]
     with_kl = TINY + "set: {algorithm.kl_loss: 0.001}\n"
     assert not checked(write_spec, with_kl + "trainer: {actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}\n")
 
 
 def test_a_key_that_acts_in_some_conditions_alone_names_the_others(write_spec) -> None:
     text = TINY.replace("aqn: [none, standard]", "algorithm.kl_loss: [0.0, 0.001]")
-    with pytest.raises(SpecError, match="has no effect in algorithm=dapo dtype=bf16, .* dtype=mxfp4: verl 0.9.1 reads"):
+    with pytest.raises(SpecError, match=r"has no effect in algorithm=dapo dtype=bf16, .* dtype=mxfp4: verl 0.9.1 reads"):
         checked(write_spec, f"{text}trainer: {{actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n")
 
 

@@ -221,7 +221,10 @@ def test_auto_attention_is_the_kernel_that_can_run_here(write_spec, monkeypatch,
     [
         ("set: {attention: flash_attention_2}", "computes in 16 bit only, and compute is fp32"),
         ("set: {attention: sdpa, hw_noise: {scale: 0.05}}", "bmm/matmul of hw_noise get no error: eager is needed"),
-        ("set: {attention: flash_attention_3}", "accepted: auto, sdpa, flash_attention_2, eager; did you mean 'flash_attention_2'"),
+        (
+            "set: {attention: flash_attention_3}",
+            "accepted: auto, sdpa, flash_attention_2, eager; did you mean 'flash_attention_2'",
+        ),
     ],
 )
 def test_an_attention_that_could_not_be_had_is_refused(write_spec, text, why) -> None:

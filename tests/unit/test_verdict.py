@@ -13,8 +13,8 @@ from experiment_specs.language import Aqn, Dtype, Model, Scan
 from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.schedules import sigma_at
 from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge, judge_scan
-from tests.conftest import TINY
 from orchestrator.verdict.settings import ATTENTION_FUNCTIONS
+from tests.conftest import TINY
 
 LINEARS = [f"model.layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.up_proj")]
 PLAN = PlannedSteps(total_steps=4, eval_steps=(0, 2, 4), steps_per_epoch=4, code_version="v1")

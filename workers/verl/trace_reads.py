@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -24,13 +24,14 @@ from workers.verl_reads import ANYTHING_BELOW, TRACE_VARIABLE, names_that_read
 KEY = "_read_as"
 """The attribute of one of verl's dataclasses that says which key of the configuration it was made of."""
 
-_CARRIERS = ("/omegaconf/", "/verl/base_config.py", "/dataclasses.py", "/_collections_abc.py", f"/{Path(__file__).name}")
+_CARRIERS = ("/omegaconf/", "/verl/base_config.py", "/dataclasses.py", "/_collections_abc.py", "/trace_reads.py")
 """Code that carries a value from the configuration to whoever reads it."""
 _COPIERS = ("/hydra/", "/pprint.py", "/copy.py", "/pickle.py", "/cloudpickle/", "/verl/utils/tracking.py")
 """Code that takes all of a configuration and acts on none of it."""
 
 Wants = Callable[[str], bool]
 Report = Callable[[str, str], None]
+Read = Callable[[str, Any], None]
 
 
 def start() -> None:
@@ -75,21 +76,22 @@ def install(wants: Wants, report: Report) -> None:
     ``wants``: is a dotted key of interest? Asked at every read, so it is to be quick. ``report`` takes the key and the
     place of its reader, as ``verl/trainer/ppo/core_algos.py:120``.
     """
-    from hydra._internal.instantiate import _instantiate2 as instantiation
-    from omegaconf import DictConfig, OmegaConf
-    from verl.base_config import BaseConfig
-    from verl.utils import config as conversion
-
-    under_construction: list[tuple[Any, str]] = []
 
     def read(key: str, value: Any) -> None:
         name = f"{key}{ANYTHING_BELOW}" if isinstance(value, dict) else key
         if wants(name) and (place := _reader(sys._getframe(2))) is not None:
             report(name, place)
 
-    take, take_attribute = DictConfig._get_impl, BaseConfig.__getattribute__
-    make, convert, merge = instantiation._call_target, OmegaConf.to_container, OmegaConf.merge
-    to_dataclass = conversion.omega_conf_to_dataclass
+    _trace_nodes(read)
+    _trace_dataclasses(read)
+    _trace_conversions(read)
+
+
+def _trace_nodes(read: Read) -> None:
+    """Values taken from OmegaConf's mappings, by attribute, item or ``get``."""
+    from omegaconf import DictConfig
+
+    take = DictConfig._get_impl
 
     @wraps(take)
     def take_and_tell(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -99,9 +101,20 @@ def install(wants: Wants, report: Report) -> None:
             read(str(self._get_full_key(key)), value)
         return value
 
-    def take_attribute_and_tell(self: Any, name: str) -> Any:
-        value = take_attribute(self, name)
-        own = take_attribute(self, "__dict__")
+    DictConfig._get_impl = take_and_tell
+
+
+def _trace_dataclasses(read: Read) -> None:
+    """Values taken from the dataclasses that Hydra makes of the configuration for verl."""
+    from hydra._internal.instantiate import _instantiate2 as instantiation
+    from verl.base_config import BaseConfig
+
+    take, make = BaseConfig.__getattribute__, instantiation._call_target
+    under_construction: list[tuple[Any, str]] = []
+
+    def take_and_tell(self: Any, name: str) -> Any:
+        value = take(self, name)
+        own = take(self, "__dict__")
         if name.startswith("_") or name not in own:
             return value
         if (key := own.get(KEY)) is None and under_construction and type(self) is under_construction[-1][0]:
@@ -118,33 +131,41 @@ def install(wants: Wants, report: Report) -> None:
         finally:
             under_construction.pop()
         if isinstance(made, BaseConfig):
-            take_attribute(made, "__dict__").setdefault(KEY, full_key)
+            take(made, "__dict__").setdefault(KEY, full_key)
         return made
 
-    def hand_over(configs: Iterable[Any]) -> None:
+    BaseConfig.__getattribute__ = take_and_tell
+    instantiation._call_target = make_and_mark
+
+
+def _trace_conversions(read: Read) -> None:
+    """Mappings that become plain ones, parts of others, or dataclasses that have lost their place."""
+    from omegaconf import DictConfig, OmegaConf
+    from verl.utils import config as conversion
+
+    convert, merge, to_dataclass = OmegaConf.to_container, OmegaConf.merge, conversion.omega_conf_to_dataclass
+
+    def hand_over(*configs: Any) -> None:
         for config in configs:
             if isinstance(config, DictConfig) and (key := str(config._get_full_key(None))):
                 read(key, {})
 
     @wraps(convert)
     def convert_and_tell(*args: Any, **kwargs: Any) -> Any:
-        hand_over((*args[:1], kwargs.get("cfg")))
+        hand_over(*args[:1], kwargs.get("cfg"))
         return convert(*args, **kwargs)
 
     @wraps(merge)
     def merge_and_tell(*configs: Any) -> Any:
-        hand_over(configs)
+        hand_over(*configs)
         return merge(*configs)
 
     @wraps(to_dataclass)
     def to_dataclass_and_tell(config: Any, dataclass_type: Any = None) -> Any:
-        if dataclass_type is not None:  # made of a copy that has lost its place in the configuration
-            hand_over((config,))
+        if dataclass_type is not None:  # else Hydra makes it, and knows its place
+            hand_over(config)
         return to_dataclass(config, dataclass_type)
 
-    DictConfig._get_impl = take_and_tell
-    BaseConfig.__getattribute__ = take_attribute_and_tell
-    instantiation._call_target = make_and_mark
     OmegaConf.to_container = staticmethod(convert_and_tell)
     OmegaConf.merge = staticmethod(merge_and_tell)
     conversion.omega_conf_to_dataclass = to_dataclass_and_tell

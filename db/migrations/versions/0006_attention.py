@@ -1,4 +1,4 @@
-"""Conditions in the words of schema 3, which names the attention, under their new ids, and everything that refers to them."""
+"""Conditions in the words of schema 3, which names the attention, under new ids, and all that refers to them."""
 
 from __future__ import annotations
 
