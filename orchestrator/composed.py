@@ -26,7 +26,7 @@ from workers.verl_config import (
     problem_with,
     problem_with_own,
 )
-from workers.verl_reads import not_seen_to_be_read
+from workers.verl_reads import never_read, not_seen_to_be_read, reads_in_words
 
 
 def check_with_verl(plan: Plan) -> list[str]:
@@ -96,6 +96,8 @@ def verl_key(key: str) -> Explanation | None:
     )
     whys = [i.why for i in IGNORED if name.startswith(i.prefix)]
     about += "".join(f" Runs may ignore it: {why}." for why in whys)
+    if not below and not decided:
+        about = f"A key of verl's. {reads_in_words(name)}" if never_read(name) else f"{about} {reads_in_words(name)}"
     return Explanation(name, about, "what verl accepts", "" if below else str(known[name]), {}, below, ())
 
 

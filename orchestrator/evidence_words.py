@@ -66,8 +66,8 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
     yield from _attention(by_kind.get("attention", []))
     if reads := by_kind.get("setting_read"):
         places: dict[str, set[str]] = {}
-        for fact in reads:
-            places.setdefault(fact["key"], set()).add(fact["place"].rpartition(":")[0])
+        for read in reads:
+            places.setdefault(read["key"], set()).add(read["place"].rpartition(":")[0])
         yield "verl keys", "; ".join(f"{key} read in {', '.join(sorted(files))}" for key, files in places.items())
     yield from _rollout(by_kind)
     yield from _hardware(by_kind)

@@ -97,9 +97,25 @@ def why_unread(key: str, condition: Condition) -> str | None:
     if any(kind.name in kinds and kind.covers(condition) for kind in (*BASES, *EXTRAS)):
         return None
     if kinds:
-        words = " or ".join(kind.words for kind in (*BASES, *EXTRAS) if kind.name in kinds)
-        return f"verl {known.verl} reads it only in runs {words}"
+        return f"verl {known.verl} reads it only in runs {_in_words(kinds)}"
     return None if may_be_read(key, known) else f"verl {known.verl} never reads it"
+
+
+def _in_words(kinds: set[str]) -> str:
+    return " or ".join(kind.words for kind in (*BASES, *EXTRAS) if kind.name in kinds)
+
+
+def reads_in_words(key: str) -> str:
+    """Who reads a key, as a sentence; empty where every run does."""
+    known = table()
+    kinds = kinds_that_read(key, known)
+    if all(base.name in kinds for base in BASES):
+        return ""
+    if kinds:
+        return f"verl {known.verl} reads it only in runs {_in_words(kinds)}."
+    if may_be_read(key, known):
+        return f"No traced run of verl {known.verl} read it: a run that sets it and does not read it is not PROVEN."
+    return f"verl {known.verl} never reads it: a spec that sets it is refused."
 
 
 def never_read(key: str) -> bool:

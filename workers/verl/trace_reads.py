@@ -166,8 +166,8 @@ def _trace_conversions(read: Read) -> None:
             hand_over(config)
         return to_dataclass(config, dataclass_type)
 
-    OmegaConf.to_container = staticmethod(convert_and_tell)
-    OmegaConf.merge = staticmethod(merge_and_tell)
+    OmegaConf.to_container = staticmethod(convert_and_tell)  # type: ignore[method-assign]
+    OmegaConf.merge = staticmethod(merge_and_tell)  # type: ignore[method-assign]
     conversion.omega_conf_to_dataclass = to_dataclass_and_tell
 
 
