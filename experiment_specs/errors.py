@@ -69,7 +69,7 @@ class DecidedKeyError(SpecError):
         return DecidedKeyError(self.place, self.verl_key, self.by, holds)
 
 
-class SpecErrors(SpecError):
+class SpecErrors(SpecError):  # noqa: N818 - several of them
     """Several problems of a spec: one line per problem in file order, and their number at the end.
 
     It has the file, line, key and value of the first one. Made by :func:`raise_all` only, for two problems or more.

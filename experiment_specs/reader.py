@@ -109,7 +109,7 @@ class Reader:
 
     def values(self, key: str, kind: type[V], problems: Problems) -> tuple[V, ...]:
         """Those that are sound; what is wrong with the others is noted."""
-        items = problems.value_of(lambda: self.mappings(key), [])
+        items = problems.value_of(lambda: self.mappings(key), list[dict[str, Any]]())
         return tuple(self._sound([((key, i), item) for i, item in enumerate(items)], kind, problems).values())
 
     def values_by_name(self, key: str, kind: type[V], problems: Problems) -> dict[str, V]:
@@ -125,7 +125,7 @@ class Reader:
         return found
 
     def _entries(self, key: str, problems: Problems) -> list[tuple[str, Any]]:
-        return list(problems.value_of(lambda: self.mapping(key), {}).items())
+        return list(problems.value_of(lambda: self.mapping(key), dict[str, Any]()).items())
 
     def value_at(self, at: KeyPath, item: Any, kind: type[V]) -> V:
         try:
@@ -145,7 +145,7 @@ class Reader:
             error = partial(self._error, (*at, key))
             with problems.noted():
                 refuse_verl_key(key, value, error)
-                found[key] = expand_paths(f"trainer.{key}", value, lambda _, problem, path, error=error: error(problem, path))
+                found[key] = expand_paths(f"trainer.{key}", value, partial(_at_key, error))
         return found
 
     def contrasts(self, problems: Problems) -> dict[str, Contrast]:
@@ -159,9 +159,10 @@ class Reader:
     def _contrast(self, where: KeyPath, value: Any) -> Contrast:
         contrast = self.value_at(where, value, Contrast)
         problems = Problems()
-        for key, at in ((contrast.vary, "vary"), *((key, index) for index, key in enumerate(contrast.within))):
+        named: list[tuple[str, KeyPath]] = [(contrast.vary, ("vary",))]
+        for key, at in named + [(key, ("within", index)) for index, key in enumerate(contrast.within)]:
             with problems.noted():
-                self.known_field(key, (*where, at) if at == "vary" else (*where, "within", at))
+                self.known_field(key, (*where, *at))
         if contrast.from_ == contrast.to:
             problems.add(self.fail("compares a thing with itself: from and to are equal", where))
         for side, arm in (("from", contrast.from_), ("to", contrast.to)):
@@ -233,6 +234,11 @@ def _tuples(item: Any, kind: type[Value]) -> Any:
     return {k: tuple(v) if isinstance(v, list) and k in kind.model_fields else v for k, v in item.items()}
 
 
+def _at_key(error: Callable[[str, Any], SpecError], _: str, problem: str, value: Any) -> SpecError:
+    """For a path of verl's, whose key the error already points to."""
+    return error(problem, value)
+
+
 MOST_LETTERS = 200
 """Of a label."""
 
@@ -243,6 +249,7 @@ def translated(
     item: Any,
     fail: Fail,
     where: Callable[[KeyPath], KeyPath],
+    *,
     without: Collection[str] = (),
 ) -> list[SpecError]:
     """pydantic's complaints about ``item``, one per place, in the words of the language and with their lines.
@@ -257,12 +264,23 @@ def translated(
             continue
         complaints.setdefault(_written_part(tuple(complaint["loc"]), item, complaint["type"]), complaint)
     extra = [loc for loc, complaint in complaints.items() if complaint["type"] == "extra_forbidden"]
+    missing: dict[KeyPath, list[str]] = {}
+    for loc in (loc for loc, complaint in complaints.items() if complaint["type"] == "missing"):
+        if not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra):
+            missing.setdefault(loc[:-1], []).append(str(loc[-1]))
+    others = [(loc, complaint) for loc, complaint in complaints.items() if complaint["type"] != "missing"]
     return [
-        _translated(complaint, loc, kind, fail, where)
-        for loc, complaint in complaints.items()
-        if complaint["type"] != "missing"
-        or not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra)
+        *(_missing(names, at, kind, fail, where) for at, names in missing.items()),
+        *(_translated(complaint, loc, kind, fail, where) for loc, complaint in others),
     ]
+
+
+def _missing(
+    names: list[str], at: KeyPath, kind: type[Value], fail: Fail, where: Callable[[KeyPath], KeyPath]
+) -> SpecError:
+    several = len(names) > 1
+    base = f"; a base says {'them' if several else 'it'} (`aqn spec bases`)" if not at and kind is Condition else ""
+    return fail(f"{', '.join(names)} {'are' if several else 'is'} missing{base}", where(at))
 
 
 def _written_part(loc: KeyPath, item: Any, kind: str) -> KeyPath:
@@ -284,9 +302,6 @@ def _translated(
     if complaint["type"] == "extra_forbidden":
         parent = _fields_at(kind, loc[:-1])
         return fail("unknown key", where(loc), str(loc[-1]), parent)
-    if complaint["type"] == "missing":
-        base = "; a base says it (`aqn spec bases`)" if len(loc) == 1 and kind is Condition else ""
-        return fail(f"{loc[-1]} is missing{base}", where(loc[:-1]), None, [])
     if complaint["type"] == "literal_error":
         accepted = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
         return fail(f"{value!r} is not accepted", where(loc), value, accepted)

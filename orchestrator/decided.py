@@ -1,4 +1,4 @@
-"""Which value holds where a spec sets a key of verl's that a field or the workers decide. Reads verl's configuration."""
+"""Which value holds where a spec sets a key of verl's that it may not set. Reads verl's configuration."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPat
 
 
 def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, Any], index: int) -> bool:
-    """Does a choice on the axes match a sound pattern? Compared before a condition is built: what is excluded may be impossible."""
+    """Does a choice on the axes match a sound pattern? Compared before a condition is built: what is excluded may be
+    impossible."""
     raw: dict[str, Any] = dict(sweep.fixed)
     for key, value in by_depth(choice):
         raw = assign(raw, key, value)
