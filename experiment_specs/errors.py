@@ -114,11 +114,14 @@ class Problems:
 
     def add(self, problem: SpecError, *, hides: bool = False) -> None:
         for one in problem.problems if isinstance(problem, SpecErrors) else [problem]:
-            place = (one.file, one.line, one.key)
-            if place not in self._hidden:
+            if (one.file, one.line, one.key) not in self._hidden:
                 self.found.append(one)
             if hides:
-                self._hidden.add(place)
+                self.hide(one)
+
+    def hide(self, problem: SpecError) -> None:
+        """Its place has no meaning: nothing is noted there from now on."""
+        self._hidden.add((problem.file, problem.line, problem.key))
 
     @contextmanager
     def noted(self) -> Iterator[None]:

@@ -486,11 +486,13 @@ def _interpolate(data: dict[str, Any], marks: dict[KeyPath, Mark], path: Path, p
             raise SpecError(str(error).splitlines()[0], file=str(path)) from error
         named = {at: set(_named(data, at)) for at in failing}
         first = [at for at in failing if not named[at] & {dotted(other) for other in failing}]
-        for at in first or failing:
+        for at, why in failing.items():
             mark = mark_of(marks, at)
             file, line = (mark.file, mark.line) if mark else (str(path), None)
-            problems.add(SpecError(failing[at], file=file, line=line, key=dotted(at)), hides=True)
-        for at in failing:
+            problem = SpecError(why, file=file, line=line, key=dotted(at))
+            if at in (first or failing):
+                problems.add(problem)
+            problems.hide(problem)
             data = _replaced(data, at, "")
         return _interpolate(data, marks, path, problems)
     assert isinstance(resolved, dict)  # noqa: S101 - the input was a mapping

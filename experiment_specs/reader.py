@@ -188,6 +188,8 @@ class Reader:
         for key, values in self._entries("axes", problems):
             with problems.noted():
                 self.known_field(key, ("axes", key))
+                if not isinstance(values, list | dict | None):
+                    found[key] = [values]  # what a list of it would mean is checked all the same
                 found[key] = self._axis(key, values)
         return found
 
@@ -264,23 +266,20 @@ def translated(
             continue
         complaints.setdefault(_written_part(tuple(complaint["loc"]), item, complaint["type"]), complaint)
     extra = [loc for loc, complaint in complaints.items() if complaint["type"] == "extra_forbidden"]
-    missing: dict[KeyPath, list[str]] = {}
-    for loc in (loc for loc, complaint in complaints.items() if complaint["type"] == "missing"):
-        if not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra):
-            missing.setdefault(loc[:-1], []).append(str(loc[-1]))
-    others = [(loc, complaint) for loc, complaint in complaints.items() if complaint["type"] != "missing"]
-    return [
-        *(_missing(names, at, kind, fail, where) for at, names in missing.items()),
-        *(_translated(complaint, loc, kind, fail, where) for loc, complaint in others),
+    missing = [
+        loc
+        for loc, complaint in complaints.items()
+        if complaint["type"] == "missing"
+        and not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra)
     ]
-
-
-def _missing(
-    names: list[str], at: KeyPath, kind: type[Value], fail: Fail, where: Callable[[KeyPath], KeyPath]
-) -> SpecError:
-    several = len(names) > 1
-    base = f"; a base says {'them' if several else 'it'} (`aqn spec bases`)" if not at and kind is Condition else ""
-    return fail(f"{', '.join(names)} {'are' if several else 'is'} missing{base}", where(at))
+    fields = [str(loc[0]) for loc in missing if len(loc) == 1] if kind is Condition else []
+    if len(fields) > 1:  # there is no base, most likely
+        told = [fail(f"{', '.join(fields)} are missing; a base says them (`aqn spec bases`)", where(()))]
+        missing = [loc for loc in missing if len(loc) > 1]
+    else:
+        told = []
+    others = [loc for loc, complaint in complaints.items() if complaint["type"] != "missing"]
+    return told + [_translated(complaints[loc], loc, kind, fail, where) for loc in (*missing, *others)]
 
 
 def _written_part(loc: KeyPath, item: Any, kind: str) -> KeyPath:
@@ -302,6 +301,9 @@ def _translated(
     if complaint["type"] == "extra_forbidden":
         parent = _fields_at(kind, loc[:-1])
         return fail("unknown key", where(loc), str(loc[-1]), parent)
+    if complaint["type"] == "missing":
+        base = "; a base says it (`aqn spec bases`)" if len(loc) == 1 and kind is Condition else ""
+        return fail(f"{loc[-1]} is missing{base}", where(loc[:-1]), None, [])
     if complaint["type"] == "literal_error":
         accepted = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
         return fail(f"{value!r} is not accepted", where(loc), value, accepted)
