@@ -10,6 +10,7 @@ from experiment_specs.errors import SpecError, SpecErrors
 from experiment_specs.verl_keys import DECIDED_BY
 from orchestrator.prepare import prepare
 from tests.conftest import TINY
+from workers.verl_config import known_keys
 
 pytestmark = pytest.mark.skipif(find_spec("verl") is None, reason="verl's defaults are read from its folder")
 
@@ -34,11 +35,13 @@ def told(write_spec, trainer: str, more: str = "") -> str:
         ("algorithm.use_kl_in_reward: false", "algorithm.kl_loss, which sets false, the same value: leave the line out"),
         ("algorithm.use_kl_in_reward: true", "algorithm.kl_loss, which is 0.0 here and sets false; say it there"),
         ("algorithm.use_kl_in_reward: 0", "algorithm.kl_loss, which is 0.0 here and sets false; say it there"),
-        (f"{ACTOR}.optim.lr: 0.5", "optimiser.lr, which is 0.003 here; say it there"),
-        ("data.seed: 7", "is decided by seeds, which is [3, 4] here and sets 3; say it there"),
+        (f"{ACTOR}.optim.lr: 0.5", "optimiser.lr, which is 5e-05 here; say it there"),
+        ("data.seed: 7", "is decided by seeds, which is [3, 4] here; say it there"),
         ("actor_rollout_ref.model.lora_rank: 8", "is decided by lora.rank, which is none here"),
         ("trainer.n_gpus_per_node: 8", "is decided by resources.gpus, which is 1 here; say it there"),
         ("trainer.max_actor_ckpt_to_keep: 1", "is decided by checkpoints.keep, which is 'last' here"),
+        ("data.val_max_samples: 10", "is decided by data.test_rows, which is 500 here; say it there"),
+        ("trainer.total_training_steps: 9", "is decided by epochs and steps_per_epoch, which set 24 here; say it there"),
         ("trainer.experiment_name: mine", "is decided by the run"),
         ("reward.reward_kwargs.overlong_buffer_cfg.enable: true", "algorithm.overlong, which is none here; say it there"),
     ],
@@ -65,6 +68,11 @@ def test_every_key_that_a_spec_may_not_set_is_told_whatever_stands_there(write_s
     with pytest.raises(SpecErrors) as caught:
         prepare(write_spec(f"{TINY}trainer:\n{lines}"))
     assert [one.key for one in caught.value.problems] == [f"trainer.{key}" for key in DECIDED_BY]
-    by_workers = [one.problem for one in caught.value.problems if "by the workers" in one.problem]
-    assert by_workers
-    assert all(", which set " in problem or ", which keep the default " in problem for problem in by_workers)
+    valued = {one.key.removeprefix("trainer."): one.problem.partition(", which ")[2] for one in caught.value.problems}
+    for key, by in DECIDED_BY.items():
+        if by == "the workers" and key in known_keys():
+            assert valued[key], key
+        if by.startswith(("algorithm.", "optimiser.", "batch.", "data.m", "eval.")) and " and " not in by:
+            assert valued[key], key
+        if by in ("the run", "the run directory"):
+            assert not valued[key], key
