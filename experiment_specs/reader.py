@@ -278,7 +278,8 @@ def translated(
         missing = [loc for loc in missing if len(loc) > 1]
     else:
         told = []
-    others = [loc for loc, complaint in complaints.items() if complaint["type"] != "missing"]
+    above = {loc[:end] for loc in complaints for end in range(len(loc))}  # a list without its wrong items is too short
+    others = [loc for loc, complaint in complaints.items() if complaint["type"] != "missing" and loc not in above]
     return told + [_translated(complaints[loc], loc, kind, fail, where) for loc in (*missing, *others)]
 
 

@@ -28,6 +28,12 @@ def is_number(text: str) -> bool:
     return INTEGER.fullmatch(text) is not None or FLOAT.fullmatch(text) is not None
 
 
+def is_text(text: str) -> bool:
+    """Does a plain scalar of these letters stand for themselves, in both versions?"""
+    plain = NULL.fullmatch(text) is None and BOOLEAN.fullmatch(text) is None and not is_number(text)
+    return plain and ambiguity(text) is None
+
+
 def integer(text: str) -> int:
     """Of a text that :data:`INTEGER` matches. Raises ValueError for more digits than Python reads."""
     if text.startswith("0x"):

@@ -100,7 +100,8 @@ def test_a_new_spec_plans_as_it_is_and_is_never_written_over(tmp_path) -> None:
 
 def test_names_that_yaml_reads_otherwise_and_places_that_cannot_be_written(tmp_path) -> None:
     assert aqn("init", "2024.yaml", cwd=tmp_path).returncode == 0
-    assert aqn("init", "no.yaml", cwd=tmp_path).returncode == 0
+    for name in ("no.yaml", "1e-5.yaml", "010.yaml"):
+        assert aqn("init", name, cwd=tmp_path).returncode == 0
     (tmp_path / "afile").write_text("")
     done = aqn("init", "afile/x.yaml", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: afile: File exists\n")
