@@ -69,7 +69,7 @@ class DecidedKeyError(SpecError):
         return DecidedKeyError(self.place, self.verl_key, self.by, holds)
 
 
-class SpecErrors(SpecError):
+class SpecErrors(SpecError):  # noqa: N818 - several of them
     """Several problems of a spec: one line per problem in file order, and their number at the end.
 
     It has the file, line, key and value of the first one. Made by :func:`raise_all` only, for two problems or more.
@@ -114,11 +114,14 @@ class Problems:
 
     def add(self, problem: SpecError, *, hides: bool = False) -> None:
         for one in problem.problems if isinstance(problem, SpecErrors) else [problem]:
-            place = (one.file, one.line, one.key)
-            if place not in self._hidden:
+            if (one.file, one.line, one.key) not in self._hidden:
                 self.found.append(one)
             if hides:
-                self._hidden.add(place)
+                self.hide(one)
+
+    def hide(self, problem: SpecError) -> None:
+        """Its place has no meaning: nothing is noted there from now on."""
+        self._hidden.add((problem.file, problem.line, problem.key))
 
     @contextmanager
     def noted(self) -> Iterator[None]:

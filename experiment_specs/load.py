@@ -254,10 +254,14 @@ def _check_trainer(sweep: Sweep, trainer: Any, where: Callable[[KeyPath], KeyPat
     for key, value in trainer.items():
         at = where(("trainer", key))
         with problems.noted():
-            refuse_verl_key(key, value, lambda problem, given, at=at: sweep.error(problem, at, given))  # type: ignore[misc]
+            refuse_verl_key(key, value, partial(_error_at, sweep, at))
             if key in RESULT_NEUTRAL_OVERRIDES:
                 raise sweep.error("does not change the result: write it under trainer, for all runs", at)
     problems.raise_all()
+
+
+def _error_at(sweep: Sweep, path: KeyPath, problem: str, value: Any) -> SpecError:
+    return sweep.error(problem, path, value)
 
 
 def nones(kind: type[Value], raw: Any) -> Any:
@@ -341,7 +345,11 @@ def _base_of(source: Source) -> Path | None:
         raise SpecError("is not a path", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
     places = (source.path.parent, PACKAGE)
     found = next((folder / base for folder in places if _is_file(folder / base)), None)
-    if Path(base).is_absolute() or depends_on_user(base) or (found is not None and not _is_below(found, (*places, Path.cwd()))):
+    if (
+        Path(base).is_absolute()
+        or depends_on_user(base)
+        or (found is not None and not _is_below(found, (*places, Path.cwd())))
+    ):
         raise SpecError(
             "a base lies beside the spec, below the current folder, or among the shipped ones, by a relative path",
             file=mark.file, line=mark.line, key="base", value=base,
@@ -468,9 +476,7 @@ def _deep_merge(under: dict[str, Any], over: dict[str, Any], *, top: bool = True
     return merged
 
 
-def _interpolate(
-    data: dict[str, Any], marks: dict[KeyPath, Mark], path: Path, problems: Problems
-) -> dict[str, Any]:
+def _interpolate(data: dict[str, Any], marks: dict[KeyPath, Mark], path: Path, problems: Problems) -> dict[str, Any]:
     """References replaced by what they name; those that name nothing are noted, and empty."""
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
@@ -480,11 +486,13 @@ def _interpolate(
             raise SpecError(str(error).splitlines()[0], file=str(path)) from error
         named = {at: set(_named(data, at)) for at in failing}
         first = [at for at in failing if not named[at] & {dotted(other) for other in failing}]
-        for at in first or failing:
+        for at, why in failing.items():
             mark = mark_of(marks, at)
             file, line = (mark.file, mark.line) if mark else (str(path), None)
-            problems.add(SpecError(failing[at], file=file, line=line, key=dotted(at)), hides=True)
-        for at in failing:
+            problem = SpecError(why, file=file, line=line, key=dotted(at))
+            if at in (first or failing):
+                problems.add(problem)
+            problems.hide(problem)
             data = _replaced(data, at, "")
         return _interpolate(data, marks, path, problems)
     assert isinstance(resolved, dict)  # noqa: S101 - the input was a mapping

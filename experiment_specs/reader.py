@@ -109,7 +109,7 @@ class Reader:
 
     def values(self, key: str, kind: type[V], problems: Problems) -> tuple[V, ...]:
         """Those that are sound; what is wrong with the others is noted."""
-        items = problems.value_of(lambda: self.mappings(key), [])
+        items = problems.value_of(lambda: self.mappings(key), list[dict[str, Any]]())
         return tuple(self._sound([((key, i), item) for i, item in enumerate(items)], kind, problems).values())
 
     def values_by_name(self, key: str, kind: type[V], problems: Problems) -> dict[str, V]:
@@ -125,7 +125,7 @@ class Reader:
         return found
 
     def _entries(self, key: str, problems: Problems) -> list[tuple[str, Any]]:
-        return list(problems.value_of(lambda: self.mapping(key), {}).items())
+        return list(problems.value_of(lambda: self.mapping(key), dict[str, Any]()).items())
 
     def value_at(self, at: KeyPath, item: Any, kind: type[V]) -> V:
         try:
@@ -145,7 +145,7 @@ class Reader:
             error = partial(self._error, (*at, key))
             with problems.noted():
                 refuse_verl_key(key, value, error)
-                found[key] = expand_paths(f"trainer.{key}", value, lambda _, problem, path, error=error: error(problem, path))
+                found[key] = expand_paths(f"trainer.{key}", value, partial(_at_key, error))
         return found
 
     def contrasts(self, problems: Problems) -> dict[str, Contrast]:
@@ -159,9 +159,10 @@ class Reader:
     def _contrast(self, where: KeyPath, value: Any) -> Contrast:
         contrast = self.value_at(where, value, Contrast)
         problems = Problems()
-        for key, at in ((contrast.vary, "vary"), *((key, index) for index, key in enumerate(contrast.within))):
+        named: list[tuple[str, KeyPath]] = [(contrast.vary, ("vary",))]
+        for key, at in named + [(key, ("within", index)) for index, key in enumerate(contrast.within)]:
             with problems.noted():
-                self.known_field(key, (*where, at) if at == "vary" else (*where, "within", at))
+                self.known_field(key, (*where, *at))
         if contrast.from_ == contrast.to:
             problems.add(self.fail("compares a thing with itself: from and to are equal", where))
         for side, arm in (("from", contrast.from_), ("to", contrast.to)):
@@ -187,6 +188,8 @@ class Reader:
         for key, values in self._entries("axes", problems):
             with problems.noted():
                 self.known_field(key, ("axes", key))
+                if not isinstance(values, list | dict | None):
+                    found[key] = [values]  # what a list of it would mean is checked all the same
                 found[key] = self._axis(key, values)
         return found
 
@@ -233,6 +236,11 @@ def _tuples(item: Any, kind: type[Value]) -> Any:
     return {k: tuple(v) if isinstance(v, list) and k in kind.model_fields else v for k, v in item.items()}
 
 
+def _at_key(error: Callable[[str, Any], SpecError], _: str, problem: str, value: Any) -> SpecError:
+    """For a path of verl's, whose key the error already points to."""
+    return error(problem, value)
+
+
 MOST_LETTERS = 200
 """Of a label."""
 
@@ -243,6 +251,7 @@ def translated(
     item: Any,
     fail: Fail,
     where: Callable[[KeyPath], KeyPath],
+    *,
     without: Collection[str] = (),
 ) -> list[SpecError]:
     """pydantic's complaints about ``item``, one per place, in the words of the language and with their lines.
@@ -257,12 +266,21 @@ def translated(
             continue
         complaints.setdefault(_written_part(tuple(complaint["loc"]), item, complaint["type"]), complaint)
     extra = [loc for loc, complaint in complaints.items() if complaint["type"] == "extra_forbidden"]
-    return [
-        _translated(complaint, loc, kind, fail, where)
+    missing = [
+        loc
         for loc, complaint in complaints.items()
-        if complaint["type"] != "missing"
-        or not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra)
+        if complaint["type"] == "missing"
+        and not any(loc[:-1] == other[:-1] and nearest(str(other[-1]), [str(loc[-1])]) for other in extra)
     ]
+    fields = [str(loc[0]) for loc in missing if len(loc) == 1] if kind is Condition else []
+    if len(fields) > 1:  # there is no base, most likely
+        told = [fail(f"{', '.join(fields)} are missing; a base says them (`aqn spec bases`)", where(()))]
+        missing = [loc for loc in missing if len(loc) > 1]
+    else:
+        told = []
+    above = {loc[:end] for loc in complaints for end in range(len(loc))}  # a list without its wrong items is too short
+    others = [loc for loc, complaint in complaints.items() if complaint["type"] != "missing" and loc not in above]
+    return told + [_translated(complaints[loc], loc, kind, fail, where) for loc in (*missing, *others)]
 
 
 def _written_part(loc: KeyPath, item: Any, kind: str) -> KeyPath:

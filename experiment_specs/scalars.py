@@ -28,6 +28,12 @@ def is_number(text: str) -> bool:
     return INTEGER.fullmatch(text) is not None or FLOAT.fullmatch(text) is not None
 
 
+def is_text(text: str) -> bool:
+    """Does a plain scalar of these letters stand for themselves, in both versions?"""
+    plain = NULL.fullmatch(text) is None and BOOLEAN.fullmatch(text) is None and not is_number(text)
+    return plain and ambiguity(text) is None
+
+
 def integer(text: str) -> int:
     """Of a text that :data:`INTEGER` matches. Raises ValueError for more digits than Python reads."""
     if text.startswith("0x"):
@@ -47,21 +53,16 @@ def ambiguity(text: str) -> str | None:
         plain = zeros[1] + (text.removeprefix(zeros[1]).lstrip("0") or "0")
         octal = f" ({int(text, 8)})" if set(text) <= set("+-01234567") and len(text) < MAX_DIGITS else ""
         return f"{text} has leading zeros, which YAML 1.1 reads as octal{octal} and YAML 1.2 does not: write {plain}"
-    if _YES_OR_NO.fullmatch(text):
-        return (
-            f"{text} is a boolean in YAML 1.1 and a text in YAML 1.2: write true or false; none where a field is to be"
-            f" absent; or '{text}' for the text"
-        )
-    if _OTHER_BASE.fullmatch(text):
-        return f"{text} is a number in YAML 1.1 and a text in YAML 1.2: write it in decimal, or in quotes for the text"
-    if _SEXAGESIMAL.fullmatch(text):
-        return (
-            f"{text} is a number of base 60 in YAML 1.1 and a text in YAML 1.2: write the number in decimal, or in"
-            " quotes for the text"
-        )
-    if "_" in text and text[0] != "_" and is_number(text.replace("_", "")):
-        plain = text.replace("_", "")
-        return f"{text} is a number in YAML 1.1 and a text in YAML 1.2: write {plain}, or '{text}' for the text"
+    plain = text.replace("_", "")
+    instead = (
+        (_YES_OR_NO.fullmatch(text), "a boolean", "true or false; none where a field is to be absent"),
+        (_OTHER_BASE.fullmatch(text), "a number", "it in decimal"),
+        (_SEXAGESIMAL.fullmatch(text), "a number of base 60", "it in decimal"),
+        ("_" in text and text[0] != "_" and is_number(plain), "a number", plain),
+    )
+    for applies, what, better in instead:
+        if applies:
+            return f"{text} is {what} in YAML 1.1 and a text in YAML 1.2: write {better}; or '{text}' for the text"
     if not text.isascii() and (odd := odd_letters(text)) is not None:
         return f"{text!r} is no number: {odd.told}; write {odd.number}, or put a text in quotes"
     return None

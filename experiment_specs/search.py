@@ -178,7 +178,7 @@ def _space(reader: Reader, own: str, problems: Problems) -> dict[str, Parameter]
     space: dict[str, Parameter] = {}
     unsound: list[str] = []
     before = len(problems.found)
-    for key, value in problems.value_of(lambda: reader.mapping("space"), {}).items():
+    for key, value in problems.value_of(lambda: reader.mapping("space"), dict[str, Any]()).items():
         try:
             parameter = _parameter(reader, key, value)
             refuse_idle(reader, own, key, "the space")

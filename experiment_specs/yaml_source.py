@@ -61,8 +61,8 @@ for _kind, _pattern, _first in (
     ("float", scalars.FLOAT, list("-+0123456789.")),
 ):
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(f"^(?:{_pattern.pattern})$"), _first)
-_Loader.add_constructor(f"{_TAG}int", lambda loader, node: scalars.integer(loader.construct_scalar(node)))
-_Loader.add_constructor(f"{_TAG}float", lambda loader, node: scalars.real(loader.construct_scalar(node)))
+_Loader.add_constructor(f"{_TAG}int", lambda _, node: scalars.integer(node.value))
+_Loader.add_constructor(f"{_TAG}float", lambda _, node: scalars.real(node.value))
 
 
 def dotted(path: KeyPath) -> str:

@@ -1,4 +1,4 @@
-"""Which value holds where a spec sets a key of verl's that a field or the workers decide. Reads verl's configuration."""
+"""Which value holds where a spec sets a key of verl's that it may not set. Reads verl's configuration."""
 
 from __future__ import annotations
 
@@ -55,18 +55,24 @@ def _words(problem: DecidedKeyError, plan: Plan, composed: list[_Composed]) -> s
     values = _different(_at(one.config, problem.verl_key) for one in composed)
     fields = _different(_field(problem.by, plan, one) for one in plan.conditions)
     known = values[0] if len(values) == 1 and not isinstance(values[0], Mapping) else _NOWHERE
-    same = known == problem.value and isinstance(known, bool) == isinstance(problem.value, bool)
-    if problem.by == WORKERS or same:
-        if known is _NOWHERE:
-            return ""
-        is_set = any(problem.verl_key == key or problem.verl_key.startswith(f"{key}.") for key in composed[0].is_set)
-        verb = ("set" if is_set else "keep the default") if problem.by == WORKERS else "sets"
-        return f", which {verb} {_spelled(known)}" + (", the same value: leave the line out" if same else "")
-    if _NOWHERE not in fields:
-        here = f", which is {' or '.join(map(_spelled, fields))} here"
-        sets = known is not _NOWHERE and len(fields) == 1 and known != fields[0]
-        return f"{here}{f' and sets {_spelled(known)}' if sets else ''}; say it there"
-    return f", which sets {_spelled(known)} here; say it there" if known is not _NOWHERE else ""
+    is_set = any(problem.verl_key == key or problem.verl_key.startswith(f"{key}.") for key in composed[0].is_set)
+    one = problem.by != WORKERS and " and " not in problem.by
+    verb = f"set{'s' * one}" if is_set else f"keep{'s' * one} the default"
+    if known is not _NOWHERE and _equal(known, problem.value):
+        return f", which {verb} {_spelled(known)}, the same value: leave the line out"
+    if problem.by == WORKERS:
+        return "" if known is _NOWHERE else f", which {verb} {_spelled(known)}"
+    sets = f"{verb} {_spelled(known)}" if is_set and known is not _NOWHERE else ""
+    if _NOWHERE in fields:
+        return f", which {sets} here; say it there" if sets else ""
+    here = f", which is {' or '.join(map(_spelled, fields))} here"
+    differs = len(fields) == 1 and not _equal(known, fields[0]) and problem.by != "seeds"
+    return f"{here}{f' and {sets}' if sets and differs else ''}; say it there"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """False is not 0 here, as in YAML."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _different(values: Iterable[Any]) -> list[Any]:

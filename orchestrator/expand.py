@@ -105,13 +105,18 @@ def _when(index: int) -> KeyPath:
 
 
 def _sound_axes(sweep: Sweep, problems: Problems) -> dict[str, list[tuple[int, Any]]]:
-    """Axis → position and value of those values that can be read; an axis without any is left out."""
+    """Axis → position and value of those values that can be read.
+
+    An axis without any keeps its first one: without the field, others could be told that they do not go together.
+    """
     sound: dict[str, list[tuple[int, Any]]] = {}
     for key, values in sweep.axes.items():
         for index, value in enumerate(values):
             with problems.noted():
                 _resolved(sweep, key, value, ("axes", key, index))
                 sound.setdefault(key, []).append((index, value))
+        if key not in sound and not key.startswith("trainer."):
+            sound[key] = [(0, values[0])]
     return sound
 
 
@@ -159,14 +164,19 @@ def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPat
 
 
 def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, Any], index: int) -> bool:
-    """Does a choice on the axes match a sound pattern? Compared before a condition is built: what is excluded may be impossible."""
+    """Does a choice on the axes match a sound pattern? Compared before a condition is built: what is excluded may be
+    impossible."""
     raw: dict[str, Any] = dict(sweep.fixed)
     for key, value in by_depth(choice):
         raw = assign(raw, key, value)
     for key, wanted in when.items():
         where: KeyPath = (*_when(index), key)
         head = key.partition(".")[0]
-        have = {head: _with_defaults(head, _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT)}
+        try:
+            value = _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT
+        except SpecError:  # told where the value stands
+            return False
+        have = {head: _with_defaults(head, value)}
         if not _same(_lookup(have, key), _resolved(sweep, key, wanted, where)):
             return False
     return True

@@ -19,11 +19,11 @@ TOO_LONG_SECONDS = 120
 
 
 def prepare(spec: Path) -> Plan:
-    """Raises SpecError for whatever is wrong with the spec, with the model in mind, or with verl's keys: all at once."""
+    """Raises SpecError for all that is wrong with the spec, with the model in mind, or with verl's keys."""
     problems = Problems()
     sweep = load_sweep(spec, problems)
     plan = make_plan(sweep, look, problems)
-    warnings = problems.value_of(lambda: check_with_verl(plan), [])
+    warnings = problems.value_of(lambda: check_with_verl(plan), list[str]())
     raise_all(with_what_holds(problems.found, plan))
     return replace(plan, warnings=(*plan.warnings, *warnings))
 
