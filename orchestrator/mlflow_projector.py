@@ -25,6 +25,7 @@ from experiment_specs.errors import AqnError
 from experiment_specs.faults import fault_point
 from experiment_specs.language import NAMED_FIELDS
 from experiment_specs.presets import preset_name
+from experiment_specs.telemetry import turn_telemetry_off
 from orchestrator.run_page import run_page, summary
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
@@ -105,6 +106,7 @@ class Projector:
 
     def _connect(self) -> Any:
         if self._client is None:
+            turn_telemetry_off()
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -135,10 +137,16 @@ class Projector:
                 else self._client.create_experiment(
                     name,
                     self._settings.mlflow_artifacts.as_uri(),
-                    tags={"mlflow.experimentKind": "custom_model_development"},
+                    tags={"mlflow.experimentKind": "custom_model_development"} | self._about(name),
                 )
             )
         return self._experiments[name]
+
+
+    def _about(self, sweep: str) -> dict[str, str]:
+        """What the sweep asks, as the experiment's description."""
+        about = reads.sweep_about(self._engine, sweep)
+        return {"mlflow.note.content": about} if about else {}
 
 
 def rebuild(settings: Settings, engine: Engine) -> int:
