@@ -1,4 +1,4 @@
-"""MLflow's server as `aqn ui` starts it: MLflow's own app, which opens a sweep at its runs, and two addresses of ours.
+"""MLflow's server as `aqn ui` starts it: its own app, which opens a sweep at its runs, and three addresses of ours.
 
 This is a plugin of the kind ``mlflow.app`` (https://mlflow.org/docs/latest/self-hosting/security/custom): ``mlflow
 server --app-name aqn`` calls :func:`create_app`, found by the entry point in ``pyproject.toml``. Nothing of MLflow is
@@ -7,22 +7,23 @@ patched.
 Why it is needed: MLflow 3 has two workflows, GenAI and model training, and shows the pages of one of them. Which one is
 decided by ``workflowType`` in the address, else by what the switch in its side bar left in the browser's storage, else
 it is GenAI. The kind of an experiment (tag ``mlflow.experimentKind``) is not asked. So the page that starts MLflow in
-the browser fills in what the browser has no value for yet (:func:`browser_defaults`): whoever moves a switch of MLflow's
+the browser fills in what the browser has no value for yet (:func:`browser_defaults`): who moves a switch of MLflow's
 keeps that choice.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import entry_points
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 APP_NAME = "aqn"
-ADDRESS_VARIABLE = "AQN_MLFLOW_PAGES"
-"""Where `aqn ui` tells the dashboard that this server is, with no slash at the end."""
+ADDRESS_VARIABLE, DASHBOARD_VARIABLE = "AQN_MLFLOW_PAGES", "AQN_DASHBOARD_PAGES"
+"""By which `aqn ui` tells its servers where this one is, and where the dashboard is, with no slash at the end."""
 WORKFLOW = "machine_learning"
-RUN_PATH, SWEEP_PATH = "/aqn/run", "/aqn/sweep"
+RUN_PATH, SWEEP_PATH, DASHBOARD_PATH = "/aqn/run", "/aqn/sweep", "/aqn/dashboard"
 
 
 def installed() -> bool:
@@ -40,6 +41,11 @@ def sweep_address(base: str, sweep: str) -> str:
     return f"{base}{SWEEP_PATH}/{quote(sweep, safe='')}"
 
 
+def dashboard_path(run: str) -> str:
+    """Path on this server that leads to the dashboard's page of a run; ``run`` is our id of it."""
+    return f"{DASHBOARD_PATH}/{quote(run, safe='')}"
+
+
 def page_of_runs(experiment: str) -> str:
     """MLflow's own address of an experiment's runs, on its server."""
     return f"/#/experiments/{experiment}/runs?workflowType={WORKFLOW}"
@@ -51,7 +57,7 @@ def page_of_run(experiment: str, mlflow_run: str) -> str:
 
 
 def browser_defaults(*, telemetry: bool) -> dict[str, Any]:
-    """What MLflow's pages keep in the browser, by name. ``telemetry``: does this server pass on what its pages report?"""
+    """What MLflow's pages keep in the browser, by name. ``telemetry``: does this server pass its pages' reports on?"""
     shown = {"mlflow.workflowType_v1": WORKFLOW, "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
     off = {"mlflow.settings.telemetry.enabled_v1": False, "mlflow.telemetry.info.alert.dismissed_v1": True}
     return shown if telemetry else shown | off
@@ -111,8 +117,16 @@ def create_app(app: Any = None) -> Any:
             return Response(f"{error.message}\n", 404, mimetype="text/plain")
         return redirect(page_of_run(found.info.experiment_id, mlflow_run))
 
+    def dashboard(of: str) -> Any:
+        base = os.environ.get(DASHBOARD_VARIABLE)
+        if base is None:
+            why = f"`aqn ui` did not start this server; the dashboard has this run at /run?run={of}"
+            return Response(f"{why}\n", 404, mimetype="text/plain")
+        return redirect(f"{base}/run?{urlencode({'run': of})}")
+
     app.before_request(whole)
     app.after_request(started)
     app.add_url_rule(f"{SWEEP_PATH}/<path:name>", "aqn_sweep", sweep)
+    app.add_url_rule(f"{DASHBOARD_PATH}/<of>", "aqn_dashboard", dashboard)
     app.add_url_rule(f"{RUN_PATH}/<mlflow_run>", "aqn_run", run)
     return create_fastapi_app(app)

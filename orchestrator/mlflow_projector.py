@@ -26,6 +26,7 @@ from experiment_specs.faults import fault_point
 from experiment_specs.language import NAMED_FIELDS
 from experiment_specs.presets import preset_name
 from experiment_specs.telemetry import turn_telemetry_off
+from orchestrator.mlflow_pages import dashboard_path
 from orchestrator.run_page import run_page, summary
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
@@ -141,7 +142,6 @@ class Projector:
                 )
             )
         return self._experiments[name]
-
 
     def _about(self, sweep: str) -> dict[str, str]:
         """What the sweep asks, as the experiment's description."""
@@ -274,7 +274,7 @@ def _tags(run: Run) -> dict[str, str]:
         "score.valid": str(run.valid).lower(),
         "score.rule": run.score_rule.get("rule", ""),
         "run_dir": run.attempt.run_dir if run.attempt else "",
-        "mlflow.note.content": summary(run),
+        "mlflow.note.content": summary(run, dashboard_path(run.id)),
         **named,
     }
     return {key: value or "none" for key, value in tags.items()}

@@ -117,7 +117,8 @@ def trainer_command(run_dir: Path) -> list[str]:
 def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> dict[str, str]:
     """The trainer's environment: the parent's, without its Ray (the run starts a private one), plus the token."""
     kept = {k: v for k, v in base.items() if not k.startswith("RAY_")}
-    return kept | telemetry_variables(base) | {
+    return kept | {
+        **telemetry_variables(base),
         TOKEN_VARIABLE: token,
         RUN_DIR_VARIABLE: str(run_dir),
         "PYTHONUNBUFFERED": "1",
