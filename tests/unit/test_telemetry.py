@@ -93,3 +93,9 @@ def test_the_command_line_turns_them_off_before_anything_heavy_is_imported() -> 
     assert heavy == []
     expected = {switch.variable: switch.off for switch in SWITCHES} | {"RAY_USAGE_STATS_ENABLED": "1"}
     assert {name: environment.get(name) for name in expected} == expected
+
+
+def test_the_documentation_has_every_switch() -> None:
+    page = (REPOSITORY / "docs" / "dashboard.md").read_text()
+    for switch in SWITCHES:
+        assert f"| `{switch.variable}` | `{switch.off}` | {switch.library} |" in page
