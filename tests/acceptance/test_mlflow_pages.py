@@ -129,7 +129,7 @@ def test_the_click_from_the_list_of_experiments_ends_at_the_runs(page, ui) -> No
     page.goto(ui["mlflow"])
     page.get_by_role("link", name="Experiments").first.click()
     page.get_by_role("heading", name="Experiments").wait_for()
-    assert page.get_by_text("does noise help 4-bit weights?").first.is_visible()
+    page.get_by_text("does noise help 4-bit weights?").first.wait_for()
     page.get_by_role("link", name=NAME, exact=True).click()
     at_the_runs(page)
 
