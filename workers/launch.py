@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_specs.language import Condition, HwNoise, flash_attention_is_installed
+from experiment_specs.telemetry import telemetry_variables
 
 ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
@@ -117,10 +118,10 @@ def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> d
     """The trainer's environment: the parent's, without its Ray (the run starts a private one), plus the token."""
     kept = {k: v for k, v in base.items() if not k.startswith("RAY_")}
     return kept | {
+        **telemetry_variables(base),
         TOKEN_VARIABLE: token,
         RUN_DIR_VARIABLE: str(run_dir),
         "PYTHONUNBUFFERED": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
