@@ -162,7 +162,9 @@ def _signature(held: Any) -> str:
     except (TypeError, ValueError):
         return "(of compiled code)"
     parameters = [
-        p.replace(annotation=inspect.Parameter.empty, default=p.default if isinstance(p.default, SIMPLE) else _Text("…"))
+        p.replace(
+            annotation=inspect.Parameter.empty, default=p.default if isinstance(p.default, SIMPLE) else _Text("…")
+        )
         if p.default is not inspect.Parameter.empty
         else p.replace(annotation=inspect.Parameter.empty)
         for p in signature.parameters.values()
@@ -224,8 +226,7 @@ def _reads(path: Path, word: str) -> bool:
 
 
 def main() -> None:
-    from tests.contract.by_hand import by_hand
-    from tests.contract.uses import uses
+    from tests.contract.by_hand import everything
 
     noise = io.StringIO()  # packages greet
     with contextlib.redirect_stdout(noise):
@@ -233,7 +234,7 @@ def main() -> None:
             from workers.verl.plugin import _alias_vllm
 
             _alias_vllm()
-        found = described(sorted(uses() | by_hand()))
+        found = described(sorted(everything()))
     sys.stdout.write(json.dumps({"environment": environment(), "names": found}) + "\n")
 
 

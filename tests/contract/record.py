@@ -55,7 +55,9 @@ def said(uses: Iterable[Use]) -> dict[str, str]:
     return {name: "; ".join(who) for name, who in found.items()}
 
 
-def renewed(listed: Mapping[str, Listed], uses: Iterable[Use], live: Mapping[str, str | None], here: str) -> dict[str, Listed]:
+def renewed(
+    listed: Mapping[str, Listed], uses: Iterable[Use], live: Mapping[str, str | None], here: str
+) -> dict[str, Listed]:
     """The list with this environment's column as it is. What is new goes to the others that have it too: they have the
     same versions, and their own tests correct it."""
     others = ENVIRONMENTS if here == "cpu" else ("vllm", "gpu")
@@ -84,5 +86,7 @@ def moved(listed: Mapping[str, Listed], live: Mapping[str, str | None], here: st
 def unlisted(listed: Mapping[str, Listed], uses: Iterable[Use], live: Mapping[str, str | None]) -> list[str]:
     """One line for each use that the list lacks. What ours has and theirs has not is no use."""
     uses = list(uses)
-    surely = {use.name for use in uses if use.kind != "maybe"} | {name for name, text in live.items() if text is not None}
+    surely = {use.name for use in uses if use.kind != "maybe"} | {
+        name for name, text in live.items() if text is not None
+    }
     return [f"{name} is not listed: {who}" for name, who in said(uses).items() if name in surely and name not in listed]

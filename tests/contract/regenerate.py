@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from tests.contract.by_hand import by_hand
+from tests.contract.by_hand import everything
 from tests.contract.record import moved, read, renewed, write
 from tests.contract.test_contract import look
-from tests.contract.uses import uses
 
 
 def main() -> None:
     here, live = look()
-    listed, used = read(), uses() | by_hand()
+    listed, used = read(), everything()
     for line in moved(listed, live, here):
         print(line)  # noqa: T201 - what a person is to look at before it is checked in
     write(renewed(listed, used, live, here))

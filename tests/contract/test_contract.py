@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from tests.contract.by_hand import by_hand
+from tests.contract.by_hand import everything
 from tests.contract.live import describe, readers
 from tests.contract.record import Listed, moved, read, renewed, unlisted, write
-from tests.contract.uses import ROOT, Use, in_source, uses
+from tests.contract.uses import ROOT, Use, in_source
 
 AGAIN = "adapt the code to it, then `python -m tests.contract.regenerate`"
 
@@ -42,12 +42,12 @@ def test_every_name_is_as_it_was(installed) -> None:
 
 def test_every_use_is_listed(installed) -> None:
     _, live = installed
-    lines = unlisted(read(), uses() | by_hand(), live)
+    lines = unlisted(read(), everything(), live)
     assert not lines, "\n".join([*lines, AGAIN])
 
 
 def test_nothing_is_listed_that_is_not_used() -> None:
-    used = {use.name for use in uses() | by_hand()}
+    used = {use.name for use in everything()}
     assert sorted(set(read()) - used) == []
 
 

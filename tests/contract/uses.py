@@ -56,7 +56,11 @@ def in_source(text: str, where: str) -> set[Use]:
     patched = {id(target) for target in _targets(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Name) and (name := _dotted(node, aliases)) is not None:
-            how = "patches" if id(node) in patched and (isinstance(node, ast.Attribute) or name in aliases.values()) else "uses"
+            how = (
+                "patches"
+                if id(node) in patched and (isinstance(node, ast.Attribute) or name in aliases.values())
+                else "uses"
+            )
             if _watched(name) or (_package(name) in PATCHED_ONLY and (how == "patches" or _private(name))):
                 found.add(Use(name, "name", where, how))
         if isinstance(node, ast.ClassDef):
@@ -64,9 +68,7 @@ def in_source(text: str, where: str) -> set[Use]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and (m := VARIABLE.fullmatch(node.value)):
             found.add(Use(f"{READERS[m[1]]}:{node.value}", "word", where, "sets or reads"))
     longest = {use.name for use in found}
-    return {
-        use for use in found if use.how != "uses" or not any(other.startswith(f"{use.name}.") for other in longest)
-    }
+    return {use for use in found if use.how != "uses" or not any(other.startswith(f"{use.name}.") for other in longest)}
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -116,10 +118,18 @@ def _of_class(node: ast.ClassDef, aliases: dict[str, str], where: str) -> set[Us
     base = bases[0]
     found = {Use(base, "name", where, "subclasses")}
     own = {one.name for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
-    own |= {one.id for line in node.body if isinstance(line, ast.Assign | ast.AnnAssign) for one in _targets(line) if isinstance(one, ast.Name)}
+    own |= {
+        one.id
+        for line in node.body
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+        for one in _targets(line)
+        if isinstance(one, ast.Name)
+    }
     found |= {Use(f"{base}.{name}", "maybe", where, "overrides") for name in own}
     stored = {
-        one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store) and _is_self(one.value)
+        one.attr
+        for one in ast.walk(node)
+        if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store) and _is_self(one.value)
     }
     found |= {Use(f"{base}.{name}", "maybe", where, "sets") for name in stored}
     for one in ast.walk(node):
