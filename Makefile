@@ -100,7 +100,7 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 	PYTHONPATH=. $(BIN)/python benchmarks/scheduler.py
 	PYTHONPATH=. $(BIN)/python benchmarks/dashboard.py
 
-gpu-check: | $(BIN)/uv  ## on a machine with a GPU: what it lacks, then real runs of a 1.5B model's shapes with vLLM, timed (untried)
+gpu-check:  ## on a machine with a GPU: what it lacks, then real runs of a 1.5B model's shapes with vLLM, timed (untried)
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py --machine
 	$(MAKE) $(VENV)-gpu/.done
 	PYTHONPATH=. $(VENV)-gpu/bin/python benchmarks/gpu_check.py
