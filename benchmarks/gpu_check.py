@@ -3,8 +3,9 @@
 Looks at the machine first, and ends with 2 and a remedy at the first thing that is missing. Then a model with
 Qwen2.5-1.5B's shapes and random weights is trained for a few steps by real verl with rollouts by vLLM: in bf16; in
 mxfp4 with noise in the norms; and both without their measurements, which shows what those cost. No answer of such a
-model earns anything, so what moves it is a bonus on entropy. Then what 4-bit weights cost on this device, beside copying
-the same memory. Ends with 1 where a run is not PROVEN. Whatever happens, a report is left that can be attached to a bug.
+model earns anything, so what moves it is a bonus on entropy. Then what 4-bit weights cost on this device, beside
+copying the same memory. Ends with 1 where a run is not PROVEN. Whatever happens, a report is left that can be attached
+to a bug.
 """
 
 from __future__ import annotations

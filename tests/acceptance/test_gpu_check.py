@@ -41,7 +41,7 @@ def without_driver(folder: Path) -> str:
 
 @pytest.mark.parametrize("arguments", [(), ("--machine",)])
 def test_without_a_gpu_it_says_what_it_would_do_and_stops_with_a_remedy_and_a_report(tmp_path, arguments) -> None:
-    done = check(tmp_path, *arguments, path=without_driver(tmp_path), **{"HF_TOKEN": SECRET})
+    done = check(tmp_path, *arguments, path=without_driver(tmp_path), HF_TOKEN=SECRET)
     assert done.returncode == 2, done.stderr
     assert "1. look at the driver" in done.stdout
     assert "untried" in done.stdout
