@@ -115,13 +115,14 @@ def _candidates(statements: Sequence[Statement]) -> list[Found]:
     """What may have ended the attempt, in the order of the log."""
     begin = max((index + 1 for index, said in enumerate(statements) if _STEP_DONE.search(said.text)), default=0)
     recovered = {said.writer: index for index, said in enumerate(statements) if said.recovery}
-    found = {index: match for index, said in enumerate(statements) if (match := _match(said)) is not None}
+    matches = [_match(said) for said in statements]
+    found = {index: match for index, match in enumerate(matches) if match is not None}
     return [
         match
         for index, match in found.items()
         if (index >= begin or match.cause.announced)
         and not (index < recovered.get(statements[index].writer, 0) and _transient(match.cause))
-        and not _replaced(match, found.get(statements[index].outcome or 0))
+        and not ((outcome := statements[index].outcome) is not None and _replaced(match, matches[outcome]))
     ]
 
 

@@ -43,8 +43,8 @@ _DATE = r"\d{4}[-/.]\d\d[-/.]\d\d[ T_]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\
 _SOURCE = r"(?:[\w.~-]*/)*[\w.-]+\.(?:py|cc|cpp|cu|cuh|hpp|h|go|rs)(?::|\()\d+\)?"
 _HEADER = re.compile(
     r"(?:(?:"
-    rf"\[{_DATE} [WEIFC] \d+ \d+\]|\[?{_DATE}(?: [A-Z]{{2}}\d+)*[\],]?"  # Ray's daemons; most loggers, SGLang's ranks
-    r"|\[?[WEIFC]\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: \d+)? [\w./-]+:\d+\]"  # PyTorch's and glog's
+    rf"\[{_DATE} [WEIFC] \d+ \d+\]|\[?{_DATE}(?: [A-Z]{{2}}\d+)*[\],:]?"  # Ray's daemons; most loggers, SGLang's ranks
+    r"|\[?[WEIFC]?\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: +\d+)? [\w./-]+:\d+\]|(?<=\])\[[\w.]+\]"  # PyTorch's and glog's
     rf"|\[\d\d:\d\d:\d\d {_LEVEL} [\w.]+\]|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?|\d\d-\d\d \d\d:\d\d:\d\d"
     rf"|[\[<]?{_LEVEL}\b[\]>]?:?(?:[\w.]+:(?=\S))?"
     rf"|\[{_SOURCE}\]|{_SOURCE}(?:[\]:]|(?=\s|$))|\((?:raylet|gcs_server)\)|(?:stdout|stderr) [FP]"
@@ -64,7 +64,7 @@ _WARNED = re.compile(r"^(?:\w*Warning:|warnings\.warn|\[\w+\] warning)")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
 _FRAME = re.compile(r'^\s*File "([^"]+)", line \d+')
 _CODE = re.compile(
-    r"^\s*(?:(?:raise|return|assert|if|with|for|def|await|except|try|else|elif)\b.*|self\.\w.*|[\w.]+ = .*"
+    r"^\s*(?:(?:raise|return|assert|if|with|for|def|await|except|try|else|elif)\b.*|self\.\w.*|\s{3}[\w.]+ = .*"
     r"|[~^\s]+\^[~^\s]*|\[Previous line repeated .*)$"
 )
 _QUOTED = re.compile(
@@ -86,14 +86,14 @@ _ATTEMPT = re.compile(r"\b(?:[Aa]ttempt|[Rr]etry|[Tt]ry)[ #:=]*(\d+) ?(?:/|of|ou
 _HARMLESS = re.compile(
     r"will (?:be )?(?:continue|use)d?\b|thrown while requesting|[Ff]all(?:ing|s)? ?back"
     r"|(?:was|were) (?:ignored|caught|skipped)|[Ii]gnor(?:ed|ing)\b|[Rr]ecovered|^If you\b"
-    r"|(?:optional|cache).*(?:skip|disabled?|not written)|continuing without|# harmless"
+    r"|\b(?:optional|cache)\b.*\b(?:skip\w*|disabled?|not written)|continuing without|# harmless"
 )
 """What says of itself that it ended nothing. Advice to a reader ("check your connection and try again") does not."""
 _CAUGHT = re.compile(r"^Exception ignored (?:in|while)|^--- Logging error ---")
 _FAILED = re.compile(r"(?i)fail|error|exception|attempt|caught|could not|unable")
 _RECOVERY = re.compile(
     r"(?i)\bre-?connected\b|\brecovered\b|\b(?:succeeded|successful|answered|ok(?:ay)?|done) (?:on|after|at) .*"
-    r"(?:attempt|retr|tri|try)|\bis (?:back|available again|reachable again|up again)\b|^nfs: server \S+ OK"
+    r"(?:attempt|retr|tri|try)|\bis (?:back|available again|reachable again|up again)\b|\bnfs: server \S+ OK\b"
 )
 _NOT_RECOVERED = re.compile(r"(?i)\b(?:not|fail\w*|giving up|gave up|could|unable|error)\b")
 
@@ -184,7 +184,7 @@ def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statemen
         low=low,
         raised=writer.inside,
         files=tuple(writer.files[-INNER_FRAMES:]) if writer.inside else (),
-        harmless=(writer.inside and writer.harmless) or _is_harmless(text),
+        harmless=writer.harmless or _is_retry(text) if writer.inside else _is_harmless(text),
         recovery=_RECOVERY.search(text) is not None and _NOT_RECOVERED.search(text) is None,
     )
     if _is_retry(text):
