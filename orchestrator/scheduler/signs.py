@@ -18,7 +18,7 @@ from functools import cached_property
 from orchestrator.scheduler.statements import Statement
 
 _NEVER = r"(?!)"
-_DEVICE = r"(?<![“‘])(?<!\s[\"'])(?i:\bcuda\b|\bhip\b|\bnpu\b|\bxpu\b|\bnccl\b|\bcuresult\b|\bcu(?:da)?mem\w*|\bcudamalloc\w*|\bcu[A-Z]\w+)"
+_DEVICE = r"(?<![“‘])(?<!\s[\"'])\b(?i:cuda\w*|hip\w*|npu|xpu|curesult|cumem\w*|cublas\w*|cudnn\w*|cufft\w*)\b"
 """How messages of device errors begin: ``CUDA error:``, ``Cuda failure 2 '…'``, ``Triton Error [CUDA]:``, … Not in
 a quotation."""
 _DEVICE_SPAN = 100
@@ -46,7 +46,7 @@ class Signs:
         if self.exceptions:
             parts.append(rf"(?<![\w/'-])(?:\w+\.)*(?:{'|'.join(sorted(_with_subclasses(self.exceptions)))})(?![\w/]|\.\w)")
         if self.device:
-            parts.append(rf"{_DEVICE}.{{0,{_DEVICE_SPAN}}}?(?i:{'|'.join(map(re.escape, self.device))})")
+            parts.append(rf"{_DEVICE}.{{0,{_DEVICE_SPAN}}}?(?i:{'|'.join(map(re.escape, self.device))})(?!\w)")
         return re.compile("|".join(parts) or _NEVER)
 
     def said_by(self, statement: Statement) -> bool:
@@ -88,7 +88,7 @@ def _spellings(name: str) -> str:
         raise ValueError(f"unknown errno {name!r}")
     text = os.strerror(number)
     first = f"[{text[0].upper()}{text[0].lower()}]" + re.escape(text[1:])
-    return rf"(?:[Ee]rrno:?[ =]*|os error |code: )-?{number}\b|\b{name}\b|{_BEFORE_TEXT}{first}"
+    return rf"(?:[Ee]rrno:?[ =]*|os error |[{{,] code: )-?{number}\b|\b{name}\b|{_BEFORE_TEXT}{first}"
 
 
 def _with_subclasses(names: Iterable[str]) -> set[str]:

@@ -24,7 +24,7 @@ RETRY_LINES = 3
 @dataclass(frozen=True)
 class Statement:
     """One line. ``low``: it calls itself a warning or information. ``raised``: it is the exception that ends a
-    traceback, and ``files`` are the innermost files of that traceback. ``outcome``: the index of the exception that was
+    traceback; ``files`` are the innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcome``: the index of the exception that was
     raised while this one was being handled, or from it. ``harmless``: it says itself, or a line after it, that it ended
     nothing. ``recovery``: it says that what had failed works again."""
 
@@ -51,7 +51,8 @@ _HEADER = re.compile(
     r"|[\w.<>]+(?::[\w<>]+:\d+)?(?=\s+[-|]\s)|(?<=\s)(?:--?|\||:)(?=\s)"
     r")(?:[ \t]+(?=\S)|(?=[A-Z\d])|[ \t]?))+?"
 )
-_RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?")
+_RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?|\d{1,4}: |[\w.-]+\s+\| (?=\S)")
+"""Labels of torchrun, of `srun --label`, and of containers."""
 _GROUP = re.compile(r"\s*(?:\|\s|\+ (?=Exception Group Traceback))")
 """Before the lines of an exception group."""
 _LOW = re.compile(r"(?<![=\w])(?:WARN(?:ING)?|INFO|DEBUG|NOTICE)\b|^\[?[WI]\d{3,4} |\d [WI] \d")
@@ -80,11 +81,11 @@ EXCEPTION = re.compile(
 _CHAIN = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
 _RETRY = re.compile(
     r"\b[Rr]e-?trying\b|\b[Rr]etry(?:ing)? (?:in|after) \d|[Tt]rying (?:again|(?:the )?next|another)"
-    r"|will (?:be )?(?:retried|retry|try)\b|\b[Rr]econnecting\b"
+    r"|will (?:be )?(?:retried|retry|try)\b|\band retry\b|\bretry loop\b|\b[Rr]econnecting\b"
 )
 _ATTEMPT = re.compile(r"\b(?:[Aa]ttempt|[Rr]etry|[Tt]ry)[ #:=]*(\d+) ?(?:/|of|out of) ?(\d+)")
 _HARMLESS = re.compile(
-    r"will (?:be )?(?:continue|use)d?\b|thrown while requesting|[Ff]all(?:ing|s)? ?back"
+    r"will (?:be )?(?:continue|use|resume)d?\b|[Uu]sing (?:the )?default|may not be an issue|thrown while requesting|[Ff]all(?:ing|s)? ?back"
     r"|(?:was|were) (?:ignored|caught|skipped)|[Ii]gnor(?:ed|ing)\b|[Rr]ecovered|^If you\b"
     r"|\b(?:optional|cache)\b.*\b(?:skip\w*|disabled?|not written)|continuing without|# harmless"
 )
@@ -109,6 +110,7 @@ class _Writer:
     chain: list[int] = field(default_factory=list)
     chained: bool = False
     before: Statement | None = None
+    trail: tuple[str, ...] = ()
     recent: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
 
@@ -122,6 +124,8 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
             name, low, body = _split(part)
             if body.strip():
                 _take(body, low, name, writers[name], found)
+            else:
+                writers[name].trail = ()
     return found
 
 
@@ -163,7 +167,7 @@ def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statemen
     writer.count += 1
     text = body.strip()
     if _TRACEBACK.search(text):
-        writer.inside, writer.source, writer.files = True, False, []
+        writer.inside, writer.source, writer.files, writer.trail = True, False, [], ()
         writer.harmless = writer.before is not None and _announces_caught(writer.before)
         return
     if (frame := _FRAME.match(body)) is not None:
@@ -178,12 +182,13 @@ def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statemen
         return
     if _QUOTED.match(text):
         return
+    writer.trail = tuple(writer.files[-INNER_FRAMES:]) if writer.inside else writer.trail
     statement = Statement(
         text,
         name,
         low=low,
         raised=writer.inside,
-        files=tuple(writer.files[-INNER_FRAMES:]) if writer.inside else (),
+        files=writer.trail,
         harmless=writer.harmless or _is_retry(text) if writer.inside else _is_harmless(text),
         recovery=_RECOVERY.search(text) is not None and _NOT_RECOVERED.search(text) is None,
     )
