@@ -30,7 +30,7 @@ Budget = Literal["infrastructure", "memory", "hang", "unexplained", "own"]
 class Cause:
     """``rank``: how near to the root; a cause beats those of lower rank. ``wait``: seconds before the first try again;
     each later one waits four times as long. ``about``: what it means, and what to do, as `aqn show` says it. ``signs``:
-    what a statement of it has; ``there``: what it has at certain places; ``unless``: what it does not have."""
+    what a statement of it has; ``there``: what it has at certain places; ``unless``: at which places it is something else."""
 
     name: str
     budget: Budget
@@ -38,7 +38,7 @@ class Cause:
     about: str
     signs: Signs = Signs()
     there: tuple[Place, ...] = ()
-    unless: Signs = Signs()
+    unless: Place = Place(("(?!)",), Signs())
     wait: float = 0.0
     any_level: bool = False
     """Do lines count that call themselves a warning or information?"""
@@ -49,7 +49,7 @@ class Cause:
         if statement.low and not self.any_level:
             return False
         said = self.signs.said_by(statement) or any(place.said_by(statement) for place in self.there)
-        return said and not self.unless.said_by(statement)
+        return said and not self.unless.holds(statement)
 
 
 _SIGNS = [field.name for field in fields(Signs)]
@@ -62,7 +62,7 @@ def _signs(row: dict[str, Any]) -> Signs:
 def _cause(name: str, row: dict[str, Any]) -> Cause:
     signs = _signs(row)
     there = tuple(Place(tuple(place.pop("at")), _signs(place)) for place in row.pop("there", ()))
-    unless = Signs(patterns=tuple(row.pop("unless", ())))
+    unless = Place(tuple(row.pop("unless", ("(?!)",))), Signs())
     return Cause(name, signs=signs, there=there, unless=unless, **row)
 
 
@@ -112,14 +112,16 @@ def _by_signal(exit_code: int | None) -> bool:
 
 
 def _candidates(statements: Sequence[Statement]) -> list[Found]:
-    """What may have ended the attempt, in the order of the log."""
+    """What may have ended the attempt, in the order of the log. Own errors that were only logged come after the rest:
+    the process that logged one went on."""
     begin = max((index + 1 for index, said in enumerate(statements) if _STEP_DONE.search(said.text)), default=0)
     recovered = {said.writer: index for index, said in enumerate(statements) if said.recovery}
     matches = [_match(said) for said in statements]
     found = {index: match for index, match in enumerate(matches) if match is not None}
+    order = sorted(found, key=lambda index: statements[index].logged and found[index].cause.name == "own-error")
     return [
         match
-        for index, match in found.items()
+        for index, match in ((index, found[index]) for index in order)
         if (index >= begin or match.cause.announced)
         and not (index < recovered.get(statements[index].writer, 0) and _transient(match.cause))
         and not ((outcome := statements[index].outcome) is not None and _replaced(match, matches[outcome]))

@@ -66,9 +66,10 @@ class Place:
         return re.compile("|".join(map(_scoped, self.at)))
 
     def said_by(self, statement: Statement) -> bool:
-        return self.signs.said_by(statement) and self._holds(statement)
+        return self.signs.said_by(statement) and self.holds(statement)
 
-    def _holds(self, statement: Statement) -> bool:
+    def holds(self, statement: Statement) -> bool:
+        """Is it the place of a statement?"""
         if self.regex.search(statement.text) is not None:
             return True
         if _NAMES_A_FILE.search(statement.text) is not None:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from orchestrator.raylog import ANSI, REPEATED, WRITER
 
@@ -23,7 +24,8 @@ RETRY_LINES = 3
 
 @dataclass(frozen=True)
 class Statement:
-    """One line. ``low``: it calls itself a warning or information. ``raised``: it is the exception that ends a
+    """One line. ``low``: it calls itself a warning or information. ``logged``: a logger wrote it, or
+    wrote the line before the traceback that it ends, so that its process went on. ``raised``: it is the exception that ends a
     traceback; ``files`` are the innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcome``: the index of the exception that was
     raised while this one was being handled, or from it. ``harmless``: it says itself, or a line after it, that it ended
     nothing. ``recovery``: it says that what had failed works again."""
@@ -31,6 +33,7 @@ class Statement:
     text: str
     writer: str
     low: bool = False
+    logged: bool = False
     raised: bool = False
     files: tuple[str, ...] = ()
     outcome: int | None = None
@@ -69,7 +72,7 @@ _CODE = re.compile(
     r"|[~^\s]+\^[~^\s]*|\[Previous line repeated .*)$"
 )
 _QUOTED = re.compile(
-    r"^[\s{\[(]*['\"][\w.@/-]+['\"]\s*:|^[+$] |^\[(?:prompt|response|ground_truth|score)\]|^[│╭╰❱└]|^Error executing job with"
+    r"^[\s{\[(]*['\"](?!(?:level|severity|msg|message|reason|error)['\"])[\w.@/-]+['\"]\s*:|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]|^[│╭╰❱└]|^Error executing job with"
 )
 """A printed configuration (verl prints all of its own, with the names of what might have gone wrong), a shell's trace,
 a model's answer, a drawn frame, the command of a job."""
@@ -106,6 +109,7 @@ class _Writer:
     inside: bool = False
     source: bool = False
     harmless: bool = False
+    logged: bool = False
     files: list[str] = field(default_factory=list)
     chain: list[int] = field(default_factory=list)
     chained: bool = False
@@ -121,9 +125,9 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
     writers: defaultdict[str, _Writer] = defaultdict(_Writer)
     for line in log:
         for part in line.rstrip("\n").split("\r"):
-            name, low, body = _split(part)
+            name, level, body = _split(part)
             if body.strip():
-                _take(body, low, name, writers[name], found)
+                _take(body, level, name, writers[name], found)
             else:
                 writers[name].trail = ()
     return found
@@ -131,12 +135,16 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
 
 def read_statement(line: str) -> Statement:
     """One line by itself, such as the trainer's own last word."""
-    name, low, body = _split(line)
-    return Statement(body.strip(), name, low)
+    name, level, body = _split(line)
+    return Statement(body.strip(), name, low=level == "low")
 
 
-def _split(line: str) -> tuple[str, bool, str]:
-    """A line's writer, whether its level is low, and its body with its indentation."""
+_Level = Literal["low", "high", ""]
+"""Empty where a line names none."""
+
+
+def _split(line: str) -> tuple[str, _Level, str]:
+    """A line's writer, its level, and its body with its indentation."""
     rest, writer = REPEATED.sub("", ANSI.sub("", line)).rstrip(), ""
     while (named := WRITER.match(rest.lstrip()) or _RANK.match(rest.lstrip())) is not None:
         writer, rest = writer + named[0].strip(), rest.lstrip()[named.end() :]
@@ -147,8 +155,9 @@ def _split(line: str) -> tuple[str, bool, str]:
     while (grouped := _GROUP.match(body)) is not None:
         body = body[grouped.end() :]
     level = header if _LOW.search(header) or _HIGH.search(header) else rest[:_LEVEL_WITHIN]
-    low = _LOW.search(level) is not None and _HIGH.search(level) is None
-    return writer, low or _WARNED.match(body.lstrip()) is not None, body
+    if _HIGH.search(level):
+        return writer, "high", body
+    return writer, "low" if _LOW.search(level) or _WARNED.match(body.lstrip()) else "", body
 
 
 def _header(rest: str) -> str:
@@ -162,13 +171,14 @@ def _header(rest: str) -> str:
     return rest[:best]
 
 
-def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statement]) -> None:
+def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Statement]) -> None:
     """Read one line that a process wrote, and add what it states."""
     writer.count += 1
     text = body.strip()
     if _TRACEBACK.search(text):
         writer.inside, writer.source, writer.files, writer.trail = True, False, [], ()
         writer.harmless = writer.before is not None and _announces_caught(writer.before)
+        writer.logged = not level and writer.before is not None and writer.before.logged
         return
     if (frame := _FRAME.match(body)) is not None:
         writer.files = [*writer.files, frame[1]] if writer.inside else [frame[1]]
@@ -186,7 +196,8 @@ def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statemen
     statement = Statement(
         text,
         name,
-        low=low,
+        low=level == "low",
+        logged=writer.logged if writer.inside else level != "",
         raised=writer.inside,
         files=writer.trail,
         harmless=writer.harmless or _is_retry(text) if writer.inside else _is_harmless(text),
@@ -198,7 +209,7 @@ def _take(body: str, low: bool, name: str, writer: _Writer, found: list[Statemen
         _link(writer, found)
     elif _CAUGHT.match(text):
         writer.harmless = True
-    writer.inside, writer.before = False, statement
+    writer.inside, writer.logged, writer.before = False, False, statement
     writer.recent = [*writer.recent[-RETRY_LINES:], (writer.count, len(found))]
     found.append(statement)
 
