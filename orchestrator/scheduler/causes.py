@@ -38,7 +38,7 @@ class Cause:
     about: str
     signs: Signs = Signs()
     there: tuple[Place, ...] = ()
-    unless: Place = Place(("(?!)",), Signs())
+    unless: Place = Place(())
     wait: float = 0.0
     any_level: bool = False
     """Do lines count that call themselves a warning or information?"""
@@ -62,7 +62,7 @@ def _signs(row: dict[str, Any]) -> Signs:
 def _cause(name: str, row: dict[str, Any]) -> Cause:
     signs = _signs(row)
     there = tuple(Place(tuple(place.pop("at")), _signs(place)) for place in row.pop("there", ()))
-    unless = Place(tuple(row.pop("unless", ("(?!)",))), Signs())
+    unless = Place(tuple(row.pop("unless", ())))
     return Cause(name, signs=signs, there=there, unless=unless, **row)
 
 
@@ -116,14 +116,13 @@ def _candidates(statements: Sequence[Statement]) -> list[Found]:
     the process that logged one went on."""
     begin = max((index + 1 for index, said in enumerate(statements) if _STEP_DONE.search(said.text)), default=0)
     recovered = {said.writer: index for index, said in enumerate(statements) if said.recovery}
-    matches = [_match(said) for said in statements]
+    matches = [_match(said, only_announced=index < begin) for index, said in enumerate(statements)]
     found = {index: match for index, match in enumerate(matches) if match is not None}
     order = sorted(found, key=lambda index: statements[index].logged and found[index].cause.name == "own-error")
     return [
         match
         for index, match in ((index, found[index]) for index in order)
-        if (index >= begin or match.cause.announced)
-        and not (index < recovered.get(statements[index].writer, 0) and _transient(match.cause))
+        if not (index < recovered.get(statements[index].writer, 0) and _transient(match.cause))
         and not ((outcome := statements[index].outcome) is not None and _replaced(match, matches[outcome]))
     ]
 
@@ -140,8 +139,11 @@ def _replaced(match: Found, outcome: Found | None) -> bool:
     return match.cause.budget == "own" or (match.line is not None and _BARE_CLASS.match(match.line) is not None)
 
 
-def _match(statement: Statement) -> Found | None:
+def _match(statement: Statement, *, only_announced: bool = False) -> Found | None:
     """What a statement says, if it says anything that ends a run."""
+    if only_announced:
+        cause = next((cause for cause in _ranked() if cause.announced and cause.said_by(statement)), None)
+        return None if cause is None or statement.harmless else Found(cause, statement.text)
     if statement.harmless:
         return None
     if _REMOTE.match(statement.text):

@@ -12,20 +12,47 @@ import errno as numbers
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from orchestrator.scheduler.statements import Statement
 
 _NEVER = r"(?!)"
-_DEVICE = r"(?<![“‘])(?<!\s[\"'])\b(?i:cuda\w*|hip\w*|npu|xpu|curesult|cumem\w*|cublas\w*|cudnn\w*|cufft\w*)\b"
+_NAME = re.compile(r"(?<![\w/'-])[A-Za-z_]\w*(?![\w/]|\.\w)")
+_DEVICE = re.compile(
+    r"(?<![“‘])(?<!\s[\"'])\b(?i:cuda\w*|hip\w*|npu|xpu|curesult|cumem\w*|cublas\w*|cudnn\w*|cufft\w*)\b"
+)
 """How messages of device errors begin: ``CUDA error:``, ``Cuda failure 2 '…'``, ``Triton Error [CUDA]:``, … Not in
 a quotation."""
-_DEVICE_SPAN = 100
-"""Characters between that beginning and the error's text."""
+_DEVICE_SPAN = 110
+"""Characters from that beginning within which the error's text stands."""
+_NUMBER = re.compile(r"(?:[Ee]rrno:?[ =]*|os error |[{,] code: )-?(\d+)\b")
 _BEFORE_TEXT = r"(?:^|[:\]\[(=,-]\s?|\d, ')"
 """What stands before the text of an operating system's error; a sentence that only mentions it has none of these."""
+_OS_TEXT = re.compile(_BEFORE_TEXT + rf"({'|'.join(re.escape(os.strerror(number)) for number in numbers.errorcode)})", re.I)
+_OS_NAMES = {os.strerror(number).lower(): name for number, name in numbers.errorcode.items()}
 _NAMES_A_FILE = re.compile(r"(?:^|[\s'\"(=:])/[\w.~-]+/|: '[^']*'$")
+
+
+@lru_cache(maxsize=1024)
+def names_in(text: str) -> frozenset[str]:
+    """The words of a text that may name a class or an errno; not parts of paths or quotations."""
+    return frozenset(_NAME.findall(text))
+
+
+@lru_cache(maxsize=1024)
+def errnos_in(text: str) -> frozenset[str]:
+    """Names of the operating system's errors: of ``[Errno 5]``, ``(os error 5)``, ``errno: 5``, ``EIO`` and
+    ``Input/output error`` alike, ``EIO``."""
+    found = {numbers.errorcode.get(int(number), "") for number in _NUMBER.findall(text)}
+    found.update(_OS_NAMES[said.lower()] for said in _OS_TEXT.findall(text))
+    return frozenset(found | names_in(text))
+
+
+@lru_cache(maxsize=1024)
+def _device_error(text: str) -> str:
+    """What a message says where it begins as device errors do; empty if it nowhere does."""
+    return "\n".join(text[begun.start() : begun.start() + _DEVICE_SPAN] for begun in _DEVICE.finditer(text))
 
 
 @dataclass(frozen=True)
@@ -39,18 +66,31 @@ class Signs:
     device: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in self.errnos:
+            if not hasattr(numbers, name):
+                raise ValueError(f"unknown errno {name!r}")
+
     @cached_property
-    def regex(self) -> re.Pattern[str]:
-        parts = [_scoped(pattern) for pattern in self.patterns]
-        parts.extend(_spellings(name) for name in self.errnos)
-        if self.exceptions:
-            parts.append(rf"(?<![\w/'-])(?:\w+\.)*(?:{'|'.join(sorted(_with_subclasses(self.exceptions)))})(?![\w/]|\.\w)")
-        if self.device:
-            parts.append(rf"{_DEVICE}.{{0,{_DEVICE_SPAN}}}?(?i:{'|'.join(map(re.escape, self.device))})(?!\w)")
-        return re.compile("|".join(parts) or _NEVER)
+    def _classes(self) -> frozenset[str]:
+        return _with_subclasses(self.exceptions)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return _any_of(self.patterns)
+
+    @cached_property
+    def _device_texts(self) -> re.Pattern[str]:
+        return re.compile(rf"(?i:{'|'.join(map(re.escape, self.device))})(?!\w)")
 
     def said_by(self, statement: Statement) -> bool:
-        return self.regex.search(statement.text) is not None
+        text = statement.text
+        return (
+            not self._classes.isdisjoint(names_in(text))
+            or not errnos_in(text).isdisjoint(self.errnos)
+            or (self.device != () and self._device_texts.search(_device_error(text)) is not None)
+            or self._pattern.search(text) is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -59,40 +99,31 @@ class Place:
     no file, where the innermost files of its traceback do."""
 
     at: tuple[str, ...]
-    signs: Signs
+    signs: Signs = field(default_factory=Signs)
 
     @cached_property
-    def regex(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(_scoped, self.at)))
+    def _pattern(self) -> re.Pattern[str]:
+        return _any_of(self.at)
 
     def said_by(self, statement: Statement) -> bool:
         return self.signs.said_by(statement) and self.holds(statement)
 
     def holds(self, statement: Statement) -> bool:
         """Is it the place of a statement?"""
-        if self.regex.search(statement.text) is not None:
+        if self._pattern.search(statement.text) is not None:
             return True
-        if _NAMES_A_FILE.search(statement.text) is not None:
+        if not statement.files or _NAMES_A_FILE.search(statement.text) is not None:
             return False
-        return any(self.regex.search(file) for file in statement.files)
+        return any(self._pattern.search(file) for file in statement.files)
 
 
-def _scoped(pattern: str) -> str:
-    """As one alternative of several: a flag at its beginning holds for it alone."""
-    return f"(?i:{pattern[4:]})" if pattern.startswith("(?i)") else f"(?:{pattern})"
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """One regular expression of several; a flag at the beginning of one holds for it alone."""
+    scoped = [f"(?i:{said[4:]})" if said.startswith("(?i)") else f"(?:{said})" for said in patterns]
+    return re.compile("|".join(scoped) or _NEVER)
 
 
-def _spellings(name: str) -> str:
-    """``[Errno 5]``, ``(os error 5)``, ``errno: 5``, ``EIO``, ``Input/output error``."""
-    number = getattr(numbers, name, None)
-    if number is None:
-        raise ValueError(f"unknown errno {name!r}")
-    text = os.strerror(number)
-    first = f"[{text[0].upper()}{text[0].lower()}]" + re.escape(text[1:])
-    return rf"(?:[Ee]rrno:?[ =]*|os error |[{{,] code: )-?{number}\b|\b{name}\b|{_BEFORE_TEXT}{first}"
-
-
-def _with_subclasses(names: Iterable[str]) -> set[str]:
+def _with_subclasses(names: Iterable[str]) -> frozenset[str]:
     """Exception classes, and the built-in ones that inherit from them."""
     found: set[str] = set()
     todo = list(names)
@@ -102,4 +133,4 @@ def _with_subclasses(names: Iterable[str]) -> set[str]:
         known = getattr(builtins, name, None)
         if isinstance(known, type):
             todo.extend(child.__name__ for child in known.__subclasses__() if child.__module__ == "builtins")
-    return found
+    return frozenset(found)

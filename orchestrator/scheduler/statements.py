@@ -18,6 +18,8 @@ from orchestrator.raylog import ANSI, REPEATED, WRITER
 
 INNER_FRAMES = 6
 """How many of a traceback's innermost files say where an error arose; library helpers take up the last few."""
+MAX_CHARACTERS = 3000
+"""How much of a line is read: what it states stands near its beginning, and some lines hold whole batches."""
 RETRY_LINES = 3
 """Within how many lines of its writer an announced retry belongs to the error before it."""
 
@@ -136,7 +138,7 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
 def read_statement(line: str) -> Statement:
     """One line by itself, such as the trainer's own last word."""
     name, level, body = _split(line)
-    return Statement(body.strip(), name, low=level == "low")
+    return Statement(body.strip()[:MAX_CHARACTERS], name, low=level == "low")
 
 
 _Level = Literal["low", "high", ""]
@@ -174,7 +176,7 @@ def _header(rest: str) -> str:
 def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Statement]) -> None:
     """Read one line that a process wrote, and add what it states."""
     writer.count += 1
-    text = body.strip()
+    text = body.strip()[:MAX_CHARACTERS]
     if _TRACEBACK.search(text):
         writer.inside, writer.source, writer.files, writer.trail = True, False, [], ()
         writer.harmless = writer.before is not None and _announces_caught(writer.before)
