@@ -56,7 +56,7 @@ _HEADER = re.compile(
     r"|[\w.<>]+(?::[\w<>]+:\d+)?(?=\s+[-|]\s)|(?<=\s)(?:--?|\||:)(?=\s)"
     r")(?:[ \t]+(?=\S)|(?=[A-Z\d])|[ \t]?))+?"
 )
-_RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?|\d{1,4}: |[\w.-]+\s+\| (?=\S)")
+_RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?|\d{1,4}: |[\w.-]+\s+\| ")
 """Labels of torchrun, of `srun --label`, and of containers."""
 _GROUP = re.compile(r"\s*(?:\|\s|\+ (?=Exception Group Traceback))")
 """Before the lines of an exception group."""
