@@ -4,8 +4,8 @@ What verl reports last is seldom what went wrong: a worker runs out of memory, i
 the dead actor, verl's rollout manager of "an empty list as keys". So every statement of the log is looked at
 (:mod:`.statements` says what one is, :mod:`.signs` how it names a cause), and the cause that ranks highest counts; of
 equals the one that was there first. These do not count: what stands before the last training step that was completed,
-what says that it is harmless or tried again, a loss of a process that said later that it recovered from it, and, in a
-chain of exceptions, an own error or a bare class from which something more definite came.
+what says that it is harmless or tried again, a loss of a process that said later that it recovered from it, and an own
+error or a bare class from which, in a chain of exceptions or further down in its message, something more definite came.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _candidates(statements: Sequence[Statement]) -> list[Found]:
         match
         for index, match in ((index, found[index]) for index in order)
         if not (index < recovered.get(statements[index].writer, 0) and _transient(match.cause))
-        and not ((outcome := statements[index].outcome) is not None and _replaced(match, matches[outcome]))
+        and not any(_replaced(match, matches[outcome]) for outcome in statements[index].outcomes)
     ]
 
 

@@ -29,7 +29,9 @@ _DEVICE_SPAN = 110
 _NUMBER = re.compile(r"(?:[Ee]rrno:?[ =]*|os error |[{,] code: )-?(\d+)\b")
 _BEFORE_TEXT = r"(?:^|[:\]\[(=,-]\s?|\d, ')"
 """What stands before the text of an operating system's error; a sentence that only mentions it has none of these."""
-_OS_TEXT = re.compile(_BEFORE_TEXT + rf"({'|'.join(re.escape(os.strerror(number)) for number in numbers.errorcode)})", re.I)
+_OS_TEXT = re.compile(
+    _BEFORE_TEXT + rf"({'|'.join(re.escape(os.strerror(number)) for number in numbers.errorcode)})", re.I
+)
 _OS_NAMES = {os.strerror(number).lower(): name for number, name in numbers.errorcode.items()}
 _NAMES_A_FILE = re.compile(r"(?:^|[\s'\"(=:])/[\w.~-]+/|: '[^']*'$")
 

@@ -28,8 +28,8 @@ RETRY_LINES = 3
 class Statement:
     """One line. ``low``: it calls itself a warning or information. ``logged``: a logger wrote it, or
     wrote the line before the traceback that it ends, so that its process went on. ``raised``: it is the exception that ends a
-    traceback; ``files`` are the innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcome``: the index of the exception that was
-    raised while this one was being handled, or from it. ``harmless``: it says itself, or a line after it, that it ended
+    traceback; ``files`` are the innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcomes``: the indices of the exceptions that
+    were raised from this one or while it was being handled, and of further lines of its message. ``harmless``: it says itself, or a line after it, that it ended
     nothing. ``recovery``: it says that what had failed works again."""
 
     text: str
@@ -38,11 +38,13 @@ class Statement:
     logged: bool = False
     raised: bool = False
     files: tuple[str, ...] = ()
-    outcome: int | None = None
+    outcomes: tuple[int, ...] = ()
     harmless: bool = False
     recovery: bool = False
 
 
+_Level = Literal["low", "high", ""]
+"""Empty where a line names none."""
 _LEVEL = r"(?:DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL|FATAL)"
 _DATE = r"\d{4}[-/.]\d\d[-/.]\d\d[ T_]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 _SOURCE = r"(?:[\w.~-]*/)*[\w.-]+\.(?:py|cc|cpp|cu|cuh|hpp|h|go|rs)(?::|\()\d+\)?"
@@ -61,7 +63,7 @@ _RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?|\d{1,4}: |[\w.-]+\s+\| ")
 _GROUP = re.compile(r"\s*(?:\|\s|\+ (?=Exception Group Traceback))")
 """Before the lines of an exception group."""
 _LOW = re.compile(r"(?<![=\w])(?:WARN(?:ING)?|INFO|DEBUG|NOTICE)\b|^\[?[WI]\d{3,4} |\d [WI] \d")
-_HIGH = re.compile(rf"(?<![=\w])(?:ERROR|CRITICAL|FATAL)\b|^\[?[EFC]\d{{3,4}} |\d [EFC] \d|NCCL WARN")
+_HIGH = re.compile(r"(?<![=\w])(?:ERROR|CRITICAL|FATAL)\b|^\[?[EFC]\d{3,4} |\d [EFC] \d|NCCL WARN")
 """NCCL calls its errors warnings."""
 _LEVEL_WITHIN = 80
 """Where a header of unknown form may name its level, in characters."""
@@ -79,7 +81,7 @@ _QUOTED = re.compile(
 """A printed configuration (verl prints all of its own, with the names of what might have gone wrong), a shell's trace,
 a model's answer, a drawn frame, the command of a job."""
 EXCEPTION = re.compile(
-    r"^(?:\S*\s)?(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Timeout|Warning))\b(?:\([\w.]+\))?(?::|$)"
+    r"^(?:\S*\s)?(?:[\w.]+\.)?([A-Z]\w*(?:Error|Interrupt|Warning)|(?:[A-Z]\w*)?(?:Exception|Timeout))\b(?:\([\w.]+\))?(?::|$)"
 )
 """A line that states an exception by the usual ending of its name."""
 
@@ -117,6 +119,8 @@ class _Writer:
     chained: bool = False
     before: Statement | None = None
     trail: tuple[str, ...] = ()
+    head: int | None = None
+    head_level: _Level = ""
     recent: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
 
@@ -131,7 +135,7 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
             if body.strip():
                 _take(body, level, name, writers[name], found)
             else:
-                writers[name].trail = ()
+                writers[name].trail, writers[name].head = (), None
     return found
 
 
@@ -139,10 +143,6 @@ def read_statement(line: str) -> Statement:
     """One line by itself, such as the trainer's own last word."""
     name, level, body = _split(line)
     return Statement(body.strip()[:MAX_CHARACTERS], name, low=level == "low")
-
-
-_Level = Literal["low", "high", ""]
-"""Empty where a line names none."""
 
 
 def _split(line: str) -> tuple[str, _Level, str]:
@@ -178,7 +178,7 @@ def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Stat
     writer.count += 1
     text = body.strip()[:MAX_CHARACTERS]
     if _TRACEBACK.search(text):
-        writer.inside, writer.source, writer.files, writer.trail = True, False, [], ()
+        writer.inside, writer.source, writer.files, writer.trail, writer.head = True, False, [], (), None
         writer.harmless = writer.before is not None and _announces_caught(writer.before)
         writer.logged = not level and writer.before is not None and writer.before.logged
         return
@@ -207,10 +207,13 @@ def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Stat
     )
     if _is_retry(text):
         _withdraw(writer, found)
+    exception = writer.inside or EXCEPTION.match(text) is not None
     if writer.inside:
         _link(writer, found)
-    elif _CAUGHT.match(text):
-        writer.harmless = True
+    elif writer.head is not None and not exception and level == writer.head_level:
+        _lead_to_next(writer.head, found)
+    if exception:
+        writer.head, writer.head_level = len(found), level
     writer.inside, writer.logged, writer.before = False, False, statement
     writer.recent = [*writer.recent[-RETRY_LINES:], (writer.count, len(found))]
     found.append(statement)
@@ -260,5 +263,9 @@ def _link(writer: _Writer, found: list[Statement]) -> None:
     if not writer.chained:
         writer.chain = []
     for index in writer.chain:
-        found[index] = replace(found[index], outcome=len(found))
+        _lead_to_next(index, found)
     writer.chain, writer.chained = [*writer.chain, len(found)], False
+
+
+def _lead_to_next(index: int, found: list[Statement]) -> None:
+    found[index] = replace(found[index], outcomes=(*found[index].outcomes, len(found)))

@@ -91,7 +91,7 @@ def test_a_last_word_says_what_a_line_says() -> None:
 @pytest.mark.parametrize(
     "quoted",
     [
-        "  File \"/opt/x.py\", line 3, in no_space_left_on_device",
+        '  File "/opt/x.py", line 3, in no_space_left_on_device',
         "    raise MemoryError(f'CUDA out of memory {x}')",
         "'on_error': 'OSError: [Errno 28] No space left on device',",
         "retry=ConnectionRefusedError on_oom=OOMKilled",
