@@ -30,15 +30,15 @@ Budget = Literal["infrastructure", "memory", "hang", "unexplained", "own"]
 class Cause:
     """``rank``: how near to the root; a cause beats those of lower rank. ``wait``: seconds before the first try again;
     each later one waits four times as long. ``about``: what it means, and what to do, as `aqn show` says it. ``signs``:
-    what a statement of it has; ``there``: what it has at certain places; ``unless``: at which places it is something else."""
+    what a statement of it has; ``there``: what it has at certain places; ``unless``: where it is something else."""
 
     name: str
     budget: Budget
     rank: int
     about: str
-    signs: Signs = Signs()
-    there: tuple[Place, ...] = ()
-    unless: Place = Place(())
+    signs: Signs
+    there: tuple[Place, ...]
+    unless: Place
     wait: float = 0.0
     any_level: bool = False
     """Do lines count that call themselves a warning or information?"""

@@ -132,7 +132,7 @@ def _with_subclasses(names: Iterable[str]) -> frozenset[str]:
     while todo:
         name = todo.pop()
         found.add(name)
-        known = getattr(builtins, name, None)
-        if isinstance(known, type):
-            todo.extend(child.__name__ for child in known.__subclasses__() if child.__module__ == "builtins")
+        known: type | None = getattr(builtins, name, None)
+        children: list[type] = [] if known is None else known.__subclasses__()
+        todo.extend(child.__name__ for child in children if child.__module__ == "builtins")
     return frozenset(found)

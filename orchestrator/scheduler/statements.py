@@ -2,8 +2,8 @@
 
 A log mixes many processes. Each line loses its colours, its writer (Ray's workers, torchrun's ranks) and its header
 (time, level, file and line of the logger); lines that quote code, a command, a configuration or a model's answer state
-nothing, and so do tracebacks of errors that were caught. What is left is a :class:`Statement`, which knows its level and
-the files of the traceback that it ends.
+nothing, and so do tracebacks of errors that were caught. What is left is a :class:`Statement`, which knows its level
+and the files of the traceback that it ends.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ RETRY_LINES = 3
 
 @dataclass(frozen=True)
 class Statement:
-    """One line. ``low``: it calls itself a warning or information. ``logged``: a logger wrote it, or
-    wrote the line before the traceback that it ends, so that its process went on. ``raised``: it is the exception that ends a
-    traceback; ``files`` are the innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcomes``: the indices of the exceptions that
-    were raised from this one or while it was being handled, and of further lines of its message. ``harmless``: it says itself, or a line after it, that it ended
-    nothing. ``recovery``: it says that what had failed works again."""
+    """One line.
+
+    ``low``: it calls itself a warning or information. ``logged``: a logger wrote it, or the line before the traceback
+    that it ends, so that its process went on. ``raised``: it is the exception that ends a traceback. ``files``: the
+    innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcomes``: the indices
+    of the exceptions that were raised from this one or while it was being handled, and of further lines of its message.
+    ``harmless``: it says itself, or a line after it, that it ended nothing. ``recovery``: it says that what had failed
+    works again.
+    """
 
     text: str
     writer: str
@@ -76,7 +80,8 @@ _CODE = re.compile(
     r"|[~^\s]+\^[~^\s]*|\[Previous line repeated .*)$"
 )
 _QUOTED = re.compile(
-    r"^[\s{\[(]*['\"](?!(?:level|severity|msg|message|reason|error)['\"])[\w.@/-]+['\"]\s*:|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]|^[│╭╰❱└]|^Error executing job with"
+    r"^[\s{\[(]*['\"](?!(?:level|severity|msg|message|reason|error)['\"])[\w.@/-]+['\"]\s*:"
+    r"|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]|^[│╭╰❱└]|^Error executing job with"
 )
 """A printed configuration (verl prints all of its own, with the names of what might have gone wrong), a shell's trace,
 a model's answer, a drawn frame, the command of a job."""
@@ -92,7 +97,8 @@ _RETRY = re.compile(
 )
 _ATTEMPT = re.compile(r"\b(?:[Aa]ttempt|[Rr]etry|[Tt]ry)[ #:=]*(\d+) ?(?:/|of|out of) ?(\d+)")
 _HARMLESS = re.compile(
-    r"will (?:be )?(?:continue|use|resume)d?\b|[Uu]sing (?:the )?default|may not be an issue|thrown while requesting|[Ff]all(?:ing|s)? ?back"
+    r"will (?:be )?(?:continue|use|resume)d?\b|[Uu]sing (?:the )?default|may not be an issue"
+    r"|thrown while requesting|[Ff]all(?:ing|s)? ?back"
     r"|(?:was|were) (?:ignored|caught|skipped)|[Ii]gnor(?:ed|ing)\b|[Rr]ecovered|^If you\b"
     r"|\b(?:optional|cache)\b.*\b(?:skip\w*|disabled?|not written)|continuing without|# harmless"
 )
