@@ -81,7 +81,8 @@ _CODE = re.compile(
 )
 _QUOTED = re.compile(
     r"^[\s{\[(]*['\"](?!(?:level|severity|msg|message|reason|error)['\"])[\w.@/-]+['\"]\s*:"
-    r"|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]|^[│╭╰❱└]|^Error executing job with"
+    r"|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]"
+    r"|^[│╭╰❱└]|^Error executing job with"
 )
 """A printed configuration (verl prints all of its own, with the names of what might have gone wrong), a shell's trace,
 a model's answer, a drawn frame, the command of a job."""
@@ -93,7 +94,9 @@ EXCEPTION = re.compile(
 _CHAIN = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
 _RETRY = re.compile(
     r"\b[Rr]e-?trying\b|\b[Rr]etry(?:ing)? (?:in|after) \d|[Tt]rying (?:again|(?:the )?next|another)"
-    r"|will (?:be )?(?:retried|retry|try)\b|\band retry\b|\bretry loop\b|\b[Rr]econnecting\b"
+    r"|will (?:be )?(?:retried|retry|try)\b|\b(?:and|before(?: the)?(?: next)?) (?:retry|attempt)\b"
+    r""
+    r"|\bbacking off\b|\bretry loop\b|\b[Rr]econnecting\b"
 )
 _ATTEMPT = re.compile(r"\b(?:[Aa]ttempt|[Rr]etry|[Tt]ry)[ #:=]*(\d+) ?(?:/|of|out of) ?(\d+)")
 _HARMLESS = re.compile(
@@ -107,9 +110,11 @@ _CAUGHT = re.compile(r"^Exception ignored (?:in|while)|^--- Logging error ---")
 _FAILED = re.compile(r"(?i)fail|error|exception|attempt|caught|could not|unable")
 _RECOVERY = re.compile(
     r"(?i)\bre-?connected\b|\brecovered\b|\b(?:succeeded|successful|answered|ok(?:ay)?|done) (?:on|after|at) .*"
-    r"(?:attempt|retr|tri|try)|\bis (?:back|available again|reachable again|up again)\b|\bnfs: server \S+ OK\b"
+    r"(?:attempt|retr|tri|try)|\bis back\b|\b(?:back|available|reachable|up|online) again\b"
+    r""
+    r"|\berror resolved\b|\bnfs: server \S+ OK\b"
 )
-_NOT_RECOVERED = re.compile(r"(?i)\b(?:not|fail\w*|giving up|gave up|could|unable|error)\b")
+_NOT_RECOVERED = re.compile(r"(?i)\b(?:not|fail\w*|giving up|gave up|could|unable)\b")
 
 
 @dataclass
@@ -220,7 +225,8 @@ def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Stat
         _lead_to_next(writer.head, found)
     if exception:
         writer.head, writer.head_level = len(found), level
-    writer.inside, writer.logged, writer.before = False, False, statement
+    writer.inside = writer.logged = writer.harmless = False
+    writer.before = statement
     writer.recent = [*writer.recent[-RETRY_LINES:], (writer.count, len(found))]
     found.append(statement)
 

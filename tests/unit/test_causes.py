@@ -109,6 +109,14 @@ def test_what_only_quotes_or_is_tried_again_is_no_cause(quoted) -> None:
     assert find_cause([quoted, "KeyError: 17"], None, 1).line == "KeyError: 17"
 
 
+def test_a_caught_traceback_does_not_hide_the_next_one() -> None:
+    frames = ["Traceback (most recent call last):", '  File "/opt/x.py", line 3, in f', "    g()"]
+    caught = ["Exception ignored in: <function f at 0x7f>", *frames, "OSError: [Errno 5] Input/output error"]
+    fatal = ["ray::TaskRunner.run() (pid=3)", *frames[1:], "OSError: [Errno 116] Stale file handle"]
+    assert find_cause(caught, None, 1).cause.name == "unknown"
+    assert find_cause([*caught, *fatal], None, 1).line == fatal[-1]
+
+
 def test_the_last_of_several_tries_counts() -> None:
     tries = [f"Attempt {n}/3 failed: OSError: [Errno 5] Input/output error" for n in (1, 2, 3)]
     assert find_cause([*tries[:2], "KeyError: 17"], None, 1).cause.name == "own-error"
