@@ -110,7 +110,7 @@ _CAUGHT = re.compile(r"^Exception ignored (?:in|while)|^--- Logging error ---")
 _FAILED = re.compile(r"(?i)fail|error|exception|attempt|caught|could not|unable")
 _RECOVERY = re.compile(
     r"(?i)\bre-?connected\b|\brecovered\b|\b(?:succeeded|successful|answered|ok(?:ay)?|done) (?:on|after|at) .*"
-    r"(?:attempt|retr|tri|try)|\bis back\b|\b(?:back|available|reachable|up|online) again\b"
+    r"(?:attempt|retr|tri|try)|\b(?:attempt|try|retry) #?\d+:? (?:ok|succeeded|passed)\b|\bis back\b|\b(?:back|available|reachable|up|online) again\b"
     r""
     r"|\berror resolved\b|\bnfs: server \S+ OK\b"
 )

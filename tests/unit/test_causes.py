@@ -129,6 +129,8 @@ def test_a_recovery_clears_the_losses_of_its_own_process_only() -> None:
     assert find_cause(log, None, 1).cause.name == "own-error"
     assert find_cause([log[0].replace("pid=1", "pid=2"), *log[1:]], None, 1).cause.name == "network"
     assert find_cause([log[1], log[0], log[2]], None, 1).cause.name == "network"
+    unnumbered = ["ERROR: attempt 1 failed: [Errno 116] Stale file handle", "attempt 2 succeeded", "KeyError: 17"]
+    assert find_cause(unnumbered, None, 1).cause.name == "own-error"
 
 
 def test_the_first_of_an_own_error_and_a_broken_connection_is_the_root() -> None:
