@@ -110,16 +110,21 @@ _CAUGHT = re.compile(r"^Exception ignored (?:in|while)|^--- Logging error ---")
 _FAILED = re.compile(r"(?i)fail|error|exception|attempt|caught|could not|unable")
 _RECOVERY = re.compile(
     r"(?i)\bre-?connected\b|\brecovered\b|\b(?:succeeded|successful|answered|ok(?:ay)?|done) (?:on|after|at) .*"
-    r"(?:attempt|retr|tri|try)|\b(?:attempt|try|retry) #?\d+:? (?:ok|succeeded|passed)\b|\bis back\b|\b(?:back|available|reachable|up|online) again\b"
-    r""
-    r"|\berror resolved\b|\bnfs: server \S+ OK\b"
+    r"(?:attempt|retr|tri|try)|\b(?:attempt|try|retry) #?\d+:? (?:ok|succeeded|passed)\b"
+    r"|\bis back\b|\b(?:back|available|reachable|up|online) again\b|\berror resolved\b|\bnfs: server \S+ OK\b"
 )
 _NOT_RECOVERED = re.compile(r"(?i)\b(?:not|fail\w*|giving up|gave up|could|unable)\b")
 
 
 @dataclass
 class _Writer:
-    """What is known of a process while its lines are read."""
+    """What is known of a process while its lines are read.
+
+    ``inside`` a traceback, whose ``files`` were seen, whose next line is ``source``, and which is ``harmless`` or
+    ``logged`` as its statement will be. ``chain``: the indices of the exceptions so far of a chain, which goes on where
+    ``chained``. ``before``: the last statement. ``head``: the index of the exception whose message may have further
+    lines, its level, and as ``trail`` its files. ``recent``: numbers of lines, out of ``count``, and their statements.
+    """
 
     inside: bool = False
     source: bool = False
@@ -175,13 +180,10 @@ def _split(line: str) -> tuple[str, _Level, str]:
 
 def _header(rest: str) -> str:
     """What a logger put before its message."""
-    end, best = 0, 0
-    for _ in range(8):
-        matched = _HEADER.match(rest, end)
-        if matched is None or matched.end() == end:
-            break
-        end = best = matched.end()
-    return rest[:best]
+    end = 0
+    while (part := _HEADER.match(rest, end)) is not None and part.end() > end:
+        end = part.end()
+    return rest[:end]
 
 
 def _take(body: str, level: _Level, name: str, writer: _Writer, found: list[Statement]) -> None:
