@@ -172,3 +172,27 @@ def test_colours_prefixes_and_progress_bars_hide_nothing() -> None:
     line = "\x1b[36m(WorkerDict pid=12, ip=10.0.0.1)\x1b[0m OSError: [Errno 28] No space left on device [repeated 7x across cluster]"
     found = find_cause([f"10%|#   | 3/29\r20%|##  | 6/29\r{line}"], None, 1)
     assert (found.cause.name, found.line) == ("disk-full", "OSError: [Errno 28] No space left on device")
+
+
+PUBLIC = Path(__file__).parents[1] / "data" / "failures_public"
+PUBLIC_CASES = yaml.safe_load((PUBLIC / "cases.yaml").read_text(encoding="utf-8"))
+OTHERWISE = {
+    "actor-died-end-of-file": "killed",  # Ray's words for a worker that somebody ended
+    "ends-without-an-error": "killed",  # nobody saw it end
+    "tokenizer-attribute-of-newer-transformers": "own-error",  # an attribute's name says nothing of versions
+}
+"""Logs whose cause is told in another word than whoever kept them chose, without another decision on a retry."""
+
+
+def test_the_public_corpus_is_complete() -> None:
+    assert len(PUBLIC_CASES) >= 60
+    assert {path.stem for path in PUBLIC.glob("*.log")} == set(PUBLIC_CASES)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_CASES))
+def test_a_log_of_a_public_report_is_understood(name) -> None:
+    case = PUBLIC_CASES[name]
+    log = (PUBLIC / f"{name}.log").read_text(encoding="utf-8").splitlines()
+    found = find_cause(log, case["error"], case["exit_code"]).cause
+    assert found.name in ([OTHERWISE[name]] if name in OTHERWISE else [case["cause"], *case.get("also", ())])
+    assert (TRIES[found.budget] == 0) == (TRIES[BY_NAME[case["cause"]].budget] == 0)
