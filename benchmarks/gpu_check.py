@@ -112,13 +112,23 @@ def make_assets(folder: Path) -> None:
         pq.write_table(pa.Table.from_pylist(task.rows(pairs, name)), folder / f"{name}.parquet")
 
 
-def submit(folder: Path, home: str, spec: Path, **environment: str) -> int:
-    """The exit code of `aqn submit`: 1 where a run is not PROVEN."""
-    command = [sys.executable, "-m", "orchestrator.cli.main", "submit", str(spec)]
-    own = {"AQN_HOME": str(folder / home), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, env=os.environ | own | environment, check=False)
-    subprocess.run([*command[:3], "fleet", "down"], env=os.environ | own, check=False, stdout=subprocess.DEVNULL)
-    return done.returncode
+def submit(folder: Path, home: str, spec: Path, **environment: str) -> tuple[int, str]:
+    """The exit code of `aqn submit`, 1 where a run is not PROVEN, and the end of what it printed."""
+    command = [sys.executable, "-m", "orchestrator.cli.main"]
+    own = os.environ | {"AQN_HOME": str(folder / home), "PYTHONPATH": str(ROOT)}
+    said: list[str] = []
+    with subprocess.Popen(
+        [*command, "submit", str(spec)],
+        env=own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            said.append(line)
+    subprocess.run([*command, "fleet", "down"], env=own, check=False, stdout=subprocess.DEVNULL)
+    return process.returncode, "".join(said[-TAIL:])
 
 
 def measured(folder: Path, home: str) -> dict[str, dict[str, Any]]:
@@ -306,7 +316,8 @@ def trained(steps: int, report: Report, device: str) -> int:
         make_assets(folder)
         spec = folder / "gpu-check.yaml"
         spec.write_text(SPEC.format(folder=folder, steps=steps))
-        code = submit(folder, "proven", spec)
+        code, said = submit(folder, "proven", spec)
+        report.add("aqn submit", said)
         if code:
             for log in sorted((folder / "proven" / "runs").glob("*/*/trainer.log")):
                 report.add(

@@ -14,6 +14,7 @@ from tests.contract.live import describe, readers
 from tests.contract.record import Listed, moved, read, renewed, unlisted, write
 from tests.contract.uses import ROOT, Use, in_source
 
+pytestmark = pytest.mark.timeout(600)
 AGAIN = "adapt the code to it, then `python -m tests.contract.regenerate`"
 
 
@@ -22,7 +23,7 @@ def look() -> tuple[str, dict[str, str | None]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("VERL_", "VLLM_", "RAY_"))}
     done = subprocess.run(
         [sys.executable, "-m", "tests.contract.live"], cwd=ROOT, env=kept | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

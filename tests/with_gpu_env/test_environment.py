@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from orchestrator.gpu_node import has_flash_attention, torch_cuda, vllm_build
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_GPU = pytest.mark.skipif(
     shutil.which("nvidia-smi") is not None, reason="this machine has a GPU: see `make gpu-check`"
@@ -45,7 +45,7 @@ def python(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProce
         env=environment,
         capture_output=True,
         text=True,
-        timeout=1100,
+        timeout=1700,
         check=False,
     )
 
