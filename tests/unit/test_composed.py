@@ -137,7 +137,9 @@ def test_all_keys_without_an_effect_are_told_at_once_and_where_a_key_has_one_it_
 
 def test_a_key_that_acts_in_some_conditions_alone_names_the_others(write_spec) -> None:
     text = TINY.replace("aqn: [none, standard]", "algorithm.kl_loss: [0.0, 0.001]")
-    with pytest.raises(SpecError, match=r"has no effect in algorithm=dapo dtype=bf16, .* dtype=mxfp4: verl 0.9.1 reads"):
+    with pytest.raises(
+        SpecError, match=r"has no effect in algorithm=dapo dtype=bf16, .* dtype=mxfp4: verl 0.9.1 reads"
+    ):
         checked(write_spec, f"{text}trainer: {{actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n")
 
 
