@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +62,15 @@ def percent(value: float, *, tag: str, file: str, line: int | None = None) -> fl
     """100 × the value of an eval. Raises SpecError where it is no share: rewards of −1 to 1 are not accuracy."""
     if not 0 <= value <= 1:
         raise SpecError(f"{value} is not between 0 and 1: no share of right answers", file=file, line=line, key=tag)
-    return round(100 * value, 10)  # 57, not 56.99999999999999
+    return round(100 * as_written(value), 10)  # 57, not 56.99999999999999
+
+
+def as_written(value: float) -> float:
+    """A number of 32 bits without digits that its writer did not mean: 0.7377, not 0.7376999855041504."""
+    if struct.unpack("f", struct.pack("f", value))[0] != value:
+        return value
+    shorter = (float(f"{value:.{digits}g}") for digits in range(6, 10))  # nine digits tell any two of them apart
+    return next(short for short in shorter if struct.unpack("f", struct.pack("f", short))[0] == value)
 
 
 def remarks(chosen: str, tags: Iterable[str]) -> list[str]:
