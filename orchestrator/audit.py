@@ -104,7 +104,8 @@ def _not_k_of_n(claim: Claimed) -> Iterator[Contradiction]:
                 near = ", ".join(f"{n}/{answers} = {100 * n / answers:.{digits}f} %" for n in (k, k + 1))
                 yield Contradiction(
                     "not-k-of-n", (claim.run.label,), (name,), value, near,
-                    f"{claim.run.label}: {name} {value:.{digits}f} % ({said.place}) is no whole number of {asked}: {near}",
+                    f"{claim.run.label}: {name} {value:.{digits}f} % ({said.place}) is no whole number of {asked}:"
+                    f" {near}",
                 )  # fmt: skip
 
 
@@ -365,7 +366,9 @@ def _best(audited: Audited) -> Iterator[Contradiction]:
         better = {
             label: scores[label]
             for label in best.among
-            if label in scores and isinstance(scores[label][0], float | int) and scores[label][0] > best.score  # type: ignore[operator]
+            if label in scores
+            and isinstance(scores[label][0], float | int)
+            and scores[label][0] > best.score  # type: ignore[operator]
             and not agree(float(str(scores[label][0])), best.score)
         }
         if better:

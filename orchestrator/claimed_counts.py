@@ -12,8 +12,9 @@ from fractions import Fraction
 
 from experiment_specs.claims import ClaimedRun
 
-SINGLE = Fraction(1, 2**24)
-"""Relative rounding error of a float of 32 bits, in which many loggers keep a score."""
+SINGLE = Fraction(1, 2**23)
+"""Relative error of a score that a logger kept in 32 bits: half a unit in the last place, and as much for the fewest
+digits that tell it from its neighbours."""
 STORED = Fraction(1, 10**9)
 """Percentage points that the conversion of a share to a percentage may be off."""
 TABLE_DECIMALS = 2

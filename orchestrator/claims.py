@@ -93,7 +93,9 @@ def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) ->
         "verdict": "UNPROVEN",
         "reasons": [f"a claim of {claim.body['document']}, {claim.body['recorded']}: nothing of it was measured here"],
         "validity": claim.validity,
-        "score": None if score is None else score_as_json(run, score, questions, _last_step(run, "score_step"), "claimed"),
+        "score": None
+        if score is None
+        else score_as_json(run, score, questions, _last_step(run, "score_step"), "claimed"),
         "peak": score_as_json(run, peak, questions, _last_step(run, "peak_step"), "best")
         if isinstance(peak, float | int)
         else None,
@@ -128,7 +130,7 @@ def _last_step(run: ClaimedRun, field: str) -> int | None:
 def score_as_json(
     run: ClaimedRun, percent: float, questions: int | None, step: int | None, rule: str
 ) -> dict[str, Any]:
-    """As written; k (of n × samples) only where one whole number of the stated questions' answers has the percentage."""
+    """As written; k (of n × samples) only where a single number of right answers has the percentage."""
     k = claimed_count(run, percent, questions)
     return {
         "k": k, "n": questions, "samples": run.answers, "percent": percent, "step": step, "rule": rule, "mode": None,

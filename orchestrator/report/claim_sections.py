@@ -94,8 +94,9 @@ def _sigma(run: ClaimedRun) -> str:
 def _complete(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section:
     cells = [
         (
-            run.label, run.category or "–", run.tensorboard or "–", _score(row), _k_of_n(run, row), _said(run, "epochs"),
-            _said(run, "aqn"), _said(run, "epoch_aware"), _said(run, "srdd"), _said(run, "lora"), _said(run, "dtype"),
+            run.label, run.category or "–", run.tensorboard or "–", _score(row), _k_of_n(run, row),
+            _said(run, "epochs"), _said(run, "aqn"),
+            _said(run, "epoch_aware"), _said(run, "srdd"), _said(run, "lora"), _said(run, "dtype"),
             _said(run, "notes"),
         )
         for run, row in rows

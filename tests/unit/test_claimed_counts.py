@@ -45,6 +45,8 @@ def test_every_count_is_possible_as_python_and_numpy_print_its_share(count: tupl
         assert k in possible_counts(percent(float(printed), tag="", file=""), n, decimals)
     for number in (np.float32(share), np.round(np.float32(share), digits), np.round(np.float64(share), digits)):
         assert imported_allows(k, n, float(number))
+    printed = percent(float(np.float32(share)), tag="", file="")
+    assert k in possible_counts(printed, n, 10), "32 bits printed with all digits of 64"
 
 
 def imported_allows(k: int, n: int, share: float) -> bool:
