@@ -28,7 +28,7 @@ def record_curves(
     claims = []
     first: dict[tuple[str, str], str] = {}
     for index, (curve, n) in enumerate(with_questions(curves, questions)):
-        run = _claimed(curve)
+        run = claimed_run(curve)
         subject = claim_id(history, run.label)
         body = {
             "claim": run.model_dump(mode="json"), "questions": n, "recorded": recorded,
@@ -71,11 +71,11 @@ def questions_of_sets(curves: Sequence[ImportedCurve], questions: Questions) -> 
 
 
 def _all_are_counts(curve: ImportedCurve, questions: int) -> bool:
-    run = _claimed(curve)
+    run = claimed_run(curve)
     return all(claimed_counts(run, point.percent, questions) for point in curve.points)
 
 
-def _claimed(curve: ImportedCurve) -> ClaimedRun:
+def claimed_run(curve: ImportedCurve) -> ClaimedRun:
     last = max(curve.points, key=lambda p: p.step, default=None)
     peak = max(curve.points, key=lambda p: (p.percent, -p.step), default=None)
     ended = {"complete": "came to its end", "early": f"ended early: {curve.why}", "unknown": None}[curve.ended]
