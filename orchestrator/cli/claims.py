@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,10 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="TAG", help="Read this tag, not the scores of all test sets. Can be repeated."),
 ]
+INDENTED: dict[str, Any] = {
+    "width": 80, "initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False
+}  # fmt: skip
+"""A detail below a line; tags and file names in it stay whole."""
 Name = Annotated[str | None, typer.Option("--history", help="Name to file the claims under; the source's by default.")]
 Day = Annotated[str | None, typer.Option("--recorded", help="Day of the runs, as 2026-01-31; the files' by default.")]
 
@@ -152,18 +157,16 @@ def _left_out(curves: Sequence[ImportedCurve]) -> list[dict[str, str]]:
 
 
 def _tell_curves(curves: Sequence[ImportedCurve]) -> None:
-    """What was read, and what was left out and why."""
+    """What was read, and what was left out and why: a line each, with the details below it."""
     for curve in curves:
+        out = not curve.points
         steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
         ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
-        if curve.points:
-            last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
-            evals = f"{len(curve.points)} evals of {curve.metric}"
-            parts = (last, evals, steps, ended, *curve.notes)
-            typer.echo(f"{curve.name}: {', '.join(part for part in parts if part)}")
-        else:
-            parts = (curve.left_out or "no eval", steps, ended)
-            typer.echo(f"left out: {curve.name}: {', '.join(part for part in parts if part)}", err=True)
+        score = "left out" if out else f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
+        typer.echo(f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}", err=out)
+        read = (f"{len(curve.points)} evals of {curve.metric}", *curve.notes)
+        for line in (curve.left_out or "it has no eval",) if out else read:
+            typer.echo(textwrap.fill(line, **INDENTED), err=out)
 
 
 def _tell(

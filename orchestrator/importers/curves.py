@@ -145,7 +145,9 @@ def called(name: str, test_set: str = "", attempt: int | None = None) -> str:
 def percent(value: float, *, tag: str, file: str, line: int | None = None) -> float:
     """100 × the value of an eval. Raises SpecError where it is no share: rewards of −1 to 1 are not accuracy."""
     if not 0 <= value <= 1:
-        raise SpecError(f"{as_written(value)} is not between 0 and 1: no share of right answers", file=file, line=line, key=tag)
+        raise SpecError(
+            f"{as_written(value)} is not between 0 and 1: no share of right answers", file=file, line=line, key=tag
+        )
     return round(100 * as_written(value), 10)  # 57, not 56.99999999999999
 
 

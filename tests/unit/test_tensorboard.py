@@ -261,14 +261,20 @@ def test_every_test_set_is_a_curve(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_refuses_no_other(tmp_path: Path) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     write(tmp_path / "good", CURVE)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "events.out.tfevents.1.host").symlink_to(tmp_path / "gone")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "events.out.tfevents.2.host").write_text("these are no events, but some words of a person\n")
-    broken, good, text = read(tmp_path)
+    (tmp_path / "other").mkdir()
+    with (tmp_path / "other" / "events.out.tfevents.3.host").open("wb") as handle:
+        RecordWriter(handle).write(b"\xff\xff\xff: a record of something else")
+    broken, good, other, text = read(tmp_path)
     assert len(good.points) == 4
-    assert (broken.points, text.points) == ((), ())
+    assert (broken.points, other.points, text.points) == ((), (), ())
+    assert "is cut off after 0 records" in other.left_out
     assert "cannot be read: No such file" in broken.left_out
     assert "is cut off after 0 records" in text.left_out
 
