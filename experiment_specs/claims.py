@@ -120,7 +120,7 @@ def _absent(value: object) -> bool:
 class Point(Value):
     """One evaluation of an imported curve.
 
-    ``decimals``: of the percentage, as its share was printed (0.620 has 1), where the number shows fewer.
+    ``decimals``: of the percentage, as its share was printed (0.620 has 1); absent where it was kept in full.
     """
 
     step: Step

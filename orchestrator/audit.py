@@ -98,8 +98,7 @@ def _not_k_of_n(claim: Claimed) -> Iterator[Contradiction]:
                 continue
             seen.add(value)
             if not claimed_counts(claim.run, value, claim.questions):
-                printed = decimals_of(claim.run, value)
-                digits = max(decimals_shown(value) if printed is None else printed, TABLE_DECIMALS)
+                digits = max(decimals_of(claim.run, value), TABLE_DECIMALS)
                 k = math.floor(Fraction(str(value)) * answers / 100)
                 near = ", ".join(f"{n}/{answers} = {100 * n / answers:.{digits}f} %" for n in (k, k + 1))
                 yield Contradiction(

@@ -17,6 +17,8 @@ SINGLE = Fraction(1, 2**23)
 digits that tell it from its neighbours."""
 STORED = Fraction(1, 10**9)
 """Percentage points that the conversion of a share to a percentage may be off."""
+KEPT_DECIMALS = 10
+"""Decimals that importers keep of a percentage."""
 TABLE_DECIMALS = 2
 """Decimals of the percentages in most tables; a number that shows fewer may have lost zeros at its end."""
 
@@ -59,22 +61,34 @@ def possible_counts(percent: float, answers: int, decimals: int | None = None) -
     return range(max(least, 0), min(most, answers) + 1)
 
 
-def count_of(percent: float, answers: int, decimals: int | None = None) -> int | None:
-    """The k that ``percent`` stands for; None where no k is possible, or several."""
+def count_of(percent: float, answers: int, decimals: int | None = None, exactly: int | None = None) -> int | None:
+    """The k that ``percent`` stands for; None where no k is possible, or several.
+
+    ``exactly``: decimals that it may well have, though zeros at their end do not show; they decide between several k.
+    """
     counts = possible_counts(percent, answers, decimals)
-    if decimals is None and len(counts) > 1 and decimals_shown(percent) < TABLE_DECIMALS:
-        counts = possible_counts(percent, answers, TABLE_DECIMALS)
+    if len(counts) > 1 and exactly is not None:
+        counts = possible_counts(percent, answers, exactly)
     return counts[0] if len(counts) == 1 else None
 
 
-def decimals_of(run: ClaimedRun, percent: float) -> int | None:
-    """Decimals that were printed of an imported eval's percentage, the fewest; None for what people wrote."""
-    printed = [
-        decimals_of_share(percent) if point.decimals is None else point.decimals
-        for point in run.curve
-        if point.percent == percent
-    ]
+def printed_decimals(run: ClaimedRun, percent: float) -> int | None:
+    """Decimals that were printed of an imported eval's percentage, the fewest; None where it was kept in full."""
+    printed = [p.decimals for p in run.curve if p.percent == percent and p.decimals is not None]
     return min(printed, default=None)
+
+
+def is_imported(run: ClaimedRun, percent: float) -> bool:
+    """Whether a percentage is one of the evals that an importer read; else somebody wrote it."""
+    return any(point.percent == percent for point in run.curve)
+
+
+def decimals_of(run: ClaimedRun, percent: float) -> int:
+    """Decimals by which a percentage of a claim is judged: those that were printed, or that it shows."""
+    printed = printed_decimals(run, percent)
+    if printed is not None:
+        return printed
+    return decimals_of_share(percent) if is_imported(run, percent) else decimals_shown(percent)
 
 
 def claimed_counts(run: ClaimedRun, percent: float, questions: int) -> range:
@@ -86,7 +100,10 @@ def claimed_count(run: ClaimedRun, percent: float | None, questions: int | None)
     """:func:`count_of` a percentage that a claim has; None where the questions are not known."""
     if percent is None or not questions:
         return None
-    return count_of(percent, questions * run.answers, decimals_of(run, percent))
+    exactly = None
+    if printed_decimals(run, percent) is None:
+        exactly = KEPT_DECIMALS if is_imported(run, percent) else TABLE_DECIMALS
+    return count_of(percent, questions * run.answers, decimals_of(run, percent), exactly)
 
 
 def count_of_questions(run: ClaimedRun, percent: float | None, questions: int | None) -> int | None:

@@ -148,7 +148,8 @@ def _curves(
         _tell_curves([*(curve for curve, _ in with_questions(curves, questions)), *(c for c in curves if not c.points)])
     if isinstance(questions, int) and len(sets) > 1:
         each = " ".join(f"--questions {shlex.quote(one)}=N" for one in sets if one)
-        typer.echo(f"--questions {questions} was not used: there are several test sets; say {each}", err=True)
+        unused = f"--questions {questions} was not used: there are several test sets. Say {each}"
+        typer.echo(textwrap.fill(unused, 80, break_long_words=False, break_on_hyphens=False), err=True)
     _tell(imported, as_json=as_json, then="aqn runs; aqn audit", left_out=_left_out(curves))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiment_specs.errors import SpecError, nearest
-from orchestrator.claimed_counts import decimals_of_share
+from orchestrator.claimed_counts import KEPT_DECIMALS
 from orchestrator.importers.curves import (
     RESAMPLED,
     Ended,
@@ -26,14 +26,15 @@ from orchestrator.importers.curves import (
     set_of,
 )
 
-MOST_DECIMALS = 10
-"""Decimals that a percentage is kept with."""
 READ_ONE = "`--metric TAG` reads one as a share of right answers"
 
 
 @dataclass(frozen=True)
 class Eval:
-    """One value of one tag. NaN or infinity: the eval gave no number. ``decimals``: printed ones, of the share."""
+    """One value of one tag. NaN or infinity: the eval gave no number.
+
+    ``decimals``: of the share, as it was printed; None where it was kept in full.
+    """
 
     value: float
     decimals: int | None = None
@@ -111,7 +112,7 @@ def _curve(empty: ImportedCurve, attempt: Attempt, tag: str, chosen: Mapping[str
             line = f", line {last.line}" if last.line is not None else ""
             odd = f"{tag} at step {step}{line}: {error.problem}"
             return replace(empty, left_out=odd)
-        points.append(Point(step, value, printed_decimals(value, last.decimals)))
+        points.append(Point(step, value, _decimals(last.decimals)))
     if not points:
         return replace(empty, left_out=f"no eval of {tag} gave a number")
     read = set(chosen.values()) - {tag}
@@ -126,12 +127,9 @@ def _curve(empty: ImportedCurve, attempt: Attempt, tag: str, chosen: Mapping[str
     )
 
 
-def printed_decimals(percentage: float, of_share: int | None) -> int | None:
-    """Decimals of a percentage whose share was printed with ``of_share``; None where the number shows as many."""
-    if of_share is None:
-        return None
-    decimals = min(max(of_share - 2, -2), MOST_DECIMALS)
-    return None if decimals == decimals_of_share(percentage) else decimals
+def _decimals(of_share: int | None) -> int | None:
+    """Decimals of a percentage whose share was printed with so many."""
+    return None if of_share is None else min(max(of_share - 2, -2), KEPT_DECIMALS)
 
 
 def _without_score(attempt: Attempt, chosen: Mapping[str, str]) -> list[str]:

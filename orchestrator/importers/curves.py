@@ -22,7 +22,7 @@ class Point:
     step: int
     percent: float
     decimals: int | None = None
-    """Printed decimals of the percentage (0.620 has 1); None: as many as the number shows."""
+    """Of the percentage, as its share was printed: 0.620 has 1. None where it was kept in full."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from experiment_specs.errors import SpecError
 from experiment_specs.language import Condition
 from experiment_specs.presets import PACKAGE
 from orchestrator.audit import CHECKS, Audited, Claimed, Contradiction, audit, named
-from orchestrator.claimed_counts import count_of
+from orchestrator.claimed_counts import claimed_count
 from orchestrator.importers.history import claims_of
 
 SEED = PACKAGE / "history" / "aqn_2026_01.yaml"
@@ -172,7 +172,8 @@ def test_what_a_name_says() -> None:
     [(70.58, 1319, 931), (70.27, 1319, None), (91.0, 500, 455), (100.0, 500, 500), (0.0, 3, 0)],
 )
 def test_a_percentage_is_a_whole_number_of_its_questions(percent: float, questions: int, k: int | None) -> None:
-    assert count_of(percent, questions) == k
+    run = ClaimedRun.model_validate({"label": "r", "said": [{"place": "p", "score": percent}]}, strict=False)
+    assert claimed_count(run, percent, questions) == k
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from orchestrator.claimed_counts import (
     agree,
     claimed_count,
     claimed_counts,
-    count_of,
     count_of_questions,
     decimals_of_share,
     decimals_shown,
@@ -76,9 +75,9 @@ def test_counts_are_all_those_in_the_interval(count: tuple[int, int], decimals: 
 
 
 @pytest.mark.parametrize(
-    ("percent", "answers", "k"),
+    ("percent", "questions", "k"),
     [
-        (62.1, 1312, None),  # 0.621: 814 is 62.04 %, 815 is 62.12 %: only 815 rounds to 62.1
+        (62.1, 1312, 815),  # 814 is 62.04 %, 815 is 62.12 %: only 815 rounds to 62.1
         (9.5833333333, 960, 92),
         (9.5833333333, 30, None),
         (72.1, 1319, 951),
@@ -86,11 +85,28 @@ def test_counts_are_all_those_in_the_interval(count: tuple[int, int], decimals: 
         (100.0, 32, 32),
         (0.0, 32, 0),
         (53.12, 32, 17),
-        (53.0, 1319, None),
+        (20.0, 10_000, 2000),  # in a table: 20.00
+        (20.0, 1319, None),
     ],
 )
-def test_the_one_count(percent: float, answers: int, k: int | None) -> None:
-    assert count_of(percent, answers) == (815 if (percent, answers) == (62.1, 1312) else k)
+def test_the_one_count_of_what_people_wrote(percent: float, questions: int, k: int | None) -> None:
+    written = ClaimedRun(label="r", said=(Statement(place="p", score=percent),))
+    assert claimed_count(written, percent, questions) == k
+
+
+@pytest.mark.parametrize(
+    ("decimals", "percent", "questions", "k"),
+    [
+        (None, 20.0, 100, 20),  # kept in full: 0.2
+        (-1, 20.0, 100, None),  # printed as 0.2: 15 to 25
+        (1, 20.0, 100, 20),
+        (1, 60.0, 1319, None),  # 0.600: 791 or 792
+        (None, 60.0, 1319, None),
+        (None, 73.77, 1319, 973),
+    ],
+)
+def test_the_one_count_of_an_eval(decimals: int | None, percent: float, questions: int, k: int | None) -> None:
+    assert claimed_count(run(percent, decimals), percent, questions) == k
 
 
 @pytest.mark.parametrize(

@@ -420,10 +420,10 @@ def test_the_first_months_of_verl(log) -> None:
     assert (math.metric, points(math)) == ("val/test_score/math", [(2, 25.0)])
 
 
-def test_printed_decimals_are_kept_where_the_number_does_not_show_them(log) -> None:
+def test_printed_decimals_are_kept(log) -> None:
     values = ("0.620", "0.621", "0.6", "np.float64(0.5)", "0.7376800606520091", "1e-02", "1.000")
     [curve] = read(log("".join(line(step, value) for step, value in enumerate(values))))
-    assert [point.decimals for point in curve.points] == [1, None, None, None, None, None, 1]
+    assert [point.decimals for point in curve.points] == [1, 1, -1, None, 10, 0, 1]
 
 
 def test_tags_of_another_framework_are_named(log) -> None:
