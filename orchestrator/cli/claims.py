@@ -165,7 +165,8 @@ def _tell_curves(curves: Sequence[ImportedCurve]) -> None:
         ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
         score = "left out" if out else f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
         typer.echo(f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}", err=out)
-        read = (f"{len(curve.points)} evals of {curve.metric}", *curve.notes)
+        evals = "1 eval" if len(curve.points) == 1 else f"{len(curve.points)} evals"
+        read = (f"{evals} of {curve.metric}", *curve.notes)
         for line in (curve.left_out or "it has no eval",) if out else read:
             typer.echo(textwrap.fill(line, **INDENTED), err=out)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from experiment_specs.errors import SpecError, nearest
 from orchestrator.claimed_counts import KEPT_DECIMALS
 from orchestrator.importers.curves import (
+    MAX_STEP,
     RESAMPLED,
     Ended,
     ImportedCurve,
@@ -69,9 +70,9 @@ def curves_of(name: str, source: str, attempts: Sequence[Attempt], metrics: Sequ
         for key, tag in chosen.items():
             own = called(name, key if several else "", number if len(attempts) > 1 else None)
             found.append(_curve(replace(empty, name=own, metric=tag, test_set=set_of(tag)), attempt, tag, chosen))
-        if not metrics:
-            found += [replace(empty, left_out=why) for why in _without_score(attempt, chosen)]
-    return found + _not_there(name, source, attempts, metrics)
+        reasons = _not_there(attempt, metrics) if metrics else _without_score(attempt, chosen)
+        found += [replace(empty, left_out=why) for why in reasons]
+    return found
 
 
 def _counts(attempt: Attempt) -> dict[str, int]:
@@ -99,6 +100,8 @@ def _empty(name: str, source: str, attempt: Attempt) -> ImportedCurve:
 
 def _curve(empty: ImportedCurve, attempt: Attempt, tag: str, chosen: Mapping[str, str]) -> ImportedCurve:
     notes, points = list(attempt.notes), []
+    if odd_steps := [step for step in attempt.evals[tag] if not 0 <= step <= MAX_STEP]:
+        return replace(empty, left_out=f"{tag} has a value at step {odd_steps[0]}: no number of training steps")
     for step, written in sorted(attempt.evals[tag].items()):
         last = written[-1]
         if len(written) > 1:
@@ -148,15 +151,13 @@ def _without_score(attempt: Attempt, chosen: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _not_there(name: str, source: str, attempts: Sequence[Attempt], metrics: Sequence[str]) -> list[ImportedCurve]:
-    """Tags that were asked for, and are in no attempt."""
-    tags = list(dict.fromkeys(tag for attempt in attempts for tag in attempt.tags))
-    missing = [tag for tag in dict.fromkeys(metrics) if not any(tag in attempt.evals for attempt in attempts)]
+def _not_there(attempt: Attempt, metrics: Sequence[str]) -> list[str]:
+    """Of each tag that was asked for and has no values: that it has none, and what there is."""
     found = []
-    for tag in missing:
-        close = nearest(tag, tags)
+    for tag in (tag for tag in dict.fromkeys(metrics) if tag not in attempt.evals):
+        close = nearest(tag, attempt.tags)
         meant = f"; did you mean {close!r}?" if close else ""
-        found.append(not_read(name, source, f"it has no numbers of {tag}; seen: {named(tags)}{meant}"))
+        found.append(f"it has no numbers of {tag}; seen: {named(attempt.tags)}{meant}")
     return found
 
 

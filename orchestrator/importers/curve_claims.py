@@ -11,7 +11,7 @@ from db.bug_writes import Imported
 from experiment_specs.claims import ClaimedRun, Point, Statement
 from orchestrator.bugs.facts import facts_of_claim
 from orchestrator.claimed_counts import claimed_counts
-from orchestrator.importers.curves import ImportedCurve, is_reward
+from orchestrator.importers.curves import MAX_STEP, ImportedCurve, is_reward
 from orchestrator.importers.history import claim_id, new_claim, record
 
 Questions = int | Mapping[str, int] | None
@@ -85,7 +85,7 @@ def claimed_run(curve: ImportedCurve) -> ClaimedRun:
         score_step=last.step if last else None,
         peak=peak.percent if peak else None,
         peak_step=peak.step if peak else None,
-        executed_steps=curve.last_step or None,
+        executed_steps=curve.last_step if 0 < curve.last_step <= MAX_STEP else None,
         planned_steps=curve.planned_steps,
         status=ended,
         notes="; ".join((curve.metric, *curve.notes)),

@@ -11,6 +11,8 @@ from typing import Literal
 from experiment_specs.errors import SpecError
 
 Ended = Literal["complete", "early", "unknown"]
+MAX_STEP = 10**9
+"""The largest step that a claim may have; some tools count tokens or seconds as steps."""
 LONGEST_NAME = 200
 """Letters of a claim's label."""
 

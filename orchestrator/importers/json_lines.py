@@ -15,7 +15,7 @@ from typing import Any
 
 from experiment_specs.errors import SpecError
 from orchestrator.importers.attempts import Attempt, Eval
-from orchestrator.importers.curves import starts_over
+from orchestrator.importers.curves import MAX_STEP, starts_over
 
 LOOK_AT = 5
 """Lines by which a file is recognised: the first may be torn."""
@@ -104,4 +104,4 @@ def _record(raw: bytes) -> tuple[int, dict[str, Any]] | None:
     step, data = found.get("step"), found.get("data")
     if isinstance(step, bool) or not isinstance(step, int | float) or step != step // 1 or not isinstance(data, dict):
         return None
-    return (int(step), data) if 0 <= step <= 10**9 else None
+    return (int(step), data) if 0 <= step <= MAX_STEP else None

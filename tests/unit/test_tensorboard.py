@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiment_specs.errors import SpecError
+from orchestrator.importers.curve_claims import claimed_run
 from orchestrator.importers.curves import ImportedCurve
 from orchestrator.importers.tensorboard import read
 
@@ -277,6 +278,15 @@ def test_a_file_that_cannot_be_read_refuses_no_other(tmp_path: Path) -> None:
     assert "is cut off after 0 records" in other.left_out
     assert "cannot be read: No such file" in broken.left_out
     assert "is cut off after 0 records" in text.left_out
+
+
+def test_steps_that_are_no_training_steps_are_left_out_and_refuse_no_other(tmp_path: Path) -> None:
+    write_tags(tmp_path / "tokens", {GSM8K: {0: 0.1, 10**10: 0.2}})
+    write_tags(tmp_path / "good", {GSM8K: {0: 0.1, 5: 0.2}, "perf/tokens": {10**10: 1.0}})
+    good, tokens = read(tmp_path)
+    assert points(good) == [(0, 10.0), (5, 20.0)]
+    assert tokens.left_out == f"{GSM8K} has a value at step 10000000000: no number of training steps"
+    assert claimed_run(good).said[0].executed_steps is None
 
 
 def test_one_bad_file_beside_a_good_one_is_a_note(tmp_path: Path) -> None:

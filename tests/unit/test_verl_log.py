@@ -371,6 +371,15 @@ def test_what_is_asked_for_is_read_instead(log) -> None:
     assert none.left_out.endswith("did you mean 'val-core/math/acc/mean@8'?")
 
 
+def test_an_attempt_without_what_was_asked_for_is_named(log) -> None:
+    asked = line(0, "0.5", "critic/score/mean")
+    first, second = read(log(run(3, 8) + asked, "a.log"), metrics=["critic/score/mean"])
+    assert (first.name, first.points, second.name, points(second)) == (
+        "a (attempt 1)", (), "a on critic/score/mean (attempt 2)", [(0, 50.0)],
+    )  # fmt: skip
+    assert first.left_out.startswith("it has no numbers of critic/score/mean; seen: ")
+
+
 def test_the_mean_with_most_evals_is_read(log) -> None:
     """Where a prompt lost an answer, verl names the mean of that eval after fewer answers."""
     tag = "val-core/math/acc/mean@"
