@@ -18,7 +18,6 @@ from orchestrator.importers.curves import (
     ImportedCurve,
     Point,
     answered_otherwise,
-    answers_of,
     called,
     choose_each,
     named,
@@ -69,7 +68,7 @@ def curves_of(name: str, source: str, attempts: Sequence[Attempt], metrics: Sequ
         empty = _empty(called(name, "", number if len(attempts) > 1 else None), source, attempt)
         for key, tag in chosen.items():
             own = called(name, key if several else "", number if len(attempts) > 1 else None)
-            found.append(_curve(replace(empty, name=own, metric=tag, test_set=set_of(tag)), attempt, tag, chosen))
+            found.append(_curve(replace(empty, name=own, metric=tag), attempt, tag, chosen))
         reasons = _not_there(attempt, metrics) if metrics else _without_score(attempt, chosen)
         found += [replace(empty, left_out=why) for why in reasons]
     return found
@@ -125,7 +124,6 @@ def _curve(empty: ImportedCurve, attempt: Attempt, tag: str, chosen: Mapping[str
         empty,
         points=tuple(points),
         notes=tuple(notes),
-        samples=answers_of(tag),
         shares=not answered_otherwise(tag, attempt.tags) and RESAMPLED.search(tag) is None,
     )
 

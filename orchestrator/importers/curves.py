@@ -43,14 +43,20 @@ class ImportedCurve:
     why: str
     """The line that decided how it ended."""
     notes: tuple[str, ...] = ()
-    test_set: str = ""
-    """What was asked, as the tag names it; empty where no tag does."""
-    samples: int = 1
-    """Answers to each question that an eval is the mean of: 32 of mean@32."""
     shares: bool = True
     """Whether an eval is a number of right answers of all answers; else n is not recorded."""
     left_out: str = ""
     """Why it is not recorded. A curve without points never is."""
+
+    @property
+    def test_set(self) -> str:
+        """The test set that the tag names; empty where it names none."""
+        return set_of(self.metric)
+
+    @property
+    def samples(self) -> int:
+        """Answers to each question that an eval is the mean of: 32 of mean@32."""
+        return answers_of(self.metric)
 
 
 # The last form is that of verl's first months. ``mean_1`` is what torch's first SummaryWriters made of ``mean@1``.
@@ -82,12 +88,6 @@ def is_reward(tag: str) -> bool:
     """Whether a tag is known to be the mean of a reward, and not of right answers."""
     found = TAG.fullmatch(tag)
     return found is not None and found["variable"] != "acc"
-
-
-def choose(tags: Iterable[str]) -> str | None:
-    """The tag to read; among equals (several test sets) the first."""
-    ranked = [(order, tag) for tag in tags if (order := rank(tag)) is not None]
-    return min(ranked, key=lambda entry: entry[0])[1] if ranked else None
 
 
 def set_of(tag: str) -> str:

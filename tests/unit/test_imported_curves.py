@@ -101,10 +101,9 @@ def test_other_numbers_stay_as_they_are(value: float) -> None:
     assert as_written(value) == value
 
 
-def curve(
-    test_set: str, *, tag: str = "val-core/x/acc/mean@1", shares: bool = True, value: float = 50.0
-) -> ImportedCurve:
-    return ImportedCurve("r", "f", tag, (Point(0, value),), 0, None, "unknown", "", test_set=test_set, shares=shares)
+def curve(test_set: str, *, variable: str = "acc", shares: bool = True, value: float = 50.0) -> ImportedCurve:
+    tag = f"val-core/{test_set}/{variable}/mean@1"
+    return ImportedCurve("r", "f", tag, (Point(0, value),), 0, None, "unknown", "", shares=shares)
 
 
 def test_questions_are_those_of_the_test_set() -> None:
@@ -117,9 +116,8 @@ def test_questions_are_those_of_the_test_set() -> None:
 
 def test_questions_are_not_used_for_what_is_no_share_of_them() -> None:
     assert [n for _, n in with_questions([curve("a", shares=False)], 30)] == [None]
-    reward = "val-core/x/reward/mean@1"
-    assert [n for _, n in with_questions([curve("a", tag=reward)], 30)] == [30]
-    [(noted, n)] = with_questions([curve("a", tag=reward, value=51.0)], 3)
+    assert [n for _, n in with_questions([curve("a", variable="reward")], 30)] == [30]
+    [(noted, n)] = with_questions([curve("a", variable="reward", value=51.0)], 3)
     assert (n, noted.notes) == (
         None, ("3 questions are not used: not every value of the reward is a number of right answers to them",)
     )  # fmt: skip
