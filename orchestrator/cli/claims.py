@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +25,21 @@ app = typer.Typer(no_args_is_help=True, help="Record what was there before: hist
 Questions = Annotated[
     int | None, typer.Option(help="Test questions, where known: percentages are shares of them.", min=1)
 ]
+QuestionsOfSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--questions", metavar="N or SET=N",
+        help="Test questions, where known: percentages are shares of them. With several test sets, SET=N for each.",
+    ),
+]  # fmt: skip
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="TAG", help="Read this tag, not the scores of all test sets. Can be repeated."),
+]
+INDENTED: dict[str, Any] = {
+    "width": 80, "initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False
+}  # fmt: skip
+"""A detail below a line; tags and file names in it stay whole."""
 Name = Annotated[str | None, typer.Option("--history", help="Name to file the claims under; the source's by default.")]
 Day = Annotated[str | None, typer.Option("--recorded", help="Day of the runs, as 2026-01-31; the files' by default.")]
 
@@ -45,50 +63,65 @@ def history(
 
 
 @app.command()
-def tensorboard(
+def tensorboard(  # noqa: PLR0917 - typer reads them as options
     folder: Annotated[Path, typer.Argument(help="A folder with event files, in it or below.", show_default=False)],
-    questions: Questions = None,
+    questions: QuestionsOfSets = None,
+    metric: Metrics = None,
     name: Name = None,
     recorded: Day = None,
     as_json: Json = False,
 ) -> None:
-    """Record the eval curves of TensorBoard event files as claims, one a folder."""
+    """Record the eval curves of TensorBoard event files as claims, one per attempt and test set."""
     from orchestrator.importers.tensorboard import read
 
-    _curves(read(folder), folder, name, questions, recorded, as_json=as_json)
+    asked = _questions(questions)
+    _curves(read(folder, metric or ()), folder, name, asked, recorded, as_json=as_json)
 
 
 @app.command("verl-log")
 def verl_log(  # noqa: PLR0917 - typer reads them as options
-    file: Annotated[Path, typer.Argument(help="What verl printed on its console.", show_default=False)],
-    questions: Questions = None,
+    file: Annotated[
+        Path, typer.Argument(help="What verl printed on its console, or its file logger wrote.", show_default=False)
+    ],
+    questions: QuestionsOfSets = None,
+    metric: Metrics = None,
     label: Annotated[str | None, typer.Option(help="What to call the run; the file's name by default.")] = None,
     name: Name = None,
     recorded: Day = None,
     as_json: Json = False,
 ) -> None:
-    """Record the eval curves of a verl console log as claims, one an attempt."""
-    from dataclasses import replace
-
+    """Record the eval curves of a verl console log, or of its JSON lines, as claims, one per attempt and test set."""
     from orchestrator.importers.verl_log import read
 
-    curves = read(file)
-    if label is not None:
-        numbered = len(curves) > 1
-        curves = [replace(c, name=f"{label} (attempt {n})" if numbered else label) for n, c in enumerate(curves, 1)]
-    _curves(curves, file, name, questions, recorded, as_json=as_json)
+    asked = _questions(questions)
+    _curves(read(file, label, metric or ()), file, name, asked, recorded, as_json=as_json)
+
+
+def _questions(given: Sequence[str] | None) -> int | dict[str, int] | None:
+    """``--questions``: one number, or SET=N once per test set."""
+    from experiment_specs.errors import SpecError
+
+    found: dict[str, int] = {}
+    for word in given or ():
+        test_set, _, number = word.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d{0,8}", number) or test_set in found or (len(given or ()) > 1 and not test_set):
+            problem = "is no number of questions: one number, as 1319, or each test set once, as aime24=30"
+            raise SpecError(problem, key="--questions", value=word)
+        found[test_set] = int(number)
+    return found.get("", found or None)
 
 
 def _curves(
-    curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | None, recorded: str | None, *,
-    as_json: bool,
+    curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | dict[str, int] | None,
+    recorded: str | None, *, as_json: bool,
 ) -> None:  # fmt: skip
+    """Record what an importer read, and say what was left out. Exits with 3 where nothing is left to record."""
     from pydantic import TypeAdapter, ValidationError
 
     from experiment_specs.claims import HISTORY_NAME, Day
     from experiment_specs.errors import SpecError
     from orchestrator.cli.common import registry
-    from orchestrator.importers.curve_claims import record_curves
+    from orchestrator.importers.curve_claims import record_curves, with_questions
 
     day = recorded or time.strftime("%Y-%m-%d", time.gmtime(source.stat().st_mtime))
     history_name = source.resolve().name if name is None else name
@@ -99,20 +132,53 @@ def _curves(
         TypeAdapter(Day).validate_python(day)
     except ValidationError as error:
         raise SpecError("is no day, as 2026-01-31", key="--recorded", value=day) from error
+    found = [curve for curve in curves if curve.points]
+    sets = list(dict.fromkeys(curve.test_set for curve in found))
+    if isinstance(questions, dict) and found and (unknown := [one for one in questions if one not in sets]):
+        raise SpecError("no such test set was read", key="--questions", value=unknown[0], accepted=filter(None, sets))
+    if not found:
+        if as_json:
+            print_json({"created": [], "changed": [], "same": [], "missing": [], "left_out": _left_out(curves)})
+        _tell_curves(curves)
+        typer.echo("nothing was recorded: a claim needs a score", err=True)
+        raise typer.Exit(NOTHING_MATCHED)
     engine = registry(create=True)
     imported = record_curves(engine, history_name, curves, day, questions)
     if not as_json:
-        for curve in curves:
-            last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}" if curve.points else "no eval"
-            steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
-            parts = (last, steps, f"ended {curve.ended}" if curve.ended != "unknown" else "", *curve.notes)
-            typer.echo(f"{curve.name}: {', '.join(part for part in parts if part)}")
-    _tell(imported, as_json=as_json, then="aqn runs")
+        _tell_curves([*(curve for curve, _ in with_questions(curves, questions)), *(c for c in curves if not c.points)])
+    if isinstance(questions, int) and len(sets) > 1:
+        each = " ".join(f"--questions {shlex.quote(one)}=N" for one in sets if one)
+        unused = f"--questions {questions} was not used: there are several test sets. Say {each}"
+        typer.echo(textwrap.fill(unused, 80, break_long_words=False, break_on_hyphens=False), err=True)
+    _tell(imported, as_json=as_json, then="aqn runs; aqn audit", left_out=_left_out(curves))
 
 
-def _tell(imported: Imported, *, as_json: bool, then: str) -> None:
+def _left_out(curves: Sequence[ImportedCurve]) -> list[dict[str, str]]:
+    return [{"name": one.name, "source": one.source, "why": one.left_out} for one in curves if not one.points]
+
+
+def _tell_curves(curves: Sequence[ImportedCurve]) -> None:
+    """What was read, and what was left out and why: a line each, with the details below it."""
+    for curve in curves:
+        out = not curve.points
+        steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
+        ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
+        score = "left out" if out else f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
+        typer.echo(f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}", err=out)
+        evals = "1 eval" if len(curve.points) == 1 else f"{len(curve.points)} evals"
+        read = (f"{evals} of {curve.metric}", *curve.notes)
+        for line in (curve.left_out or "it has no eval",) if out else read:
+            typer.echo(textwrap.fill(line, **INDENTED), err=out)
+
+
+def _tell(
+    imported: Imported, *, as_json: bool, then: str, left_out: Sequence[dict[str, str]] | None = None
+) -> None:  # fmt: skip
     if as_json:
-        print_json({name: list(getattr(imported, name)) for name in ("created", "changed", "same", "missing")})
+        found: dict[str, Any] = {
+            name: list(getattr(imported, name)) for name in ("created", "changed", "same", "missing")
+        }
+        print_json(found | ({"left_out": left_out} if left_out is not None else {}))
         return
     parts = [
         f"{len(imported.created)} new claims" if imported.created else "",

@@ -92,7 +92,7 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
     screen.print(Text(row["reasons"][0], style="yellow"))
     if row["score"]:
         score = row["score"]
-        whole = f" = {score['k']} of {score['n']}" if score["k"] is not None else ""
+        whole = f" = {score['k']} of {score['n'] * score['samples']}" if score["k"] is not None else ""
         at = f" at step {score['step']}" if score["step"] is not None else ""
         style = "" if claim.validity == "unverified" else "strike"
         screen.print(Text.assemble((f"{score['percent']:.2f} %", style), f"{whole}{at}, as written; {claim.validity}"))
