@@ -16,14 +16,28 @@ if TYPE_CHECKING:
 
     from db.bug_writes import Imported
     from orchestrator.importers.curves import ImportedCurve
+    from orchestrator.importers.tracked import LeftOut, Tracked, TrackedCurve
 
-app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, TensorBoard folders, verl logs.")
+app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, logs, trackers' runs.")
 
 Questions = Annotated[
     int | None, typer.Option(help="Test questions, where known: percentages are shares of them.", min=1)
 ]
 Name = Annotated[str | None, typer.Option("--history", help="Name to file the claims under; the source's by default.")]
 Day = Annotated[str | None, typer.Option("--recorded", help="Day of the runs, as 2026-01-31; the files' by default.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="Tag of a share of right answers to read, 0 to 1; may be repeated. By default verl's accuracy on every"
+        " test set.",
+        show_default=False,
+    ),
+]
+Began = Annotated[
+    str | None,
+    typer.Option("--recorded", help="Day of the runs, as 2026-01-31; by default the day on which each began."),
+]
 
 
 @app.command()
@@ -79,26 +93,143 @@ def verl_log(  # noqa: PLR0917 - typer reads them as options
     _curves(curves, file, name, questions, recorded, as_json=as_json)
 
 
+@app.command()
+def wandb(  # noqa: PLR0917 - typer reads them as options
+    folder: Annotated[Path, typer.Argument(help="A folder with run-*.wandb files below it.", show_default=False)],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record W&B runs from their local files as claims, one per run and test set. Needs no wandb and no network.
+
+    Files of one run id are one run, resumed. A file that is cut off gives what it has.
+
+    Examples:
+
+    aqn import wandb wandb/
+
+    aqn import wandb experiments/ --history grpo-2026 --metric val-core/math/acc/mean@4
+    """
+    from orchestrator.importers.wandb_files import read
+
+    _tracked(read(folder), str(folder), folder, "W&B", metric, questions, name, recorded, as_json=as_json)
+
+
+@app.command()
+def mlflow(  # noqa: PLR0917 - typer reads them as options
+    uri: Annotated[
+        str,
+        typer.Argument(help="sqlite:///FILE, a database file, a folder mlruns, or http(s)://…", show_default=False),
+    ],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record the runs of an MLflow store as claims, one per run and test set. The store is not changed.
+
+    Deleted runs are left out, and those that `aqn mlflow` wrote itself.
+
+    Examples:
+
+    aqn import mlflow sqlite:////tmp/mlruns.db
+
+    aqn import mlflow http://localhost:5000 --history group-server --questions 1319
+    """
+    from orchestrator.importers.mlflow_store import read, source_path
+
+    path = source_path(uri)
+    stem = uri.rpartition("@")[2].rpartition("//")[2].strip("/")
+    _tracked(
+        read(uri, tuple(metric or ())), uri, path, "MLflow", metric, questions, name or _file_name(stem, path), recorded,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def parquet(  # noqa: PLR0917 - typer reads them as options
+    file: Annotated[
+        Path, typer.Argument(help="A Parquet or CSV file, or a folder of Parquet files.", show_default=False)
+    ],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record runs that a tracker exported as Parquet or CSV as claims, one per run and test set.
+
+    Layouts: wide (step and a column per metric: Trackio, W&B's history), long (run, step, metric, value: Neptune), and
+    W&B's chart CSV (Step, RUN - METRIC).
+
+    Examples:
+
+    aqn import parquet ~/.cache/huggingface/trackio/my-project.parquet
+
+    aqn import parquet chart.csv --metric eval/accuracy --recorded 2026-01-31
+    """
+    from orchestrator.importers.metric_tables import read
+
+    _tracked(read(file), str(file), file, "a tracker's export", metric, questions, name, recorded, as_json=as_json)
+
+
+def _file_name(address: str, path: Path | None) -> str:
+    """What to call the claims of a store: its file or folder, or its server."""
+    return _as_history(path.resolve().name if path is not None else address)
+
+
+def _as_history(words: str) -> str:
+    """The words as a name of a history."""
+    from experiment_specs.claims import HISTORY_NAME
+
+    return (
+        "".join(c if HISTORY_NAME.fullmatch(c) or c in ".+-" else "_" for c in words).lstrip(".+-")[:100] or "imported"
+    )
+
+
+def _tracked(  # noqa: PLR0917 - what the three commands share
+    tracked: Tracked, source: str, path: Path | None, tracker: str, metric: Sequence[str] | None,
+    questions: int | None, name: str | None, recorded: str | None, *, as_json: bool,
+) -> None:  # fmt: skip
+    from orchestrator.cli.common import registry
+    from orchestrator.importers.tracked import curves_of
+    from orchestrator.importers.tracked_claims import record_tracked
+
+    curves, left_out = curves_of(tracked, tuple(metric or ()), source)
+    changed_at = path.stat().st_mtime if path is not None else time.time()
+    history_name, else_day = _filed(path or Path(source), name, recorded, changed_at)
+    imported = record_tracked(registry(create=True), history_name, curves, tracker, recorded, else_day, questions)
+    if as_json:
+        print_json(
+            {part: list(getattr(imported, part)) for part in ("created", "changed", "same", "missing")}
+            | {"left_out": [{"run": one.name, "why": one.why} for one in left_out]}
+        )
+        return
+    _print_tracked(curves, left_out)
+    _tell(imported, as_json=False, then="aqn runs; aqn show CLAIM; aqn audit")
+
+
+def _print_tracked(curves: Sequence[TrackedCurve], left_out: Sequence[LeftOut]) -> None:
+    for one in curves:
+        curve = one.curve
+        last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
+        ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
+        typer.echo(f"{curve.name}: {', '.join(part for part in (last, ended, *curve.notes) if part)}")
+    for one in left_out:
+        typer.echo(f"left out  {one.name}: {one.why}")
+
+
 def _curves(
     curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | None, recorded: str | None, *,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from pydantic import TypeAdapter, ValidationError
-
-    from experiment_specs.claims import HISTORY_NAME, Day
-    from experiment_specs.errors import SpecError
     from orchestrator.cli.common import registry
     from orchestrator.importers.curve_claims import record_curves
 
-    day = recorded or time.strftime("%Y-%m-%d", time.gmtime(source.stat().st_mtime))
-    history_name = source.resolve().name if name is None else name
-    if not HISTORY_NAME.fullmatch(history_name) and name is not None:
-        raise SpecError("is no name: up to 100 letters, digits and . _ + -", key="--history", value=name)
-    history_name = "".join(c if HISTORY_NAME.fullmatch(c) or c in ".+-" else "_" for c in history_name)[:100]
-    try:
-        TypeAdapter(Day).validate_python(day)
-    except ValidationError as error:
-        raise SpecError("is no day, as 2026-01-31", key="--recorded", value=day) from error
+    history_name, day = _filed(source, name, recorded, source.stat().st_mtime)
     engine = registry(create=True)
     imported = record_curves(engine, history_name, curves, day, questions)
     if not as_json:
@@ -108,6 +239,23 @@ def _curves(
             parts = (last, steps, f"ended {curve.ended}" if curve.ended != "unknown" else "", *curve.notes)
             typer.echo(f"{curve.name}: {', '.join(part for part in parts if part)}")
     _tell(imported, as_json=as_json, then="aqn runs")
+
+
+def _filed(source: Path, name: str | None, recorded: str | None, changed_at: float) -> tuple[str, str]:
+    """The name and the day that claims are filed under. Raises SpecError for a name or a day that is none."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from experiment_specs.claims import HISTORY_NAME, Day
+    from experiment_specs.errors import SpecError
+
+    day = recorded or time.strftime("%Y-%m-%d", time.gmtime(changed_at))
+    if name is not None and not HISTORY_NAME.fullmatch(name):
+        raise SpecError("is no name: up to 100 letters, digits and . _ + -", key="--history", value=name)
+    try:
+        TypeAdapter(Day).validate_python(day)
+    except ValidationError as error:
+        raise SpecError("is no day, as 2026-01-31", key="--recorded", value=day) from error
+    return name or _as_history(source.resolve().name), day
 
 
 def _tell(imported: Imported, *, as_json: bool, then: str) -> None:

@@ -19,21 +19,22 @@ def record_curves(
     """File curves under a history's name, one claim each. Reading a source again changes what it changed."""
     claims = []
     for index, curve in enumerate(curves):
-        run = _claimed(curve)
+        run = claimed_run(curve)
         subject = claim_id(history, run.label)
         body = {
             "claim": run.model_dump(mode="json"), "questions": questions, "recorded": recorded,
             "document": curve.source,
         }  # fmt: skip
         facts = facts_of_claim(subject, run, None, None, recorded, questions)
-        first = claim_id(history, _claimed(curves[0]).label) if curve.source == curves[0].source else subject
+        first = claim_id(history, claimed_run(curves[0]).label) if curve.source == curves[0].source else subject
         links = [("attempt-of", first)] if first != subject else []
         claims.append(new_claim(run.label, index, body, None, facts, links))
     about = {"about": "imported curves", "recorded": recorded, "questions": questions}
     return record(engine, history, about, claims, recorded, partial=True)
 
 
-def _claimed(curve: ImportedCurve) -> ClaimedRun:
+def claimed_run(curve: ImportedCurve) -> ClaimedRun:
+    """What a curve says of its run."""
     last = max(curve.points, key=lambda p: p.step, default=None)
     peak = max(curve.points, key=lambda p: (p.percent, -p.step), default=None)
     ended = {"complete": "came to its end", "early": f"ended early: {curve.why}", "unknown": None}[curve.ended]

@@ -1,0 +1,175 @@
+"""Runs as a tracker keeps them → curves of accuracy, one per test set. Pure.
+
+The readers (W&B files, MLflow stores, Parquet files) give :class:`TrackedRun`; what is a score, and what becomes of
+points that were written twice, is decided here alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from experiment_specs.errors import SpecError, nearest
+from orchestrator.importers.curves import Ended, ImportedCurve, Point, percent, rank, remarks
+
+MAX_NAMED = 8
+GLOBAL_STEP = "training/global_step"
+_DATASET = re.compile(r"val-core/(?P<core>.+)/(?:acc|reward)/mean[@_]\d+|val/test_score/(?P<old>.+)")
+_HEX = re.compile(r"[0-9a-f]{24,}")
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of a tracker; what was resumed under the same run id is the same run.
+
+    ``metrics``: tag → (step, value) in the order in which they were written; a value may be NaN or infinite.
+    ``started``: seconds since 1970. ``config``: nested or flat, as written.
+    """
+
+    name: str
+    run_id: str
+    source: str
+    metrics: Mapping[str, Sequence[tuple[int, float]]]
+    project: str = ""
+    started: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    last_step: int = 0
+    ended: Ended = "unknown"
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Names are not unique in a tracker, ids are; a label stays the same when other runs come."""
+        own = self.run_id[:8] if _HEX.fullmatch(self.run_id) else self.run_id
+        name = self.name[:120]
+        return name if own in ("", self.name) else f"{name} ({own[:60]})" if name else own[:60]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run, or a file of one, that makes no claim."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a source holds."""
+
+    runs: tuple[TrackedRun, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrackedCurve:
+    """One curve and the run that it is of."""
+
+    run: TrackedRun
+    curve: ImportedCurve
+
+
+def curves_of(tracked: Tracked, metrics: Sequence[str], source: str) -> tuple[list[TrackedCurve], list[LeftOut]]:
+    """The curves of every run, and the runs without one.
+
+    ``metrics``: tags to read; none: verl's accuracy on every test set. Raises :class:`SpecError` where no run has a
+    curve, or a tag of ``metrics``.
+    """
+    seen = list(dict.fromkeys(tag for run in tracked.runs for tag in run.metrics))
+    for wanted in metrics:
+        if tracked.runs and wanted not in seen:
+            close = nearest(wanted, seen)
+            hint = f"did you mean {close!r}?" if close else f"the tags are {_some(seen)}"
+            raise SpecError(f"no run has this tag; {hint}", file=source, key="--metric", value=wanted)
+    found: list[TrackedCurve] = []
+    left_out = list(tracked.left_out)
+    for run in tracked.runs:
+        try:
+            found += [TrackedCurve(run, curve) for curve in _curves(run, metrics)]
+        except SpecError as error:
+            left_out.append(LeftOut(run.label, str(error)))
+    if not found:
+        reasons = "; ".join(f"{one.name}: {one.why}" for one in left_out[:3])
+        more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
+        raise SpecError(f"nothing here can be a claim: {reasons}{more}", file=source)
+    return _told_apart(found), left_out
+
+
+def _told_apart(found: list[TrackedCurve]) -> list[TrackedCurve]:
+    """Runs of one label: their projects tell them apart; a tracker's ids are unique within one."""
+    labels = [one.curve.name for one in found]
+    if len(set(labels)) == len(labels):
+        return found
+    return [
+        replace(one, curve=replace(one.curve, name=f"{one.run.project or one.run.source}: {one.curve.name}"))
+        if labels.count(one.curve.name) > 1 else one
+        for one in found
+    ]  # fmt: skip
+
+
+def _curves(run: TrackedRun, wanted: Sequence[str]) -> list[ImportedCurve]:
+    best = best_tags(run.metrics)
+    chosen = {tag: tag for tag in wanted if tag in run.metrics} if wanted else {tag: name for name, tag in best.items()}
+    if not chosen:
+        tags = f"its tags are {_some(list(run.metrics))}" if run.metrics else "it has no metric at all"
+        hint = "" if wanted or not run.metrics else "; --metric TAG chooses one"
+        raise SpecError(f"no score of a test set (val-core/…/acc/mean@N): {tags}{hint}")
+    alone = next(iter(best.values())) if len(best) == 1 else None
+    return [
+        _curve(run, tag, run.label if tag == alone or (not best and len(chosen) == 1 and not wanted)
+               else f"{run.label} {dataset_of(tag)}", set(chosen))
+        for tag in chosen
+    ]  # fmt: skip
+
+
+def best_tags(tags: Iterable[str]) -> dict[str, str]:
+    """Test set → the tag that tells accuracy on it best."""
+    found: dict[str, tuple[tuple[bool, int], str]] = {}
+    for tag in tags:
+        order = rank(tag)
+        if order is not None and (dataset_of(tag) not in found or order < found[dataset_of(tag)][0]):
+            found[dataset_of(tag)] = order, tag
+    return {name: tag for name, (_, tag) in found.items()}
+
+
+def dataset_of(tag: str) -> str:
+    """The test set in a tag of verl's; the tag itself where it is another's."""
+    match = _DATASET.fullmatch(tag)
+    return (match["core"] or match["old"]) if match else tag
+
+
+def _curve(run: TrackedRun, tag: str, label: str, read: set[str]) -> ImportedCurve:
+    values: dict[int, float] = {}
+    notes = list(run.notes)
+    for step, value in run.metrics[tag]:
+        if step in values and not _same(values[step], value):
+            notes.append(f"step {step} was written again: {value:g} in the place of {values[step]:g}")
+        values[step] = value
+    for step in sorted(step for step, value in values.items() if not math.isfinite(value)):
+        notes.append(f"the eval of step {step} gave no number")
+        del values[step]
+    if not values:
+        raise SpecError(f"{tag} has no number at any step")
+    if min(values) < 0:
+        raise SpecError(f"{tag} has a value at step {min(values)}: steps are counted from 0")
+    points = tuple(
+        Point(step, percent(value, tag=tag, file=run.source)) for step, value in sorted(values.items())
+    )  # fmt: skip
+    notes += remarks(tag, [other for other in run.metrics if other == tag or other not in read])
+    steps = [step for step, _ in run.metrics.get(GLOBAL_STEP, ())]
+    last = max([run.last_step, points[-1].step, *steps])
+    return ImportedCurve(label, run.source, tag, points, last, None, run.ended, run.why, tuple(dict.fromkeys(notes)))
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _some(tags: Sequence[str]) -> str:
+    ordered = sorted(tags, key=lambda tag: (not re.search(r"val|eval|test|acc", tag), tag))
+    more = f" and {len(tags) - MAX_NAMED} more" if len(tags) > MAX_NAMED else ""
+    return ", ".join(ordered[:MAX_NAMED]) + more
