@@ -218,8 +218,8 @@ def _print_tracked(curves: Sequence[TrackedCurve], left_out: Sequence[LeftOut]) 
         last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
         ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
         typer.echo(f"{curve.name}: {', '.join(part for part in (last, ended, *curve.notes) if part)}")
-    for one in left_out:
-        typer.echo(f"left out  {one.name}: {one.why}")
+    for run in left_out:
+        typer.echo(f"left out  {run.name}: {run.why}")
 
 
 def _curves(

@@ -9,6 +9,7 @@ Three layouts, told apart by their columns:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -309,7 +310,7 @@ def _time(value: Any) -> float | None:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     number = _number(value)
-    if number is None or number != number or number <= 0:
+    if number is None or math.isnan(number) or number <= 0:
         return None
     while number > 1e11:  # milliseconds and less
         number /= 1000

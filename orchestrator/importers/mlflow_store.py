@@ -8,6 +8,7 @@ links is read. Whole histories are read, because MLflow's "latest" value of a st
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sqlite3
@@ -222,9 +223,9 @@ def _points(history: list[Any]) -> tuple[list[tuple[int, float]], list[str]]:
     for point in sorted(history, key=lambda point: (point.step, point.timestamp)):
         values = at.setdefault((point.step, point.timestamp), [])
         value = _finite_as_logged(point.value)
-        if not any(value == other or (value != value and other != other) for other in values):
+        if not any(value == other or (math.isnan(value) and math.isnan(other)) for other in values):
             values.append(value)
-    last = {step: time for step, time in at}
+    last = dict(at.keys())
     unclear = [
         f"step {step} has {', '.join(f'{value:g}' for value in sorted(at[step, time]))} at one millisecond, and which"
         " came last is not kept: it is left out"

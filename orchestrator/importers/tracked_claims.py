@@ -33,10 +33,10 @@ def record_tracked(  # noqa: PLR0917 - what a claim is filed under
     def day_of(one: TrackedCurve) -> str:
         return day or (else_day if one.run.started is None else time.strftime("%Y-%m-%d", time.gmtime(one.run.started)))
 
-    done = [
-        record(engine, history, about, [claim_of(history, one, tracker, at, questions) for one in group], at, partial=True)
-        for at, group in groupby(sorted(curves, key=day_of), key=day_of)
-    ]  # fmt: skip
+    done = []
+    for at, group in groupby(sorted(curves, key=day_of), key=day_of):
+        claims = [claim_of(history, one, tracker, at, questions) for one in group]
+        done.append(record(engine, history, about, claims, at, partial=True))
     parts = ([label for one in done for label in getattr(one, name)] for name in ("created", "changed", "same"))
     created, changed, same = (tuple(part) for part in parts)
     return Imported(created, changed, same, ())

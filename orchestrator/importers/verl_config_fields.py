@@ -21,8 +21,10 @@ MAX_TEXT = 500
 """Letters of a value that is kept as text."""
 HIDDEN = "(left out: may be a secret)"
 
-_SECRET = re.compile(r"(?i)(token|secret|passw|api_?key|credential|private_?key)(?!s?(_|$|\b)(length|len|mean|num|id))")
-_COUNTS_TOKENS = re.compile(r"(?i)tokens?($|_)(?!key|secret)")
+_SECRET = re.compile(
+    r"(?i)(^|_)(api_?key|access_?key|private_?key|(auth|access|api|hf|hub|bearer)_?token|secret|passw(or)?d|credentials?)"
+    r"(_|$)|^token$"
+)
 _MISSING: Any = object()
 
 _ACTOR, _ROLLOUT, _MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
@@ -129,9 +131,10 @@ def _algorithm(flat: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, .
         spec = {"buffer": flat.get(keys[0]), "penalty": flat.get(keys[1])}
         yield "algorithm.overlong", spec, (f"{buffer}.enable", *keys)
     groups = "algorithm.filter_groups.enable"
-    name = {(False, False): "grpo", (True, True): "dapo"}.get((flat.get(groups), _above(clip[high], clip[low])))
-    if flat.get("algorithm.adv_estimator") == "grpo" and name is not None:  # half of DAPO is neither
-        yield "algorithm.name", name, ("algorithm.adv_estimator",)
+    parts = (flat.get(groups), _above(clip[high], clip[low]))
+    if flat.get("algorithm.adv_estimator") == "grpo" and parts in ((False, False), (True, True)):
+        # verl has no word for DAPO, and half of it is neither.
+        yield "algorithm.name", "dapo" if parts[0] else "grpo", ("algorithm.adv_estimator",)
 
 
 def _above(one: Any, other: Any) -> bool | None:
@@ -174,7 +177,8 @@ def _fitting(name: str, value: Any) -> Any:
     if isinstance(value, bool) != (info.annotation is bool):
         return _MISSING
     try:
-        found = TypeAdapter(Annotated[info.annotation, info]).validate_python(value, strict=False)
+        accepted: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
+        found = accepted.validate_python(value, strict=False)
     except ValidationError:
         return _MISSING
     return found.model_dump(mode="json") if hasattr(found, "model_dump") else found
@@ -223,6 +227,6 @@ def _text(flat: Mapping[str, Any], used: set[str]) -> dict[str, str]:
         if key in used or value is None:
             continue
         words = str(value)
-        secret = isinstance(value, str) and _SECRET.search(key) and not _COUNTS_TOKENS.search(key)
+        secret = isinstance(value, str) and _SECRET.search(key.rpartition(".")[2])
         kept[key] = HIDDEN if secret else words if len(words) <= MAX_TEXT else f"{words[: MAX_TEXT - 1]}…"
     return kept

@@ -156,7 +156,8 @@ def records(data: bytes, damage: list[str]) -> Iterator[bytes]:
 
     A damaged piece costs the rest of its block, as in LevelDB: lengths in it cannot be trusted.
     """
-    position, pieces, open_record = len(HEAD), [], False
+    pieces: list[bytes] = []
+    position, open_record = len(HEAD), False
     while position < len(data):
         left = BLOCK - position % BLOCK
         if left < 7:
