@@ -139,14 +139,13 @@ def mlflow(  # noqa: PLR0917 - typer reads them as options
 
     aqn import mlflow http://localhost:5000 --history group-server --questions 1319
     """
-    from orchestrator.importers.mlflow_store import read, source_path
+    from orchestrator.importers.mlflow_store import read, source_path, tag_of
 
     path = source_path(uri)
-    stem = uri.rpartition("@")[2].rpartition("//")[2].strip("/")
-    _tracked(
-        read(uri, tuple(metric or ())), uri, path, "MLflow", metric, questions, name or _file_name(stem, path), recorded,
-        as_json=as_json,
-    )  # fmt: skip
+    tags = [tag_of(tag) for tag in metric or ()]
+    server = uri.rpartition("@")[2].rpartition("//")[2].strip("/")
+    named = name or _as_history(path.resolve().name if path is not None else server)
+    _tracked(read(uri, tuple(tags)), uri, path, "MLflow", tags, questions, named, recorded, as_json=as_json)
 
 
 @app.command()
@@ -174,11 +173,6 @@ def parquet(  # noqa: PLR0917 - typer reads them as options
     from orchestrator.importers.metric_tables import read
 
     _tracked(read(file), str(file), file, "a tracker's export", metric, questions, name, recorded, as_json=as_json)
-
-
-def _file_name(address: str, path: Path | None) -> str:
-    """What to call the claims of a store: its file or folder, or its server."""
-    return _as_history(path.resolve().name if path is not None else address)
 
 
 def _as_history(words: str) -> str:

@@ -270,7 +270,6 @@ def _merged(one: _Gathered, other: _Gathered) -> _Gathered:
 
 def _run(one: _Gathered, path: Path) -> TrackedRun:
     notes = (f"{one.no_step} values stand at no whole step, and are left out",) if one.no_step else ()
-    steps = [step for points in one.metrics.values() for step, _ in points]
     return TrackedRun(
         name=one.name,
         run_id=one.run_id,
@@ -279,7 +278,6 @@ def _run(one: _Gathered, path: Path) -> TrackedRun:
         project=one.project,
         started=one.started,
         config=one.config,
-        last_step=max(steps, default=0),
         notes=notes,
     )
 

@@ -53,7 +53,9 @@ def read(uri: str, metrics: tuple[str, ...] = ()) -> Tracked:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Without the password of an address."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return re.sub(r"//[^/@\s]+@", "//", line)
 
 
 def source_path(uri: str) -> Path | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,7 +37,6 @@ class TrackedRun:
     project: str = ""
     started: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    last_step: int = 0
     ended: Ended = "unknown"
     why: str = ""
     notes: tuple[str, ...] = ()
@@ -100,15 +100,19 @@ def curves_of(tracked: Tracked, metrics: Sequence[str], source: str) -> tuple[li
 
 
 def _told_apart(found: list[TrackedCurve]) -> list[TrackedCurve]:
-    """Runs of one label: their projects tell them apart; a tracker's ids are unique within one."""
-    labels = [one.curve.name for one in found]
-    if len(set(labels)) == len(labels):
-        return found
-    return [
-        replace(one, curve=replace(one.curve, name=f"{one.run.project or one.run.source}: {one.curve.name}"))
-        if labels.count(one.curve.name) > 1 else one
-        for one in found
-    ]  # fmt: skip
+    """Curves of one label: their projects tell them apart, since a tracker's ids are unique within one."""
+    labels = Counter(one.curve.name for one in found)
+    seen: Counter[str] = Counter()
+    apart = []
+    for one in found:
+        name = one.curve.name
+        if labels[name] > 1:
+            name = f"{one.run.project or one.run.source}: {name}"
+        seen[name] += 1
+        if seen[name] > 1:
+            name = f"{name} #{seen[name]}"
+        apart.append(replace(one, curve=replace(one.curve, name=name)))
+    return apart
 
 
 def _curves(run: TrackedRun, wanted: Sequence[str]) -> list[ImportedCurve]:
@@ -160,9 +164,20 @@ def _curve(run: TrackedRun, tag: str, label: str, read: set[str]) -> ImportedCur
         Point(step, percent(value, tag=tag, file=run.source)) for step, value in sorted(values.items())
     )  # fmt: skip
     notes += remarks(tag, [other for other in run.metrics if other == tag or other not in read])
-    steps = [step for step, _ in run.metrics.get(GLOBAL_STEP, ())]
-    last = max([run.last_step, points[-1].step, *steps])
-    return ImportedCurve(label, run.source, tag, points, last, None, run.ended, run.why, tuple(dict.fromkeys(notes)))
+    trained = run.metrics.get(GLOBAL_STEP, ())
+    notes += _about_steps(trained)
+    done = max((int(value) for _, value in trained if math.isfinite(value)), default=0)
+    return ImportedCurve(label, run.source, tag, points, done, None, run.ended, run.why, tuple(dict.fromkeys(notes)))
+
+
+def _about_steps(trained: Sequence[tuple[int, float]]) -> Iterator[str]:
+    """Whether a tracker's steps are training steps: W&B and Trackio count calls where nobody gives them one."""
+    if not trained:
+        yield f"steps are the tracker's own: without {GLOBAL_STEP} nothing says that they are training steps"
+    for step, value in trained:
+        if value != step:
+            yield f"steps are the tracker's own: its step {step} has {GLOBAL_STEP} {value:g}"
+            return
 
 
 def _same(one: float, other: float) -> bool:

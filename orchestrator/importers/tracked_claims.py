@@ -59,7 +59,7 @@ def claim_of(history: str, one: TrackedCurve, tracker: str, day: str, questions:
 
 def _with_config(one: TrackedCurve, config: ConfigFields) -> ClaimedRun:
     curve = replace(one.curve, planned_steps=config.planned_steps)
-    if curve.ended == "complete" and curve.planned_steps is not None and curve.last_step < curve.planned_steps:
+    if curve.ended == "complete" and curve.planned_steps is not None and 0 < curve.last_step < curve.planned_steps:
         reached = f"{one.run.why}, and it was planned for {curve.planned_steps} steps"
         curve = replace(curve, ended="early", why=reached)
     run = claimed_run(curve)

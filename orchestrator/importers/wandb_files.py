@@ -90,7 +90,6 @@ class RunFile:
     started: float | None = None
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    last_step: int = 0
     exit_code: int | None = None
     damage: list[str] = field(default_factory=list)
 
@@ -249,7 +248,6 @@ def _log(history: Any, found: RunFile) -> None:
     step = history.step.num if history.HasField("step") else values.get("_step")
     if not isinstance(step, int):
         return
-    found.last_step = max(found.last_step, step)
     for tag, value in values.items():
         if not tag.startswith("_") and isinstance(value, int | float) and not isinstance(value, bool):
             found.metrics.setdefault(tag, []).append((step, float(value)))
@@ -277,7 +275,6 @@ def _joined(parts: list[RunFile]) -> TrackedRun:
         project="/".join(part for part in (last.entity, last.project) if part),
         started=parts[0].started,
         config={key: value for key, value in _config(parts).items() if key != "_wandb"},
-        last_step=max(part.last_step for part in parts),
         ended=ended,
         why=why,
         notes=tuple(notes),
