@@ -48,4 +48,5 @@ def write_run(  # noqa: PLR0917
     if also is not None:
         also(run)
     run.finish(exit_code=exit_code)
+    wandb.teardown()  # finish() returns before the last block is in the file; the end of its service process does not
     return file

@@ -207,13 +207,21 @@ def _tracked(  # noqa: PLR0917 - what the three commands share
 
 
 def _print_tracked(curves: Sequence[TrackedCurve], left_out: Sequence[LeftOut]) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from orchestrator.cli.render import console
+
+    screen = console()
     for one in curves:
         curve = one.curve
-        last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
-        ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
-        typer.echo(f"{curve.name}: {', '.join(part for part in (last, ended, *curve.notes) if part)}")
+        ended = f", ended {curve.ended}" if curve.ended != "unknown" else ""
+        last = f": {curve.points[-1].percent:.2f} % at step {curve.points[-1].step}{ended}"
+        screen.print(Text.assemble((curve.name, "bold"), last))
+        for note in curve.notes:
+            screen.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
     for run in left_out:
-        typer.echo(f"left out  {run.name}: {run.why}")
+        screen.print(Text.assemble(("left out  ", "yellow"), f"{run.name}: {run.why}"))
 
 
 def _curves(

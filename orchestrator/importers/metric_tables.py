@@ -119,7 +119,8 @@ def _table(path: Path) -> Any:
             from pyarrow import csv
 
             tab = csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            return csv.read_csv(path, parse_options=tab)
+            blank = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)  # NaN is a value that was logged
+            return csv.read_csv(path, parse_options=tab, convert_options=blank)
         from pyarrow import parquet
 
         return parquet.ParquetFile(path).read()  # not read_table: it takes folder names like a=b for columns
@@ -160,7 +161,7 @@ def _of(
         key = (project, run_id or name)
         one = runs.get(key)
         if one is None:
-            one = runs[key] = _Gathered(name or run_id, run_id, project)
+            one = runs[key] = _Gathered(name or run_id or "unnamed", run_id, project)
         if columns.time and (at := _time(row.get(columns.time))) is not None:
             one.started = at if one.started is None else min(at, one.started)
         yield one, row

@@ -116,18 +116,13 @@ def _told_apart(found: list[TrackedCurve]) -> list[TrackedCurve]:
 
 
 def _curves(run: TrackedRun, wanted: Sequence[str]) -> list[ImportedCurve]:
-    best = best_tags(run.metrics)
-    chosen = {tag: tag for tag in wanted if tag in run.metrics} if wanted else {tag: name for name, tag in best.items()}
+    best = list(best_tags(run.metrics).values())
+    chosen = [tag for tag in dict.fromkeys(wanted) if tag in run.metrics] if wanted else best
     if not chosen:
         tags = f"its tags are {_some(list(run.metrics))}" if run.metrics else "it has no metric at all"
         hint = "" if wanted or not run.metrics else "; --metric TAG chooses one"
         raise SpecError(f"no score of a test set (val-core/…/acc/mean@N): {tags}{hint}")
-    alone = next(iter(best.values())) if len(best) == 1 else None
-    return [
-        _curve(run, tag, run.label if tag == alone or (not best and len(chosen) == 1 and not wanted)
-               else f"{run.label} {dataset_of(tag)}", set(chosen))
-        for tag in chosen
-    ]  # fmt: skip
+    return [_curve(run, tag, run.label if [tag] == best else f"{run.label} {dataset_of(tag)}") for tag in chosen]
 
 
 def best_tags(tags: Iterable[str]) -> dict[str, str]:
@@ -146,7 +141,7 @@ def dataset_of(tag: str) -> str:
     return (match["core"] or match["old"]) if match else tag
 
 
-def _curve(run: TrackedRun, tag: str, label: str, read: set[str]) -> ImportedCurve:
+def _curve(run: TrackedRun, tag: str, label: str) -> ImportedCurve:
     values: dict[int, float] = {}
     notes = list(run.notes)
     for step, value in run.metrics[tag]:
@@ -163,7 +158,7 @@ def _curve(run: TrackedRun, tag: str, label: str, read: set[str]) -> ImportedCur
     points = tuple(
         Point(step, percent(value, tag=tag, file=run.source)) for step, value in sorted(values.items())
     )  # fmt: skip
-    notes += remarks(tag, [other for other in run.metrics if other == tag or other not in read])
+    notes += remarks(tag, [other for other in run.metrics if dataset_of(other) in (dataset_of(tag), other)])
     trained = run.metrics.get(GLOBAL_STEP, ())
     notes += _about_steps(trained)
     done = max((int(value) for _, value in trained if math.isfinite(value)), default=0)

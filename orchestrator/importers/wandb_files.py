@@ -145,7 +145,8 @@ def run_file(path: Path) -> RunFile:
             continue
         _apply(record, found)
     if not found.run_id:
-        why = f": {found.damage[0]}" if found.damage else ""
+        early = "W&B writes 32 KiB at a time, and its writer was killed before the first, or still writes"
+        why = f": {found.damage[0] if found.damage else early}" if len(data) < BLOCK else ""
         raise SpecError(f"has no record of a run{why}", file=str(path))
     return found
 
