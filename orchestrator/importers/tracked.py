@@ -88,10 +88,14 @@ def curves_of(tracked: Tracked, metrics: Sequence[str], source: str) -> tuple[li
     found: list[TrackedCurve] = []
     left_out = list(tracked.left_out)
     for run in tracked.runs:
-        try:
-            found += [TrackedCurve(run, curve) for curve in _curves(run, metrics)]
-        except SpecError as error:
-            left_out.append(LeftOut(run.label, str(error)))
+        named = _chosen(run, metrics)
+        if not named:
+            left_out.append(LeftOut(run.label, _no_score(run, asked=bool(metrics))))
+        for tag, label in named.items():
+            try:
+                found.append(TrackedCurve(run, _curve(run, tag, label)))
+            except SpecError as error:  # of one test set: the others of the run are read
+                left_out.append(LeftOut(label, str(error)))
     if not found:
         reasons = "; ".join(f"{one.name}: {one.why}" for one in left_out[:3])
         more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
@@ -115,14 +119,19 @@ def _told_apart(found: list[TrackedCurve]) -> list[TrackedCurve]:
     return apart
 
 
-def _curves(run: TrackedRun, wanted: Sequence[str]) -> list[ImportedCurve]:
+def _chosen(run: TrackedRun, wanted: Sequence[str]) -> dict[str, str]:
+    """Tag → label. The label of a tag is the same whether it was chosen or found."""
     best = list(best_tags(run.metrics).values())
     chosen = [tag for tag in dict.fromkeys(wanted) if tag in run.metrics] if wanted else best
-    if not chosen:
-        tags = f"its tags are {_some(list(run.metrics))}" if run.metrics else "it has no metric at all"
-        hint = "" if wanted or not run.metrics else "; --metric TAG chooses one"
-        raise SpecError(f"no score of a test set (val-core/…/acc/mean@N): {tags}{hint}")
-    return [_curve(run, tag, run.label if [tag] == best else f"{run.label} {dataset_of(tag)}") for tag in chosen]
+    return {tag: run.label if [tag] == best else f"{run.label} {dataset_of(tag)}" for tag in chosen}
+
+
+def _no_score(run: TrackedRun, *, asked: bool) -> str:
+    tags = f"its tags are {_some(list(run.metrics))}" if run.metrics else "it has no metric at all"
+    if asked:
+        return f"has none of the chosen tags: {tags}"
+    hint = "; --metric TAG chooses one" if run.metrics else ""
+    return f"no score of a test set (val-core/…/acc/mean@N): {tags}{hint}"
 
 
 def best_tags(tags: Iterable[str]) -> dict[str, str]:

@@ -42,7 +42,9 @@ def trackio(tmp_path: Path, metrics: str, configs: str) -> Path:
     return write(tmp_path / metrics, rows)
 
 
-@pytest.mark.parametrize(("metrics", "configs"), [("p.parquet", "p_configs.parquet"), ("metrics.parquet", "aux/configs.parquet")])
+@pytest.mark.parametrize(
+    ("metrics", "configs"), [("p.parquet", "p_configs.parquet"), ("metrics.parquet", "aux/configs.parquet")]
+)
 def test_trackio(tmp_path: Path, metrics: str, configs: str) -> None:
     file = trackio(tmp_path, metrics, configs)
     one, other = read(file).runs

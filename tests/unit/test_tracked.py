@@ -77,6 +77,14 @@ def test_a_run_without_a_score_is_left_out_with_its_reason(
         curves_of(Tracked((run(metrics),)), (), "source")
 
 
+def test_one_test_set_that_is_no_share_does_not_refuse_the_other() -> None:
+    odd = "val-core/games/acc/mean@1"
+    found, left_out = curves_of(Tracked((run({odd: [(0, -0.5)], ACC: [(0, 0.5)]}),)), (), "source")
+    assert [one.curve.name for one in found] == ["exp (abc) openai/gsm8k"]
+    assert [one.name for one in left_out] == ["exp (abc) games"]
+    assert "-0.5 is not between 0 and 1" in left_out[0].why
+
+
 def test_a_tag_that_no_run_has_is_an_error_with_the_nearest() -> None:
     with pytest.raises(SpecError, match="did you mean 'val-core/openai/gsm8k/acc/mean@1'") as told:
         curves(run({ACC: [(0, 0.5)]}), metrics=("val-core/openai/gsm8k/acc/mean@2",))
