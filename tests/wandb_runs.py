@@ -23,7 +23,7 @@ def verl_config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write_run(  # noqa: PLR0917
+def write_run(
     folder: Path,
     evals: Mapping[int, Mapping[str, float]],
     steps: range = range(4),
