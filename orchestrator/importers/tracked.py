@@ -40,13 +40,17 @@ class TrackedRun:
     ended: Ended = "unknown"
     why: str = ""
     notes: tuple[str, ...] = ()
+    part: int = 1
+    """Which one, of the parts of a resumed run that are kept apart."""
 
     @property
     def label(self) -> str:
-        """Names are not unique in a tracker, ids are; a label stays the same when other runs come."""
+        """Names are not unique in a tracker, ids are; a label stays the same when other runs and parts come."""
+        part = f" part {self.part}" if self.part > 1 else ""
         own = self.run_id[:8] if _HEX.fullmatch(self.run_id) else self.run_id
         name = self.name[:120]
-        return name if own in ("", self.name) else f"{name} ({own[:60]})" if name else own[:60]
+        full = name if own in ("", self.name) else f"{name} ({own[:60]})" if name else own[:60]
+        return f"{full}{part}"
 
 
 @dataclass(frozen=True)

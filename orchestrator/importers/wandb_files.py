@@ -16,14 +16,15 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from experiment_specs.errors import SpecError
 from orchestrator.importers.curves import Ended
-from orchestrator.importers.tracked import LeftOut, Tracked, TrackedRun
+from orchestrator.importers.tracked import GLOBAL_STEP, LeftOut, Tracked, TrackedRun
 
 HEAD = b":W&B\xe1\xbe\x00"
 BLOCK = 32 * 1024
@@ -50,7 +51,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Item": {"key": (1, "string"), "nested_key": (2, "*string"), "value_json": (16, "string")},
     "HistoryStep": {"num": (1, "int64")},
     "RunExitRecord": {"exit_code": (1, "int32")},
-    "Timestamp": {"seconds": (1, "int64")},
+    "Timestamp": {"seconds": (1, "int64"), "nanos": (2, "int32")},
 }
 """Message → field → (number, kind); ``*``: repeated. ``Item`` is both ConfigItem and HistoryItem."""
 
@@ -111,7 +112,7 @@ def read(top: Path) -> Tracked:
             left_out.append(LeftOut(path.stem.removeprefix("run-"), str(error)))
             continue
         parts.setdefault((part.entity, part.project, part.run_id), []).append(part)
-    return Tracked(tuple(_joined(found) for found in parts.values()), tuple(left_out))
+    return Tracked(tuple(run for found in parts.values() for run in _runs(found)), tuple(left_out))
 
 
 def _files(top: Path) -> Iterator[Path]:
@@ -205,7 +206,8 @@ def _apply(record: Any, found: RunFile) -> None:
         run = record.run
         found.run_id, found.entity, found.project = run.run_id, run.entity, run.project
         found.name = run.display_name or run.run_id
-        found.started = float(run.start_time.seconds) if run.HasField("start_time") else found.started
+        if run.HasField("start_time"):
+            found.started = run.start_time.seconds + run.start_time.nanos / 1e9
         _configure(found.config, run.config)
     elif record.HasField("config"):
         _configure(found.config, record.config)
@@ -244,8 +246,17 @@ def _json(text: str) -> Any:
         return text
 
 
+def _leaves(tag: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Older clients log a mapping as one value; those of media have a ``_type``."""
+    if isinstance(value, dict) and "_type" not in value:
+        for key, inner in value.items():
+            yield from _leaves(f"{tag}.{key}", inner)
+    else:
+        yield tag, value
+
+
 def _log(history: Any, found: RunFile) -> None:
-    values = {".".join(_path(item)): _json(item.value_json) for item in history.item}
+    values = dict(pair for item in history.item for pair in _leaves(".".join(_path(item)), _json(item.value_json)))
     step = history.step.num if history.HasField("step") else values.get("_step")
     if not isinstance(step, int):
         return
@@ -254,9 +265,36 @@ def _log(history: Any, found: RunFile) -> None:
             found.metrics.setdefault(tag, []).append((step, float(value)))
 
 
-def _joined(parts: list[RunFile]) -> TrackedRun:
-    """The files of one run id, in the order of their beginnings: the run and its resumptions."""
+def _runs(parts: list[RunFile]) -> Iterator[TrackedRun]:
+    """The files of one run id, in the order of their beginnings: a run and its resumptions.
+
+    Offline, W&B counts from 0 again in a resumed run that gives no step. Such files are kept apart: one in the place of
+    the other would be a curve that never was.
+    """
     parts = sorted(parts, key=lambda part: (part.started or 0.0, str(part.path)))
+    if len(parts) == 1 or all(_gives_steps(part) for part in parts) or not _overlap(parts):
+        yield _joined(parts)
+        return
+    for number, part in enumerate(parts, 1):
+        run = _joined([part])
+        why = f"file {number} of {len(parts)} of this run id; steps begin again in each, so they are kept apart"
+        yield replace(run, notes=(*run.notes, why), part=number)
+
+
+def _gives_steps(part: RunFile) -> bool:
+    """Whether the program told W&B its training steps, as verl does."""
+    told = part.metrics.get(GLOBAL_STEP, [])
+    return bool(told) and all(step == value for step, value in told)
+
+
+def _overlap(parts: list[RunFile]) -> bool:
+    spans = [[step for points in part.metrics.values() for step, _ in points] for part in parts]
+    spans = [span for span in spans if span]
+    return any(min(later) <= max(earlier) for earlier, later in pairwise(spans))
+
+
+def _joined(parts: list[RunFile]) -> TrackedRun:
+    """Later values come last."""
     last = parts[-1]
     notes = [f"{part.path.name}: {what}" for part in parts for what in part.damage]
     if len(parts) > 1:

@@ -117,6 +117,26 @@ def test_a_resumed_run_is_one_run_and_no_step_is_doubled(tmp_path: Path, engine:
     assert claim.body["config"]["fields"]["model.path"] == "Qwen/Qwen2.5-7B"
 
 
+def test_resumed_without_steps_offline_counts_from_0_again_and_is_kept_apart(tmp_path: Path, engine: Engine) -> None:
+    def counted(*values: float) -> Callable[[Any], None]:
+        def log(run: Any) -> None:
+            for value in values:
+                run.log({GSM8K: value})
+
+        return log
+
+    write_run(tmp_path / "a", {}, steps=range(0), also=counted(0.1, 0.2, 0.3), id="same2", resume="allow")
+    one = wandb_files.read(tmp_path)
+    assert record(engine, one).created == ("exp (same2)",)
+    write_run(tmp_path / "b", {}, steps=range(0), also=counted(0.4, 0.5), id="same2", resume="allow")
+    third = record(engine, wandb_files.read(tmp_path))
+    assert (third.created, third.changed) == (("exp (same2) part 2",), ("exp (same2)",))  # its notes tell of the other
+    found = claims(engine)
+    assert points(found["exp (same2)"]) == [(0, 10.0), (1, 20.0), (2, 30.0)]
+    assert points(found["exp (same2) part 2"]) == [(0, 40.0), (1, 50.0)]
+    assert "file 2 of 2 of this run id" in found["exp (same2) part 2"].body["claim"]["said"][0]["notes"]
+
+
 def test_importing_again_changes_nothing_and_other_runs_change_no_claim(tmp_path: Path, engine: Engine) -> None:
     write_run(tmp_path, {3: {GSM8K: 0.5, MATH: 0.25}}, config=verl_config(), id="zz")
     labels = ("exp (zz) openai/gsm8k", "exp (zz) math")

@@ -141,6 +141,16 @@ def test_a_message_that_is_none_of_wandbs_is_passed_over(tmp_path: Path) -> None
     assert len(found.damage) == 1
 
 
+def test_a_mapping_that_an_older_client_logged_as_one_value(tmp_path: Path) -> None:
+    record = record_class()()
+    record.history.step.num = 4
+    record.history.item.add(key="val", value_json='{"acc": 0.5, "inner": {"n": 3}}')
+    record.history.item.add(key="image", value_json='{"_type": "image-file", "width": 4}')
+    file = tmp_path / "run-abc.wandb"
+    file.write_bytes(framed(run_record(), record.SerializeToString()))
+    assert run_file(file).metrics == {"val.acc": [(4, 0.5)], "val.inner.n": [(4, 3.0)]}
+
+
 def test_numbers_and_kinds_of_fields_are_those_of_the_installed_wandb() -> None:
     from wandb.proto import wandb_internal_pb2 as theirs
 
