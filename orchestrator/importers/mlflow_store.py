@@ -42,14 +42,26 @@ def read(uri: str, metrics: tuple[str, ...] = ()) -> Tracked:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a wrong address is told in seconds
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         for name in ("mlflow", "alembic"):  # importing MLflow sets them
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
-            return _read(MlflowClient(tracking_uri=address), _shown(uri), metrics)
-        except MlflowException as error:
+            client = MlflowClient(tracking_uri=address)
+            found = _from_files(client, address) if address.startswith("file:") else _from_tables(client)
+            return _sorted_out(client, found, _shown(uri), metrics)
+        except _errors() as error:
             raise SpecError(f"MLflow cannot read this: {_first_line(error)}", file=_shown(uri)) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What MLflow's client raises for a store, or one run of it, that it cannot read."""
+    from alembic.util.exc import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+    from yaml import YAMLError
+
+    damaged = (YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)  # what a file store lets through
+    return MlflowException, SQLAlchemyError, CommandError, *damaged
 
 
 def _first_line(error: Exception) -> str:
@@ -131,30 +143,53 @@ def _links(folder: Path, links: Path) -> str:
     return links.as_uri()
 
 
-def _read(client: Any, uri: str, metrics: tuple[str, ...]) -> Tracked:
+def _from_tables(client: Any) -> Iterator[tuple[str, Any]]:
+    """(experiment, run) of a database or a server."""
     from mlflow.entities import ViewType
-    from mlflow.exceptions import MlflowException
 
     experiments = {
         found.experiment_id: found.name
         for found in _pages(lambda token: client.search_experiments(max_results=PAGE, page_token=token))
     }
+    ids = list(experiments)
+    for run in (
+        _pages(lambda token: client.search_runs(ids, run_view_type=ViewType.ALL, max_results=PAGE, page_token=token))
+        if ids
+        else ()
+    ):
+        yield experiments[run.info.experiment_id], run
+
+
+def _from_files(client: Any, address: str) -> Iterator[tuple[str, Any]]:
+    """(experiment, run) of a file store, one by one: its search fails as a whole where one file is damaged."""
+    bad = _errors()
+    names: dict[str, str] = {}
+    for file in sorted(Path(unquote(urlsplit(address).path)).glob("[!.]*/*/meta.yaml")):
+        experiment, run_id = file.parent.parent.name, file.parent.name
+        try:
+            if experiment not in names:
+                names[experiment] = client.get_experiment(experiment).name
+            yield names[experiment], client.get_run(run_id)
+        except bad as error:
+            yield "", LeftOut(run_id, f"MLflow cannot read it: {_first_line(error)}")
+
+
+def _sorted_out(client: Any, found: Iterator[tuple[str, Any]], uri: str, metrics: tuple[str, ...]) -> Tracked:
+    bad = _errors()
     runs: list[TrackedRun] = []
     left_out: list[LeftOut] = []
     deleted = own = 0
-    ids = list(experiments)
-    found = _pages(
-        lambda token: client.search_runs(ids, run_view_type=ViewType.ALL, max_results=PAGE, page_token=token)
-    )  # fmt: skip
-    for run in found if ids else ():
-        if run.info.lifecycle_stage == "deleted":
+    for experiment, run in found:
+        if isinstance(run, LeftOut):
+            left_out.append(run)
+        elif run.info.lifecycle_stage == "deleted":
             deleted += 1
         elif RUN_TAG in run.data.tags:
             own += 1
         else:
             try:
-                runs.append(_run(client, run, uri, experiments.get(run.info.experiment_id, ""), metrics))
-            except MlflowException as error:
+                runs.append(_run(client, run, uri, experiment, metrics))
+            except bad as error:
                 left_out.append(LeftOut(run.info.run_name or run.info.run_id, _first_line(error)))
     if own:
         what = "this platform wrote them into MLflow: the registry that they come from has them, with their proof"
@@ -162,7 +197,7 @@ def _read(client: Any, uri: str, metrics: tuple[str, ...]) -> Tracked:
     if deleted:
         left_out.append(LeftOut(_count(deleted, "run"), "deleted in MLflow"))
     if not runs and not left_out:
-        raise SpecError(f"no run in this MLflow store ({_count(len(ids), 'experiment')})", file=uri)
+        raise SpecError("no run in this MLflow store", file=uri)
     return Tracked(tuple(sorted(runs, key=lambda one: (one.started or 0.0, one.run_id))), tuple(left_out))
 
 

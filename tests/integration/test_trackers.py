@@ -326,6 +326,25 @@ def test_a_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mlflow_store.read(folder.as_uri()).runs[0].run_id == run_id
 
 
+def test_one_damaged_run_of_a_file_store_does_not_refuse_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    experiment = client.create_experiment("study")
+    ids = [client.create_run(experiment, run_name=f"run {n}").info.run_id for n in range(4)]
+    for run_id in ids:
+        client.log_metric(run_id, TAG, 0.5, step=1)
+    folders = [tmp_path / "mlruns" / experiment / run_id for run_id in ids]
+    (folders[0] / "meta.yaml").write_text("x: [")
+    (folders[1] / "meta.yaml").write_text("")
+    (folders[2] / "metrics" / TAG).write_text("17 0.5 1\n17 not-a-number 2\n")
+    tracked = mlflow_store.read(str(tmp_path / "mlruns"))
+    assert [run.run_id for run in tracked.runs] == [ids[3]]
+    assert {one.name for one in tracked.left_out} == set(ids[:3])
+    assert all("MLflow cannot read it" in one.why for one in tracked.left_out)
+
+
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [
