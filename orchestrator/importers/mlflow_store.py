@@ -49,6 +49,8 @@ def read(uri: str, metrics: tuple[str, ...] = ()) -> Tracked:
             client = MlflowClient(tracking_uri=address)
             found = _from_files(client, address) if address.startswith("file:") else _from_tables(client)
             return _sorted_out(client, found, _shown(uri), metrics)
+        except SpecError:  # a ValueError too
+            raise
         except _errors() as error:
             raise SpecError(f"MLflow cannot read this: {_first_line(error)}", file=_shown(uri)) from error
 
