@@ -373,5 +373,5 @@ def test_what_is_no_store_is_told_without_passwords(
 
 
 def test_a_store_without_a_run(store: Path) -> None:
-    with pytest.raises(SpecError, match="mlflow.db: no run in this MLflow store"):
+    with pytest.raises(SpecError, match=r"mlflow\.db: no run in this MLflow store"):
         mlflow_store.read(str(store))
