@@ -245,6 +245,6 @@ def test_names_that_are_not_there_exit_with_3_and_the_nearest(seed) -> None:
 def test_every_new_command_has_help() -> None:
     for words in (
         ("audit",), ("eval",), ("rerun-tagged",), ("import",), ("import", "history"), ("import", "tensorboard"),
-        ("import", "verl-log"), ("bugs",), *(("bugs", c) for c in ("list", "check", "apply", "amend", "waive", "retract")),
+        ("import", "verl-log"), ("import", "wandb"), ("import", "mlflow"), ("import", "parquet"), ("bugs",), *(("bugs", c) for c in ("list", "check", "apply", "amend", "waive", "retract")),
     ):  # fmt: skip
         assert len(ok(*words, "--help").splitlines()) > 5
