@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import NOTHING_MATCHED, print_json
+from orchestrator.cli.import_script import script
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.importers.curves import ImportedCurve
 
 app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, TensorBoard folders, verl logs.")
+app.command()(script)
 
 Questions = Annotated[
     int | None, typer.Option(help="Test questions, where known: percentages are shares of them.", min=1)
