@@ -19,24 +19,25 @@ _COMPARED = {
 }  # fmt: skip
 
 
+_TEXTS = ("string", "simple_expansion", "expansion", "concatenation", "raw_string", "word", "number")
+
+
 def truth(node: Node, state: State) -> bool | None:
     """Of a test command or an expression in one. A node that is no test is not known."""
     named = [child for child in node.children if child.is_named]
-    if node.type == "test_command":
-        if node.children[0].type == "((":
-            value = number(named[0], state, lookup) if len(named) == 1 else None
-            return None if value is None else bool(value)
-        return truth(named[0], state) if len(named) == 1 else None
-    if node.type == "parenthesized_expression" and len(named) == 1:
-        return truth(named[0], state)
     if node.type in ("unary_expression", "negated_command"):
         return _unary(node, named, state)
     if node.type == "binary_expression":
         return _binary(node, state)
-    if node.type in ("string", "simple_expansion", "expansion", "concatenation", "raw_string", "word", "number"):
+    if node.type in _TEXTS:
         text = value_of(node, state)
         return bool(text.text) if text.known else None
-    return None
+    if node.type not in ("test_command", "parenthesized_expression") or len(named) != 1:
+        return None
+    if node.children[0].type == "((":
+        value = number(named[0], state, lookup)
+        return None if value is None else bool(value)
+    return truth(named[0], state)
 
 
 def _unary(node: Node, named: list[Node], state: State) -> bool | None:
@@ -61,7 +62,7 @@ def _binary(node: Node, state: State) -> bool | None:
     if not one.known or not other.known:
         return None
     if sign in ("=", "==", "!="):
-        pattern = right.type not in ("string", "raw_string") and node.parent is not None
+        pattern = right.type not in ("string", "raw_string")
         equal = fnmatchcase(one.text, other.text) if pattern else one.text == other.text
         return equal == (sign != "!=")
     if sign in _COMPARED and all(text.text.strip().lstrip("-").isdigit() for text in (one, other)):

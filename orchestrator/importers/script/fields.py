@@ -105,11 +105,11 @@ def _warmup(settings: Settings) -> int:
 
 def _total(settings: Settings) -> int | None:
     """Training steps; None where they follow from a row count that is not known."""
-    limit = settings.get("trainer.total_training_steps")
+    limit: int | None = settings.get("trainer.total_training_steps")
     if "data.train_rows" not in settings.rows:
         return limit
-    steps = settings.rows["data.train_rows"] // settings.get("data.train_batch_size")
-    every = steps * settings.get("trainer.total_epochs")
+    per_epoch = settings.rows["data.train_rows"] // settings.get("data.train_batch_size")
+    every: int = per_epoch * settings.get("trainer.total_epochs")
     return every if limit is None else min(every, limit)
 
 

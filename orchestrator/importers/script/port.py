@@ -1,4 +1,4 @@
-"""What becomes of every override of a script: a field, a key under ``trainer:``, or a line that says what holds instead.
+"""What becomes of every override of a script: a field, a key under ``trainer:``, or a line that says what holds.
 
 The answer is checked with the workers' own table: a key counts as expressed where the run would set the same value.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from experiment_specs.language import Condition
 from experiment_specs.presets import presets
 from experiment_specs.reader import problem_with_verl_key
 from experiment_specs.verl_keys import LOGGERS, RESULT_NEUTRAL_OVERRIDES, decided_by
-from orchestrator.importers.script.fields import INVERSE, AskError, Settings, current, field_of
+from orchestrator.importers.script.fields import ACTOR, INVERSE, MODEL, OVERLONG, AskError, Settings, current, field_of
 from orchestrator.importers.script.overrides_of import CommandLine, Override, Unknown
 from workers.launch import Order
 from workers.overrides import MICRO_BATCHES, overrides
@@ -27,12 +27,12 @@ from workers.verl_config import NoVerlError, ignored, known_keys, problem_with
 
 KINDS = {
     "ask": "to fill in by hand",
-    "unread": "not read: check by hand",
-    "other": "has no place: another value holds",
-    "dead": "has no effect in verl 0.9.1",
-    "same": "holds anyway",
+    "unread": "to check by hand, because not read",
+    "other": "without a place: another value holds",
+    "dead": "without effect",
+    "same": "true of every run",
     "trainer": "kept under trainer",
-    "field": "goes to a field",
+    "field": "in a field",
 }
 """What can become of a word, the most urgent first."""
 
@@ -69,35 +69,49 @@ class Port:
         return replace(self, trainer={k: v for k, v in self.trainer.items() if k != key}, lines=lines)
 
 
-def port(line: CommandLine, rows: Mapping[str, int], environment: Mapping[str, str]) -> Port:
-    """``rows``: data.train_rows and data.test_rows, where known. ``environment``: what the script exports."""
+def port(line: CommandLine, rows: Mapping[str, int], environment: Mapping[str, str], seeds: Sequence[int] = ()) -> Port:
+    """``rows``: data.train_rows and data.test_rows, where known. ``environment``: what the script exports. ``seeds``:
+    those of a loop over this command line."""
     told: list[Line] = [Line(word, "", "unread", why) for word, why in line.rest]
     told += [_of_option(name, value) for name, value in line.options]
-    last: dict[str, Override] = {}
-    for override in _flat(line.overrides):
-        if override.deletes or (override.when and field_of(current(override.key)) is None):
-            told.append(_not_plain(override))
-            continue
-        key = current(override.key)
-        if key in last:
-            told.append(Line(last[key].key, _shown(last[key].value), "dead", "a later word sets it again"))
-        if override.when:
-            why = f"is there only if {override.when}"
-            override = replace(override, value=Unknown(_shown(override.value), why), when="")
-        last[key] = override
+    last, more = _in_force(line.overrides)
     settings = Settings({key: o.value for key, o in last.items()}, rows, environment)
     fields, asked = _fields(settings)
-    fields, asked, held, condition = _checked(fields, asked)
+    if seeds:
+        fields["seeds"] = list(seeds)
+    known = _checked(fields, asked, settings)
     trainer: dict[str, Any] = {}
     for key, override in last.items():
-        outcome = _outcome(key, override, settings, asked, held, condition, fields)
-        told.append(outcome.line)
-        if outcome.keep:
-            trainer[key] = outcome.value
+        kind, text = _outcome(key, override.value, known)
+        renamed = f"today {key}: " if key != override.key else ""
+        told.append(Line(override.key, _shown(override.value), kind, renamed + text))
+        if kind == "trainer":
+            trainer[key] = _loggers(override.value)[0] if key == "trainer.logger" else override.value
     defaults = frozenset(i.field for i in INVERSE if not any(_said(key, settings.said) for key in i.keys))
     order = {kind: index for index, kind in enumerate(KINDS)}
-    told.sort(key=lambda item: order[item.kind])
-    return Port(fields, asked, defaults, trainer, tuple(told))
+    lines = sorted((*told, *more), key=lambda item: order[item.kind])
+    return Port(known.fields, known.asked, defaults, trainer, tuple(lines))
+
+
+def _in_force(overrides_: Iterable[Override]) -> tuple[dict[str, Override], list[Line]]:
+    """The last override of each key of verl 0.9.1, and a line for each of the others."""
+    last: dict[str, Override] = {}
+    lines: list[Line] = []
+    for override in _flat(overrides_):
+        key = current(override.key)
+        if override.deletes or (override.when and field_of(key) is None):
+            lines.append(_not_plain(override))
+        elif key in last and key != override.key and last[key].key == key:
+            lines.append(Line(override.key, _shown(override.value), "dead", f"{key} is set too, and holds"))
+        else:
+            if key in last:
+                lines.append(Line(last[key].key, _shown(last[key].value), "dead", f"{override.key} is set after it"))
+            last[key] = override if not override.when else _conditional(override)
+    return last, lines
+
+
+def _conditional(override: Override) -> Override:
+    return replace(override, value=Unknown(_shown(override.value), f"is there only if {override.when}"), when="")
 
 
 def _said(key: str, said: Iterable[str]) -> bool:
@@ -138,7 +152,7 @@ def _fields(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
             fields[inverse.field] = inverse.value(settings)
         except AskError as error:
             asked[inverse.field] = str(error)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             asked[inverse.field] = f"{', '.join(inverse.keys)}: {error}"
     return fields, asked
 
@@ -152,9 +166,19 @@ _STAND_INS: dict[str, Any] = {
 """For fields that are still to be filled in, so that what the others give can be checked."""
 
 
-def _checked(
-    fields: dict[str, Any], asked: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, str], dict[str, Any], Condition | None]:
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the sweep: its fields, the reasons of those that are asked for, and the values that verl's
+    keys have in such a run (``held``; empty where the language refuses too much to say)."""
+
+    settings: Settings
+    fields: Mapping[str, Any]
+    asked: Mapping[str, str]
+    held: Mapping[str, Any]
+    condition: Condition | None
+
+
+def _checked(fields: Mapping[str, Any], asked: Mapping[str, str], settings: Settings) -> _Known:
     """What the language refuses is asked for; then every value that verl's keys would have in such a run."""
     fields, asked = dict(fields), dict(asked)
     for _ in range(len(INVERSE)):
@@ -167,15 +191,15 @@ def _checked(
             nested["batch"]["mini_batch"] = nested["batch"]["prompts"]
         try:
             condition = Condition.model_validate(nested)
-            return fields, asked, _held(condition, fields.get("resources.gpus", 1)), condition
+            return _Known(settings, fields, asked, _held(condition, fields.get("resources.gpus", 1)), condition)
         except ValidationError as error:
-            name, why = _refused(error)
-        except ValueError as error:
+            name, why = _refused(error, settings)
+        except (TypeError, ValueError) as error:
             name, why = "resources.gpus", str(error)
         if fields.pop(name, None) is None and name in asked:
             break
         asked[name] = why
-    return fields, asked, {}, None
+    return _Known(settings, fields, asked, {}, None)
 
 
 def _of_set(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +213,8 @@ def _put(target: dict[str, Any], name: str, value: Any) -> None:
     target[leaf] = value
 
 
-def _refused(error: ValidationError) -> tuple[str, str]:
+def _refused(error: ValidationError, settings: Settings) -> tuple[str, str]:
+    """The field that the language refuses, and why."""
     first = error.errors()[0]
     words = [str(part) for part in first["loc"]]
     message = str(first.get("ctx", {}).get("error", first["msg"]))
@@ -197,8 +222,13 @@ def _refused(error: ValidationError) -> tuple[str, str]:
         return "set.batch.mini_batch", message
     if not words:
         return f"set.{'.'.join(message.split(' ', maxsplit=1)[0].split('.')[:2])}", message
-    name = next((i.field for i in INVERSE if f"set.{'.'.join(words)}.".startswith(f"{i.field}.")), f"set.{words[0]}")
-    return name, f"{first.get('input')!r} is refused: {message}"
+    inverse = next((i for i in INVERSE if f"set.{'.'.join(words)}.".startswith(f"{i.field}.")), None)
+    value = f"{first.get('input')!r}"
+    if inverse is None:
+        return f"set.{words[0]}", f"{value} is refused: {message}"
+    if inverse.keys and not any(_said(key, settings.said) for key in inverse.keys):
+        value = f"{value}, verl's default for {inverse.keys[0]},"
+    return inverse.field, f"{value} is refused: {message[0].lower()}{message[1:]}"
 
 
 def _held(condition: Condition, gpus: int) -> dict[str, Any]:
@@ -222,117 +252,147 @@ def _flat_items(table: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, A
             yield f"{at}{key}", value
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    line: Line
-    keep: bool = False
-    value: Any = None
+Fate = tuple[str, str]
+"""Kind and text of a line."""
 
 
-def _outcome(
-    key: str, override: Override, settings: Settings, asked: Mapping[str, str], held: Mapping[str, Any],
-    condition: Condition | None, fields: Mapping[str, Any],
-) -> _Outcome:  # fmt: skip
-    value = override.value
-    renamed = f"today {key}: " if key != override.key else ""
+def _outcome(key: str, value: Any, known: _Known) -> Fate:
+    deciders = (_asked_for, _no_place, _in_field, _idle, _decided, _not_known, _refused_by_verl)
+    found = (decide(key, value, known) for decide in deciders)
+    neutral = key in RESULT_NEUTRAL_OVERRIDES
+    kept = ("trainer", "moves memory, speed or display, not the result" if neutral else "as it is")
+    if key == "trainer.logger" and (dropped := _loggers(value)[1]):
+        kept = ("trainer", f"without {', '.join(dropped)}, which is filled from the record of runs")
+    return next((fate for fate in found if fate is not None), kept)
 
-    def told(kind: str, text: str) -> _Outcome:
-        return _Outcome(Line(override.key, _shown(value), kind, renamed + text))
 
+def _asked_for(key: str, _: Any, known: _Known) -> Fate | None:
     at = field_of(key)
-    if at is not None and at in asked:
-        return told("ask", f"{at}: {asked[at]}")
-    if (why := _no_place(key, value)) is not None:
-        return told(*why)
-    if at is not None and _expressed(key, value, at, settings, held, fields):
-        return told("field", f"{_name(at)}: {_brief(fields[at])}")
-    if (by := decided_by(key)) is not None or at is not None:
-        return told(*_decided(key, value, by or str(at), held))
-    if isinstance(value, Unknown):
-        return told("ask", f"trainer.{key}: {value.why}")
-    return _kept(key, override, renamed, condition)
+    return ("ask", f"{_name(at)}: {known.asked[at]}") if at in known.asked and at is not None else None
 
 
-def _expressed(
-    key: str, value: Any, at: str, settings: Settings, held: Mapping[str, Any], fields: Mapping[str, Any]
-) -> bool:
+def _in_field(key: str, value: Any, known: _Known) -> Fate | None:
+    at = field_of(key)
+    if at is None or not _expressed(key, value, at, known):
+        return None
+    steps = known.fields.get("set.steps_per_epoch")
+    epoch = f", steps_per_epoch: {steps}" if at == "set.epochs" and steps is not None else ""
+    return "field", f"{_name(at)}: {_brief(known.fields[at])}{epoch}"
+
+
+def _expressed(key: str, value: Any, at: str, known: _Known) -> bool:
     """Whether a run of this spec would do what the key says."""
-    if key in ("data.train_max_samples", "data.val_max_samples"):
-        return False
-    if at in ("seeds", "checkpoints.every", "set.eval.every"):
-        return value is not None
+    settings, leaf = known.settings, key.rpartition(".")[2]
+    if at in ("seeds", "checkpoints.every", "set.eval.every", "set.optimiser.warmup_steps"):
+        taken = leaf != "lr_warmup_steps_ratio" or settings.said.get(key.removesuffix("_ratio")) in (None, -1)
+        return value is not None and taken
     if at == "set.epochs":
-        limited = fields.get("set.steps_per_epoch") is not None
-        return limited == (key == "trainer.total_training_steps") and value is not None
-    if key.endswith(("lr_warmup_steps", "lr_warmup_steps_ratio", ".use_kl_loss", ".kl_loss_coef")):
-        deciding = {
-            "lr_warmup_steps": True, "lr_warmup_steps_ratio": settings.get(key.removesuffix("_ratio")) in (None, -1),
-            "use_kl_loss": True, "kl_loss_coef": bool(settings.said.get(key.replace("kl_loss_coef", "use_kl_loss"))),
-        }[key.rpartition(".")[2]]  # fmt: skip
-        return deciding
-    if key.startswith(("data.train_files", "data.val_files")) or at == "set.lora":
-        return key not in held or _equal(value if not isinstance(value, list) else value[0], held[key])
-    return key in held and _equal(value, held[key])
+        limited = known.fields.get("set.steps_per_epoch") is not None
+        return limited == (leaf == "total_training_steps") and value is not None
+    if at == "set.algorithm.kl_loss":
+        return leaf == "use_kl_loss" or bool(settings.said.get(f"{ACTOR}.use_kl_loss"))
+    if leaf in ("train_max_samples", "val_max_samples"):
+        return False
+    if at == "set.lora" and not settings.said.get(f"{MODEL}.lora_rank"):
+        return leaf == "lora_rank"
+    if leaf in ("train_files", "val_files") and isinstance(value, list):
+        value = value[0]
+    return key in known.held and _equal(value, known.held[key])
 
 
-def _decided(key: str, value: Any, by: str, held: Mapping[str, Any]) -> tuple[str, str]:
-    default = _default(key)
-    have = held.get(key, default)
-    why = next((text for start, text in WHY.items() if key == start or key.startswith(f"{start}.")), None)
-    why = why or ("follows from the spec" if by.startswith("set.") else f"is decided by {by}")
-    if isinstance(value, Unknown):
-        return "other", f"{_brief(have)} holds: {why}" if key in held else why
-    if key in held or (default is not None and not isinstance(default, dict)):
-        if _equal(value, have) or (value is None and have in (False, 0)):
-            return "same", f"holds anyway: {why}"
-        return "other", f"{_brief(have)} holds: {why}"
-    return "other", why
-
-
-def _no_place(key: str, value: Any) -> tuple[str, str] | None:
-    """What runs here do not do, whatever verl can."""
-    for pattern, why in NO_PLACE:
-        if re.search(pattern, key):
-            default = _default(key)
-            if not isinstance(value, Unknown) and default is not None and _equal(value, default):
-                return "same", f"verl's own value: {why}"
-            return "other", why
-    if "@" in key or "/" in key:
-        return "other", "chooses one of verl's configuration files: those of ppo_trainer hold"
+def _idle(key: str, _: Any, known: _Known) -> Fate | None:
+    """Keys that another one switches off, or takes the place of."""
+    said = known.settings.said
+    if key.rpartition(".")[2] in ("kl_loss_coef", "kl_loss_type") and not known.fields.get("set.algorithm.kl_loss", 1):
+        return "dead", "the script uses no KL loss"
+    if key in _OF_ADAPTERS and not said.get(f"{MODEL}.lora_rank"):
+        return "dead", "the script has no adapters"
+    off = said.get(f"{OVERLONG}.enable") in (None, False)
+    manager = said.get("reward.reward_manager.name", "naive")
+    if key.startswith(_OF_OVERLONG) and off and manager in ("dapo", "naive"):
+        return "dead", "the script has no overlong punishment"
+    if key in ("trainer.total_epochs", "trainer.total_training_steps"):
+        if "data.train_rows" in known.settings.rows:
+            return "dead", "training ends before, by the other of total_epochs and total_training_steps"
+        return "other", "whichever ends first ends training in verl; the rows are not known, and the steps are taken"
     return None
 
 
-def _kept(key: str, override: Override, renamed: str, condition: Condition | None) -> _Outcome:
-    value = override.value
-    note = "moves memory, speed or display, not the result" if key in RESULT_NEUTRAL_OVERRIDES else "as it is"
+_OF_ADAPTERS = (f"{MODEL}.lora_alpha", f"{MODEL}.target_modules", f"{MODEL}.lora.merge")
+_OF_OVERLONG = (OVERLONG, "reward.reward_kwargs.max_resp_len", "reward.reward_manager.name")
+_OWN = (
+    "trainer.experiment_name", "trainer.default_local_dir", "trainer.validation_data_dir", f"{MODEL}.external_lib",
+    "reward.custom_reward_function", "trainer.v1.trainer_mode",
+)  # fmt: skip
+"""Keys whose value in a run says nothing to a reader."""
 
-    def told(kind: str, text: str) -> _Outcome:
-        return _Outcome(Line(override.key, _shown(value), kind, renamed + text), kind == "trainer", value)
 
-    if key == "trainer.logger":
-        asked_for = value if isinstance(value, list) else [value]
-        value, dropped = [name for name in asked_for if name in LOGGERS], [n for n in asked_for if n not in LOGGERS]
-        if not value:
-            return told("other", f"{_brief(dropped)} is filled from the record of runs: console holds")
-        note += f"; without {', '.join(map(str, dropped))}" if dropped else ""
+def _decided(key: str, value: Any, known: _Known) -> Fate | None:
+    """Keys that a field or the workers decide, in another way than the script."""
+    at = field_of(key)
+    by = decided_by(key) or (f"the field {_name(at)}" if at is not None else None)
+    if by is None:
+        return None
+    why = next((text for start, text in WHY.items() if key == start or key.startswith(f"{start}.")), None)
+    why = why or f"is decided by {by}"
+    default = _default(key)
+    known_here = key in known.held or (default is not None and not isinstance(default, dict))
+    if key.startswith(_OWN) or not known_here:
+        return "other", why
+    have = known.held.get(key, default)
+    if not isinstance(value, Unknown) and (_equal(value, have) or (value is None and have in (False, 0))):
+        return "same", why
+    return "other", f"{_brief(have)} holds: {why}"
+
+
+def _no_place(key: str, value: Any, _: _Known) -> Fate | None:
+    """What runs here do not do, whatever verl can."""
+    why = next((why for pattern, why in NO_PLACE if re.search(pattern, key)), None)
+    if why is None:
+        chosen = "chooses one of verl's configuration files: those of ppo_trainer hold"
+        return ("other", chosen) if "@" in key or "/" in key else None
+    default = _default(key)
+    usual = not isinstance(value, Unknown) and default is not None and _equal(value, default)
+    return ("same" if usual else "other"), why
+
+
+def _not_known(key: str, value: Any, _: _Known) -> Fate | None:
+    if not isinstance(value, Unknown):
+        return None
+    if key in RESULT_NEUTRAL_OVERRIDES:
+        return "other", f"{value.why}, and does not change the result: left out"
+    return "ask", f"under trainer, if it matters: {value.why}"
+
+
+def _refused_by_verl(key: str, value: Any, known: _Known) -> Fate | None:
+    """What neither the language nor verl takes under ``trainer``, or verl takes and does not act on."""
     if isinstance(value, str) and "${" in value:
-        return told("other", "is computed by Hydra from another key: write its value")
+        return "other", "is computed by Hydra from another key: write its value"
     if key in MICRO_BATCHES and not isinstance(value, int):
-        return told("same", "the size follows from batch and lengths")
+        return "same", "the size follows from batch and lengths"
+    if key == "trainer.logger":
+        value, dropped = _loggers(value)
+        if not value:
+            return "other", f"{', '.join(dropped)} is filled from the record of runs: console holds"
     if (problem := problem_with_verl_key(key, value)) is not None:
-        return told("other", problem)
+        return "other", problem
     try:
-        problem = problem_with(key, value)
+        why = problem_with(key, value)
     except NoVerlError:
-        problem, note = None, f"{note}; verl is not installed here, and the key is not checked"
-    if problem is not None:
-        return told("dead", problem)
-    if condition is not None and (why := ignored(key, condition)) is not None:
-        return told("dead", why)
-    return told("trainer", note)
+        why = None  # and the plan says that it could not check
+    if why is None and known.condition is not None:
+        why = ignored(key, known.condition)
+    return ("dead", why) if why is not None else None
+
+
+def _loggers(value: Any) -> tuple[list[str], list[str]]:
+    """Those that a spec may switch on, and the others."""
+    names = [str(name) for name in (value if isinstance(value, list) else [value])]
+    return [name for name in names if name in LOGGERS], [name for name in names if name not in LOGGERS]
 
 
 def _default(key: str) -> Any:
+    """verl's own value; None where verl is not installed here."""
     try:
         return known_keys().get(key)
     except NoVerlError:
@@ -341,7 +401,7 @@ def _default(key: str) -> Any:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
-        return bool(one is other)
+        return one is other
     if isinstance(one, int | float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-9)
     if isinstance(one, list) != isinstance(other, list):

@@ -58,7 +58,7 @@ class PortedScript:
 
     @property
     def summary(self) -> str:
-        told = ", ".join(f"{count} {KINDS[kind].partition(':')[0]}" for kind, count in self.counts.items() if count)
+        told = ", ".join(f"{count} {re.split('[:,]', KINDS[kind])[0]}" for kind, count in self.counts.items() if count)
         return f"{self.overrides} overrides: {told}"
 
     def as_json(self) -> dict[str, Any]:
@@ -77,10 +77,11 @@ def import_script(file: Path, given: Given) -> PortedScript:
     line = read_words(launch.words)
     environment = {name: value.text for name, value in launch.environment.items() if value.known}
     rows = _rows(line, file, given.rows or {})
-    ported = port(line, rows, environment)
+    seeds, launches = _seeds(launches, launch)
+    ported = port(line, rows, environment, seeds)
     more = [*_of_entry(launch), *_of_environment(launch), *_strays(script)]
     more += [Line("", "", "unread", note) for note in script.notes if "not understood" in note]
-    notes = [note for note in script.notes if "not understood" not in note]
+    notes = [note for note in script.notes if "not understood" not in note] + _to_give(launch)
     name = _name(line, file)
     ported, problem, plans = _planned(ported, name, f"ported from {file.name}")
     return PortedScript(
@@ -169,6 +170,29 @@ def _strays(script: Script) -> list[Line]:
     return [Line(stray.word, "", "dead", f"line {stray.line}: {stray.why}") for stray in script.strays]
 
 
+_OF_ONE_RUN = ("trainer.experiment_name=", "trainer.default_local_dir=", "data.seed=", "+data.seed=")
+
+
+def _seeds(launches: list[Launch], chosen: Launch) -> tuple[tuple[int, ...], list[Launch]]:
+    """The seeds of a loop that starts the chosen command once per seed, and the commands that it does not stand for."""
+
+    def rest(launch: Launch) -> list[str]:
+        return [word.shown for word in launch.words if not word.shown.startswith(_OF_ONE_RUN)]
+
+    alike = [launch for launch in launches if rest(launch) == rest(chosen)]
+    seeds = [o.value for launch in alike for o in read_words(launch.words).overrides if o.key == "data.seed"]
+    if len(alike) < 2 or len(seeds) != len(alike) or not all(isinstance(seed, int) for seed in seeds):
+        return (), launches
+    return tuple(dict.fromkeys(seeds)), [launch for launch in launches if launch is chosen or launch not in alike]
+
+
+def _to_give(launch: Launch) -> list[str]:
+    """Which variables would tell more."""
+    sources = [text for word in launch.words for text in (*word.unknown, word.when)]
+    names = dict.fromkeys(name for text in sources for name in re.findall(r"\$\{?([A-Za-z_]\w*)", text))
+    return [f"not known: {', '.join(names)}; --env NAME=VALUE gives a variable a value"] if names else []
+
+
 def _about_commands(launches: list[Launch], chosen: Launch) -> list[str]:
     found = []
     if chosen.when:
@@ -215,4 +239,3 @@ def _planned(ported: Port, name: str, about: str) -> tuple[Port, str | None, boo
                 return ported, f"{error.key}: {error.problem}" if error.key else error.problem, False
             return ported, None, True
     return ported, "the plan refuses it", False
-

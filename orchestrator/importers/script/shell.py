@@ -6,14 +6,15 @@ Branches on something that is not known are both walked: a variable that they se
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.importers.script.arithmetic import number
 from orchestrator.importers.script.conditions import truth
-from orchestrator.importers.script.syntax import parse
+from orchestrator.importers.script.syntax import case_arms, extra_words, if_arms, parse
 from orchestrator.importers.script.text import EMPTY, List, State, Text, Value, hole, join, merged
 from orchestrator.importers.script.words import lookup, source, value_of, words_of
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 ENTRY = re.compile(r"(?:^|[./])(?:\w+_)?main(?:_\w+)?(?:\.py)?$|^verl\.trainer\.\w+$|(?:^|/)\w*sft_trainer(?:\.py)?$")
 """What follows ``-m``, or is the file, where a Python command starts a trainer of verl's kind."""
-_NESTED = re.compile(r"\bpython[\d.]*\b(?:[^\n]|\\\n)*\bverl\b(?:[^\n]|\\\n)*main|\bpython[\d.]*\b(?:[^\n]|\\\n)*main_\w+")
+_LINE = r"(?:[^\n]|\\\n)*"
+_NESTED = re.compile(rf"\bpython[\d.]*\b{_LINE}(?:\bverl\b{_LINE}main|main_\w+)")
 MAX_ROUNDS = 1_000
 """Of a loop whose end is known."""
 MAX_DEPTH = 30
@@ -103,44 +105,37 @@ class _Walk:
                 return
             self.statement(node, state)
 
-    def statement(self, node: Node, state: State) -> bool | None:  # noqa: PLR0911, PLR0912 - one arm per statement
+    def statement(self, node: Node, state: State) -> bool | None:
         """Walk one; True or False where its exit status is known."""
-        kind = node.type
-        if kind == "command":
-            return self.command(node, state)
-        if kind == "variable_assignment":
-            self.assign(node, state)
-        elif kind == "declaration_command":
-            self.declare(node, state)
-        elif kind in ("if_statement", "case_statement"):
-            self.branch(node, state)
-        elif kind in ("for_statement", "c_style_for_statement", "while_statement"):
-            self.loop(node, state)
-        elif kind == "list":
-            return self.list_of(node, state)
-        elif kind == "pipeline":
-            self.pipeline(node, state)
-        elif kind == "redirected_statement":
-            return self.redirected(node, state)
-        elif kind == "function_definition":
-            name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
-            if name is not None and body is not None:
-                state.functions[source(name)] = body
-        elif kind == "subshell":
-            self.statements(node.children, inner := state.copy())
-            state.functions |= inner.functions
-        elif kind == "test_command" or (kind == "negated_command" and node.children[-1].type == "test_command"):
-            return truth(node, state)
-        elif kind == "unset_command":
-            for part in node.children[1:]:
-                state.variables.pop(source(part), None)
-        elif kind == "ERROR":
-            self.found.note(f"line {self.line(node)} is not understood: {_short(source(node))}")
+        walk = _STATEMENTS.get(node.type)
+        if walk is not None:
+            return walk(self, node, state)
+        if node.is_named and node.type not in _NO_STATEMENTS:
             self.statements(node.children, state)
-        elif kind == "compound_statement" and node.children and node.children[0].type == "((":
-            return truth(node, state)
-        elif node.is_named and kind not in ("comment", "heredoc_body", "word", "string", "concatenation"):
-            self.statements(node.children, state)
+        return None
+
+    def define(self, node: Node, state: State) -> None:
+        name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
+        if name is not None and body is not None:
+            state.functions[source(name)] = body
+
+    def subshell(self, node: Node, state: State) -> None:
+        inner = state.copy()
+        self.statements(node.children, inner)
+        state.functions |= inner.functions
+
+    def unset(self, node: Node, state: State) -> None:
+        for part in node.children[1:]:
+            state.variables.pop(source(part), None)
+
+    def misread(self, node: Node, state: State) -> None:
+        self.found.note(f"line {self.line(node)} is not understood: {_short(source(node))}")
+        self.statements(node.children, state)
+
+    def compound(self, node: Node, state: State) -> bool | None:
+        if node.children and node.children[0].type == "((":
+            return self.tested(node, state)
+        self.statements(node.children, state)
         return None
 
     # assignments
@@ -155,7 +150,8 @@ class _Walk:
         key = source(name)
         new: Value
         if value is not None and value.type == "array":
-            new = tuple(word for item in value.children if item.is_named and item.type != "comment" for word in words_of(item, state))
+            items = [item for item in value.children if item.is_named and item.type != "comment"]
+            new = tuple(word for item in items for word in words_of(item, state))
         else:
             new = EMPTY if value is None else value_of(value, state)
         if any(child.type == "+=" for child in node.children):
@@ -194,27 +190,23 @@ class _Walk:
         status = self.statement(left, state)
         if state.ended:
             return None
-        tested = left.type in ("test_command", "negated_command", "list")
-        if status is None and tested:
+        if status is None and left.type in ("test_command", "negated_command", "list"):
             other = state.copy()
-            self.under(f"{source(left)}", lambda: self.statement(right, other))
+            self.under(source(left), partial(self.statement, right, other))
             state.take(merged([(_short(source(left)), other), (f"not {_short(source(left))}", state.copy())]))
             return None
-        succeeded = True if status is None else status
-        if succeeded == (sign == "&&"):
-            return self.statement(right, state)
-        return status
+        succeeded = status is not False  # a command is taken to succeed
+        return self.statement(right, state) if succeeded == (sign == "&&") else status
 
-    def under(self, condition: str, walk: object) -> None:
+    def under(self, condition: str, walk: Callable[[], object]) -> None:
         self.when.append(_short(condition))
-        if callable(walk):
-            walk()
+        walk()
         self.when.pop()
 
     def branch(self, node: Node, state: State) -> None:
-        arms = _if_arms(node) if node.type == "if_statement" else []
+        arms = if_arms(node) if node.type == "if_statement" else []
         branches: list[tuple[str, State]] = []
-        cases = arms or [(item, item, body) for item, body in _case_arms(node)]
+        cases = arms or [(item, item, body) for item, body in case_arms(node)]
         subject = node.child_by_field_name("value") if node.type == "case_statement" else None
         for test, shown, body in cases:
             holds = True if test is None else self.holds(test, subject, state)
@@ -225,7 +217,7 @@ class _Walk:
                 return
             label = self.label(node, shown, subject)
             arm = state.copy()
-            self.under(label, lambda body=body, arm=arm: self.statements(body, arm))  # type: ignore[misc]
+            self.under(label, partial(self.statements, body, arm))
             branches.append((label, arm))
             if holds is True:
                 break
@@ -291,7 +283,7 @@ class _Walk:
                     return
                 self.statements(inside, state)
         round_ = state.copy()
-        self.under(f"in the loop of line {self.line(node)}", lambda: self.statements(inside, round_))
+        self.under(f"in the loop of line {self.line(node)}", partial(self.statements, inside, round_))
         state.take(merged([("the loop runs", round_), ("it does not", state.copy())]))
 
     def pipeline(self, node: Node, state: State) -> None:
@@ -316,7 +308,7 @@ class _Walk:
     def redirected(self, node: Node, state: State) -> bool | None:
         body = node.child_by_field_name("body")
         redirects = [child for child in node.children if child is not body and child.type.endswith("redirect")]
-        more = [part for redirect in redirects for part in _extra_words(redirect)]
+        more = [part for redirect in redirects for part in extra_words(redirect)]
         status = None
         if body is not None:
             status = self.command(body, state, more) if body.type == "command" else self.statement(body, state)
@@ -334,8 +326,10 @@ class _Walk:
         if written is None or not _NESTED.search(source(written)):
             return
         name = source(body.children[0]) if body is not None and body.children else ""
-        if name == "cat" and not any(child.type == "file_redirect" for child in node.children) and not any(
-            child.type == "file_redirect" for child in (node.parent.children if node.parent else [])
+        if (
+            name == "cat"
+            and not any(child.type == "file_redirect" for child in node.children)
+            and not any(child.type == "file_redirect" for child in (node.parent.children if node.parent else []))
         ):
             return
         self.script(source(written), state.copy(), self.line(written) - 1)
@@ -353,47 +347,48 @@ class _Walk:
             elif child.type not in ("file_redirect", "herestring_redirect"):
                 words += [(word, child) for word in words_of(child, state)]
             else:
-                words += [(word, child) for part in _extra_words(child) for word in words_of(part, state)]
+                words += [(word, child) for part in extra_words(child) for word in words_of(part, state)]
         return self.started([word for word, _ in words], node, state, environment) if words else None
 
-    def started(self, words: list[Text], node: Node, state: State, environment: dict[str, Text]) -> bool | None:  # noqa: PLR0911 - one arm per command
+    def started(self, words: list[Text], node: Node, state: State, environment: dict[str, Text]) -> bool | None:
         name, arguments = words[0].text, words[1:]
-        if name in state.functions:
-            self.function(state.functions[name], tuple(arguments), state)
-            return None
         if name in ("true", ":", "false"):
             return name != "false"
-        if name in ("exit", "return"):
-            state.ended = True
-            if not self.when and not self.found.launches and name == "exit":
-                self.found.note(f"the script ends at line {self.line(node)}: {_short(source(node))}")
-            return None
-        if name in ("echo", "printf", "cat", "grep", "sed", "mkdir", "cp", "alias", "trap"):
-            return None
-        if name == "set":
-            self.set(arguments, state)
-        elif name == "shift":
-            count = int(arguments[0].text) if arguments and arguments[0].text.isdigit() else 1
-            state.arguments = state.arguments[count:]
-        elif name in ("read", "mapfile", "readarray", "getopts"):
-            for word in arguments:
-                if re.fullmatch(r"[A-Za-z_]\w*", word.text):
-                    state.variables[word.text] = hole(f"${word.text}")
-        elif name in ("source", ".") and arguments:
-            self.found.note(f"line {self.line(node)}: {arguments[0].shown} is not read; what it sets is not known")
-        elif name == "eval":
-            self.script(" ".join(word.shown for word in arguments), state, self.line(node) - 1)
+        if name in state.functions:
+            self.function(state.functions[name], tuple(arguments), state)
+        elif name in _BUILTINS:
+            _BUILTINS[name](self, arguments, node, state)
         elif _OVERRIDE.match(name):
-            for word in words:
-                why = "stands on a line of its own: bash takes it for a command, and verl does not get it"
-                self.found.strays.append(Stray(word.shown, self.line(node), why))
-        else:
+            why = "stands on a line of its own: bash takes it for a command, and verl does not get it"
+            self.found.strays += [Stray(word.shown, self.line(node), why) for word in words]
+        elif name not in _QUIET:
             self.launch(words, node, state, environment)
         return None
 
-    def set(self, arguments: list[Text], state: State) -> None:
+    def end(self, arguments: list[Text], node: Node, state: State) -> None:
+        state.ended = True
+        if not self.when and not self.found.launches and source(node).startswith("exit"):
+            self.found.note(f"the script ends at line {self.line(node)}: {_short(source(node))}")
+
+    def set(self, arguments: list[Text], node: Node, state: State) -> None:
         if arguments and arguments[0].text == "--":
             state.arguments = tuple(arguments[1:])
+
+    def shift(self, arguments: list[Text], node: Node, state: State) -> None:
+        count = int(arguments[0].text) if arguments and arguments[0].text.isdigit() else 1
+        state.arguments = state.arguments[count:]
+
+    def input(self, arguments: list[Text], node: Node, state: State) -> None:
+        for word in arguments:
+            if re.fullmatch(r"[A-Za-z_]\w*", word.text):
+                state.variables[word.text] = hole(f"${word.text}")
+
+    def sourced(self, arguments: list[Text], node: Node, state: State) -> None:
+        if arguments:
+            self.found.note(f"line {self.line(node)}: {arguments[0].shown} is not read; what it sets is not known")
+
+    def evaluated(self, arguments: list[Text], node: Node, state: State) -> None:
+        self.script(" ".join(word.shown for word in arguments), state, self.line(node) - 1)
 
     def launch(self, words: list[Text], node: Node, state: State, environment: dict[str, Text]) -> None:
         at = _entry(words)
@@ -434,38 +429,6 @@ def _entry(words: Sequence[Text]) -> int | None:
     return None
 
 
-def _if_arms(node: Node) -> list[tuple[Node | None, Node | None, list[Node]]]:
-    """(condition, what to show of it, body) of if, elif and else."""
-    tests, body, arms, inside = [], [], [], False
-    for child in node.children:
-        if child.type in ("elif_clause", "else_clause", "fi"):
-            if tests or body:
-                arms.append((tests[-1] if tests else None, tests[-1] if tests else None, body))
-                tests, body = [], []
-            if child.type == "elif_clause":
-                arms += _if_arms(child)
-            elif child.type == "else_clause":
-                arms.append((None, None, list(child.children[1:])))
-        elif child.type == "then":
-            inside = True
-        elif inside:
-            body.append(child)
-        elif child.is_named and child.type != "comment":
-            tests.append(child)
-    if tests or body:  # an elif clause has no fi of its own
-        arms.append((tests[-1] if tests else None, tests[-1] if tests else None, body))
-    return arms
-
-
-def _case_arms(node: Node) -> list[tuple[Node, list[Node]]]:
-    arms = []
-    for item in node.children:
-        if item.type == "case_item":
-            start = next((i for i, child in enumerate(item.children) if child.type == ")"), 0)
-            arms.append((item, list(item.children[start + 1 :])))
-    return arms
-
-
 def _matches(item: Node, subject: Text, state: State) -> bool | None:
     patterns = [value_of(part, state) for part in item.children_by_field_name("value")]
     if any(pattern.text == "*" for pattern in patterns):
@@ -475,11 +438,37 @@ def _matches(item: Node, subject: Text, state: State) -> bool | None:
     return any(fnmatchcase(subject.text, pattern.text) for pattern in patterns)
 
 
-def _extra_words(redirect: Node) -> list[Node]:
-    """The parser gives the words behind a redirection to it; bash gives them to the command."""
-    return redirect.children_by_field_name("destination")[1:]
-
-
 def _short(text: str) -> str:
     plain = " ".join(text.split())
     return plain if len(plain) <= 80 else f"{plain[:77]}..."
+
+
+_STATEMENTS: dict[str, Callable[[_Walk, Node, State], bool | None]] = {
+    "command": _Walk.command,
+    "variable_assignment": _Walk.assign,
+    "declaration_command": _Walk.declare,
+    "unset_command": _Walk.unset,
+    "if_statement": _Walk.branch,
+    "case_statement": _Walk.branch,
+    "for_statement": _Walk.loop,
+    "c_style_for_statement": _Walk.loop,
+    "while_statement": _Walk.loop,
+    "list": _Walk.list_of,
+    "pipeline": _Walk.pipeline,
+    "redirected_statement": _Walk.redirected,
+    "function_definition": _Walk.define,
+    "subshell": _Walk.subshell,
+    "compound_statement": _Walk.compound,
+    "test_command": _Walk.tested,
+    "negated_command": _Walk.tested,
+    "ERROR": _Walk.misread,
+}
+_NO_STATEMENTS = ("comment", "heredoc_body", "word", "string", "concatenation")
+
+_BUILTINS: dict[str, Callable[[_Walk, list[Text], Node, State], None]] = {
+    "exit": _Walk.end, "return": _Walk.end, "set": _Walk.set, "shift": _Walk.shift, "read": _Walk.input,
+    "mapfile": _Walk.input, "readarray": _Walk.input, "getopts": _Walk.input, "source": _Walk.sourced,
+    ".": _Walk.sourced, "eval": _Walk.evaluated,
+}  # fmt: skip
+_QUIET = ("echo", "printf", "cat", "grep", "sed", "mkdir", "cp", "alias", "trap")
+"""Commands whose arguments start nothing."""

@@ -29,8 +29,7 @@ def spec_text(port: Port, name: str, about: str) -> str:
     lines += _value(port, fields, "seeds", "seeds", "")
     for part in ("resources", "checkpoints"):
         lines += _mapping(port, fields, f"{part}.", part)
-    lines.append("checkpoints_keep")
-    lines[lines.index("checkpoints_keep")] = "  keep: last                         # the default: verl keeps all of them"
+    lines.append(_with_comment("  keep: last", "the default: of verl's own settings none says it"))
     if port.trainer:
         lines.append("trainer:                             # keys of verl's that no field decides")
         lines += [f"  {key}: {_plain(value)}" for key, value in port.trainer.items()]

@@ -46,10 +46,9 @@ def _pieces(node: Node, state: State) -> list[Text]:
 def _add(node: Node, state: State, fields: Fields, *, quoted: bool = False) -> None:
     """``quoted``: an expansion inside is not split."""
     kind = node.type
-    add = fields.add if quoted else fields.add_unquoted
     if kind in _READERS:
         fields.add(Text(_READERS[kind](source(node))))
-    elif kind == "string" or kind == "translated_string":
+    elif kind in ("string", "translated_string"):
         _add_string(node, state, fields)
     elif kind in ("concatenation", "command_name"):
         for part in _with_gaps(node):
@@ -57,23 +56,32 @@ def _add(node: Node, state: State, fields: Fields, *, quoted: bool = False) -> N
                 fields.add(Text(part))
             else:
                 _add(part, state, fields, quoted=quoted)
-    elif kind in ("simple_expansion", "expansion"):
-        items = _list_of(node, state)
-        if items is not None:
-            fields.add_items(items) if quoted else [fields.add_unquoted(item) for item in items]
-            if not quoted and not items:
-                return
+    elif kind in _EXPANSIONS and (items := _list_of(node, state)) is not None:
+        if quoted:
+            fields.add_items(items)
         else:
-            add(expansion(node, state))
-    elif kind == "command_substitution":
-        add(_substituted(node, state))
-    elif kind == "arithmetic_expansion":
-        value = number(node, state, lookup)
-        fields.add(hole(source(node)) if value is None else Text(str(value)))
-    elif kind == "process_substitution" or "$" in source(node) or "`" in source(node):
-        fields.add(hole(source(node)))
+            for index, item in enumerate(items):
+                fields.add_unquoted(join((Text(" " if index else ""), item)))
+    elif kind in _EXPANSIONS or kind == "command_substitution":
+        value = expansion(node, state) if kind in _EXPANSIONS else _substituted(node, state)
+        if quoted:
+            fields.add(value)
+        else:
+            fields.add_unquoted(value)
     else:
-        fields.add(Text(_unescaped(source(node))))
+        fields.add(_computed(node, state))
+
+
+def _computed(node: Node, state: State) -> Text:
+    text = source(node)
+    if node.type == "arithmetic_expansion":
+        value = number(node, state, lookup)
+        return hole(text) if value is None else Text(str(value))
+    unknown = node.type == "process_substitution" or "$" in text or "`" in text
+    return hole(text) if unknown else Text(_unescaped(text))
+
+
+_EXPANSIONS = ("simple_expansion", "expansion")
 
 
 def _add_string(node: Node, state: State, fields: Fields) -> None:
@@ -181,24 +189,27 @@ def expansion(node: Node, state: State) -> Text:
         return hole(text) if value is None else value
     operator = source(rest[0])
     operand = join([_operand(part, state) for part in _after(node, rest[0])])
-    if operator in (":-", "-", ":=", "=", ":?", "?"):
-        empty = value is None or (operator.startswith(":") and value.known and value.text == "")
-        if not empty:
-            assert value is not None  # noqa: S101 - empty otherwise
-            return value
-        if operator in (":?", "?"):
-            return hole(text)
-        if operator in (":=", "=") and head.type == "variable_name":
-            state.variables[source(head)] = operand
-        return operand
-    if operator in (":+", "+"):
-        if value is None or (operator == ":+" and value.text == ""):
-            return EMPTY
-        return operand if value.known or operator == "+" else hole(text)
-    if value is None or not value.known or not operand.known:
-        return hole(text)
-    changed = _changed(value.text, operator, [_operand(part, state).text for part in rest[1:]], operand.text)
+    if operator.lstrip(":") in ("-", "=", "?", "+"):
+        chosen = _default(value, operator, operand, text)
+        if operator.endswith("=") and head.type == "variable_name":
+            state.variables[source(head)] = chosen
+        return chosen
+    changed = None
+    if value is not None and value.known and operand.known:
+        changed = _changed(value.text, operator, operand.text)
     return hole(text) if changed is None else Text(changed)
+
+
+def _default(value: Text | None, operator: str, operand: Text, text: str) -> Text:
+    """``${X:-y}`` and its kin. ``text``: the whole expansion, for what is not known."""
+    empty = value is None or (operator.startswith(":") and value.known and not value.text)
+    if operator.endswith("+"):
+        if empty:
+            return EMPTY
+        return operand if value is not None and (value.known or operator == "+") else hole(text)
+    if not empty and value is not None:
+        return value
+    return hole(text) if operator.endswith("?") else operand
 
 
 def _named(head: Node, state: State) -> Text | None:
@@ -245,14 +256,14 @@ def _operand(part: Node | str, state: State) -> Text:
     return Text(part) if isinstance(part, str) else join(_pieces(part, state), " ")
 
 
-def _changed(value: str, operator: str, operands: list[str], whole: str) -> str | None:
+def _changed(value: str, operator: str, whole: str) -> str | None:
     """``${X%.*}`` and the like; None for what is not known here."""
     if operator in ("^", "^^", ",", ",,"):
         change = str.upper if operator[0] == "^" else str.lower
         return change(value) if len(operator) == 2 else change(value[:1]) + value[1:]
     if operator in ("%", "%%", "#", "##"):
         return _stripped(value, operator, whole)
-    if operator in ("/", "//") and operands:
+    if operator in ("/", "//"):
         pattern, _, by = whole.partition("/")
         return re.sub(translate(pattern)[:-2], lambda _: by, value, count=operator == "/")
     if operator == ":":
@@ -275,26 +286,31 @@ def _stripped(value: str, operator: str, pattern: str) -> str:
 
 def _substituted(node: Node, state: State) -> Text:
     """``$(basename X)`` and the few others that need nothing but their arguments; the rest is not known."""
-    if (text := source(node)).startswith("$((") and text.endswith("))"):  # the grammar's reading inside of ${X:-…}
+    text = source(node)
+    if text.startswith("$((") and text.endswith("))"):  # how the grammar reads arithmetic inside of ${X:-…}
         assignment = parse(f"x={text}").children
         value = assignment[0].child_by_field_name("value") if assignment else None
-        result = number(value, state, lookup) if value is not None else None
-        return hole(text) if result is None else Text(str(result))
+        return hole(text) if value is None or value.type != "arithmetic_expansion" else _computed(value, state)
     commands = [child for child in node.children if child.is_named]
     if len(commands) != 1 or commands[0].type != "command":
-        return hole(source(node))
+        return hole(text)
     words = [word for part in commands[0].children for word in words_of(part, state)]
-    if not words or not all(word.known for word in words):
-        return hole(source(node))
-    name, *arguments = (word.text for word in words)
-    here = state.variables.get("PWD")
-    if name == "pwd" and not arguments and isinstance(here, Text):
-        return here
+    known = bool(words) and all(word.known and not word.when for word in words)
+    result = _answer([word.text for word in words], state) if known else None
+    return hole(text) if result is None else result
+
+
+def _answer(words: list[str], state: State) -> Text | None:
+    """What a command that only looks at its arguments prints; None for others."""
+    name, *arguments = words
+    if name == "pwd" and not arguments:
+        here = state.variables.get("PWD")
+        return here if isinstance(here, Text) else None
     if name == "echo" and not any(a.startswith("-") for a in arguments):
         return Text(" ".join(arguments))
-    if name in ("basename", "dirname") and arguments:
-        path = PurePosixPath(arguments[0])
-        if name == "dirname":
-            return Text(str(path.parent))
-        return Text(path.name.removesuffix(arguments[1]) if len(arguments) > 1 else path.name)
-    return hole(source(node))
+    if name == "dirname" and len(arguments) == 1:
+        return Text(str(PurePosixPath(arguments[0]).parent))
+    if name == "basename" and arguments and not arguments[0].startswith("-"):
+        base = PurePosixPath(arguments[0]).name
+        return Text(base.removesuffix(arguments[1]) if len(arguments) > 1 else base)
+    return None
