@@ -105,7 +105,8 @@ def _in_force(overrides_: Iterable[Override]) -> tuple[dict[str, Override], list
             lines.append(Line(override.key, _shown(override.value), "dead", f"{key} is set too, and holds"))
         else:
             if key in last:
-                lines.append(Line(last[key].key, _shown(last[key].value), "dead", f"{override.key} is set after it"))
+                again = "a later word sets it again" if last[key].key == override.key else f"{override.key} is set after it"
+                lines.append(Line(last[key].key, _shown(last[key].value), "dead", again))
             last[key] = override if not override.when else _conditional(override)
     return last, lines
 
@@ -191,7 +192,10 @@ def _checked(fields: Mapping[str, Any], asked: Mapping[str, str], settings: Sett
             nested["batch"]["mini_batch"] = nested["batch"]["prompts"]
         try:
             condition = Condition.model_validate(nested)
-            return _Known(settings, fields, asked, _held(condition, fields.get("resources.gpus", 1)), condition)
+            rows, prompts = condition.data.train_rows, condition.batch.prompts
+            if rows >= prompts:
+                return _Known(settings, fields, asked, _held(condition, fields.get("resources.gpus", 1)), condition)
+            name, why = "set.batch.prompts", f"{rows} training rows make no step of {prompts} prompts"
         except ValidationError as error:
             name, why = _refused(error, settings)
         except (TypeError, ValueError) as error:

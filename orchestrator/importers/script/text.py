@@ -78,7 +78,7 @@ class Fields:
 
     def add_unquoted(self, piece: Text) -> None:
         words = split(piece)
-        if not words or piece.text[:1].isspace():
+        if piece.text[:1].isspace():
             self._close()
         for index, word in enumerate(words):
             if index:

@@ -56,20 +56,19 @@ def _add(node: Node, state: State, fields: Fields, *, quoted: bool = False) -> N
                 fields.add(Text(part))
             else:
                 _add(part, state, fields, quoted=quoted)
-    elif kind in _EXPANSIONS and (items := _list_of(node, state)) is not None:
-        if quoted:
-            fields.add_items(items)
-        else:
-            for index, item in enumerate(items):
-                fields.add_unquoted(join((Text(" " if index else ""), item)))
-    elif kind in _EXPANSIONS or kind == "command_substitution":
-        value = expansion(node, state) if kind in _EXPANSIONS else _substituted(node, state)
-        if quoted:
-            fields.add(value)
-        else:
-            fields.add_unquoted(value)
+    elif quoted:
+        fields.add_items(_values(node, state))
     else:
-        fields.add(_computed(node, state))
+        for index, value in enumerate(_values(node, state)):
+            fields.add_unquoted(join((Text(" " if index else ""), value)))
+
+
+def _values(node: Node, state: State) -> tuple[Text, ...]:
+    """What an expansion or a substitution becomes before it is split: one text, or the items of a list."""
+    if node.type in _EXPANSIONS:
+        items = _list_of(node, state)
+        return (expansion(node, state),) if items is None else items
+    return (_substituted(node, state) if node.type == "command_substitution" else _computed(node, state),)
 
 
 def _computed(node: Node, state: State) -> Text:
@@ -85,13 +84,13 @@ _EXPANSIONS = ("simple_expansion", "expansion")
 
 
 def _add_string(node: Node, state: State, fields: Fields) -> None:
-    fields.add(EMPTY)
     inner = node.children[1:-1] if node.type == "string" else node.children
     if len(inner) == 1 and inner[0].type in ("simple_expansion", "expansion"):
         items = _list_of(inner[0], state)
         if items is not None and "*" not in source(inner[0]):
-            fields.add_items(items)
+            fields.add_items(items)  # none at all where the list is empty
             return
+    fields.add(EMPTY)
     for part in _with_gaps(node, first=1, last=-1):
         if isinstance(part, str):
             fields.add(Text(part))
