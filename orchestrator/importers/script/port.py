@@ -105,8 +105,9 @@ def _in_force(overrides_: Iterable[Override]) -> tuple[dict[str, Override], list
             lines.append(Line(override.key, _shown(override.value), "dead", f"{key} is set too, and holds"))
         else:
             if key in last:
-                again = "a later word sets it again" if last[key].key == override.key else f"{override.key} is set after it"
-                lines.append(Line(last[key].key, _shown(last[key].value), "dead", again))
+                old = last[key]
+                again = "a later word sets it again" if old.key == override.key else f"{override.key} is set after it"
+                lines.append(Line(old.key, _shown(old.value), "dead", again))
             last[key] = override if not override.when else _conditional(override)
     return last, lines
 
@@ -410,7 +411,8 @@ def _equal(one: Any, other: Any) -> bool:
         return math.isclose(one, other, rel_tol=1e-9)
     if isinstance(one, list) != isinstance(other, list):
         return [one] == other or one == [other]
-    return bool(one == other)
+    same: bool = one == other
+    return same
 
 
 def _shown(value: Any) -> str:
@@ -463,7 +465,7 @@ WHY: dict[str, str] = {
     "actor_rollout_ref.actor.clip_ratio": "clip_low and clip_high are what verl 0.9.1 clips by",
     "actor_rollout_ref.actor.kl_loss_type": "of verl's estimators, low_var_kl is used",
     "actor_rollout_ref.model.target_modules": "adapters are on every linear module",
-    "reward.custom_reward_function": "the reward is the project's, by data_source and ground truth",
+    "reward.custom_reward_function": "verl's own scorers score answers, by data_source",
     "reward.reward_manager.name": "algorithm.overlong decides",
     "reward.reward_kwargs": "algorithm.overlong decides",
     "data.train_max_samples": "the whole file is read",
