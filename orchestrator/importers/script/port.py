@@ -410,9 +410,8 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-9)
     if isinstance(one, list) != isinstance(other, list):
-        return [one] == other or one == [other]
-    same: bool = one == other
-    return same
+        return bool([one] == other or one == [other])
+    return bool(one == other)
 
 
 def _shown(value: Any) -> str:
@@ -446,6 +445,7 @@ NO_PLACE: tuple[tuple[str, str], ...] = (
     (r"^(async_training|rollout|async_resources)\.", "generation and training take turns on the same GPUs"),
     (r"^actor_rollout_ref\.(hybrid_engine|rollout\.mode)$", "generation and training take turns on the same GPUs"),
     (r"^trainer\.device$", "the node that runs it decides"),
+    (r"^hydra\.", "everything of a run lies in its own directory"),
     (r"\.profiler\.|^global_profiler\.", "runs are measured, not profiled"),
 )  # fmt: skip
 """Keys that runs here do not act on, and what they do instead."""
