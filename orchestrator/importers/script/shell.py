@@ -420,13 +420,21 @@ class _Walk:
 
 
 def _entry(words: Sequence[Text]) -> int | None:
-    """Which word is the trainer's module or file."""
+    """Which word is the trainer's module or file: one of verl's kind, or any that Python gets verl's keys for."""
+    python = next((at for at, word in enumerate(words) if re.search(r"python|torchrun", word.text)), None)
+    keys = any(_VERLS.match(word.text) for word in words)
     for at, word in enumerate(words):
+        after = at and words[at - 1].text == "-m"
         if at and ENTRY.search(word.text) and "=" not in word.text:
-            python = any("python" in w.text or "torchrun" in w.text or w.unknown for w in words[:at])
-            if words[at - 1].text == "-m" or word.text.endswith(".py") or python:
+            unknown = any(earlier.unknown for earlier in words[:at])
+            if after or word.text.endswith(".py") or unknown or (python is not None and python < at):
                 return at
+        if keys and python is not None and at > python and (after or word.text.endswith(".py")):
+            return at
     return None
+
+
+_VERLS = re.compile(r"[+~]{0,2}actor_rollout_ref\.\w")
 
 
 def _matches(item: Node, subject: Text, state: State) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ def _parser() -> Parser:
 
 def parse(text: str) -> Node:
     """The tree of a script. What is not understood is in nodes of the type ERROR."""
-    return _parser().parse(text.encode()).root_node
+    whole = re.sub(r"(?:\\\s*)+\Z", "\n", text)  # a backslash at the end continues nothing
+    return _parser().parse(whole.encode()).root_node
 
 
 def if_arms(node: Node) -> list[tuple[Node | None, Node | None, list[Node]]]:
