@@ -427,6 +427,7 @@ def test_a_dapo_script_plans_and_says_what_has_no_place() -> None:
     assert told["data.gen_batch_size"] == told["algorithm.filter_groups.max_num_gen_batches"] == "dead"
     assert told["the trainer's module"] == "other"
     assert told["--config-name"] == "unread"
+    assert "temperature: 1.0                 # verl's default, unless dapo_trainer says otherwise" in result.text
     assert not result.complete  # what its configuration sets is not read
 
 

@@ -50,13 +50,14 @@ class Line:
 @dataclass(frozen=True)
 class Port:
     """A sweep in parts, and the report. ``asked``: field → why it is to be filled in; ``defaults``: fields that the
-    script says nothing of."""
+    script says nothing of; ``configuration``: the file that may say something of them, and is not read."""
 
     fields: Mapping[str, Any]
     asked: Mapping[str, str]
     defaults: frozenset[str]
     trainer: Mapping[str, Any]
     lines: tuple[Line, ...]
+    configuration: str = ""
 
     def without(self, key: str, why: str) -> Port:
         """The same without one key under ``trainer``, which the plan refuses."""
@@ -90,7 +91,8 @@ def port(line: CommandLine, rows: Mapping[str, int], environment: Mapping[str, s
     defaults = frozenset(i.field for i in INVERSE if not any(_said(key, settings.said) for key in i.keys))
     order = {kind: index for index, kind in enumerate(KINDS)}
     lines = sorted((*told, *more), key=lambda item: order[item.kind])
-    return Port(known.fields, known.asked, defaults, trainer, tuple(lines))
+    named = [line.value for line in told if line.key == "--config-name" and line.kind == "unread"]
+    return Port(known.fields, known.asked, defaults, trainer, tuple(lines), " ".join(named[-1:]))
 
 
 def _in_force(overrides_: Iterable[Override]) -> tuple[dict[str, Override], list[Line]]:

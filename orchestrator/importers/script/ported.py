@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,6 +79,8 @@ def import_script(file: Path, given: Given) -> PortedScript:
     rows = _rows(line, file, given.rows or {})
     seeds, launches = _seeds(launches, launch)
     ported = port(line, rows, environment, seeds)
+    if _of_entry(launch) and not ported.configuration:
+        ported = replace(ported, configuration=f"the configuration of {launch.entry}")
     more = [*_of_entry(launch), *_of_environment(launch), *_strays(script)]
     more += [Line("", "", "unread", note) for note in script.notes if "not understood" in note]
     notes = [note for note in script.notes if "not understood" not in note] + _to_give(launch)

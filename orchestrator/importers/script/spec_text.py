@@ -54,8 +54,13 @@ def _value(port: Port, fields: dict[str, Any], field: str, leaf: str, indent: st
     if field in port.asked:
         yield _with_comment(f"{indent}{leaf}:", f"TO FILL IN: {port.asked[field]}")
         return
-    comment = COMMENTS.get(field, "verl's default") if field in port.defaults else ""
+    comment = COMMENTS.get(field, _default(port)) if field in port.defaults else ""
     yield _with_comment(f"{indent}{leaf}: {'none' if value is None else _plain(value)}", comment)
+
+
+def _default(port: Port) -> str:
+    unless = f", unless {port.configuration} says otherwise" if port.configuration else ""
+    return f"verl's default{unless}"
 
 
 def _with_comment(text: str, comment: str) -> str:
