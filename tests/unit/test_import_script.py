@@ -396,6 +396,42 @@ def test_what_becomes_of_a_key(pair: str, kind: str, text: str) -> None:
     assert text in line.text
 
 
+@pytest.mark.parametrize(
+    ("pairs", "field", "why"),
+    [
+        (("data.train_batch_size=abc",), "set.batch.prompts", "'abc' is refused"),
+        (("actor_rollout_ref.actor.optim.lr=-1",), "set.optimiser.lr", "-1.0 is refused"),
+        (("actor_rollout_ref.rollout.n=1",), "set.algorithm.samples_per_prompt", "1 is refused"),
+        (("data.train_files=[]",), "set.data.train", "does not say"),
+        (("data.train_files=[a,b]",), "set.data.train", "2 files"),
+        (("trainer.test_freq=often",), "set.eval.every", "no whole number"),
+        (("data.seed=x",), "seeds", "no whole number"),
+        (("trainer.save_freq=2.5",), "checkpoints.every", "no whole number"),
+        (("trainer.n_gpus_per_node=0",), "resources.gpus", "one GPU or more"),
+        (("actor_rollout_ref.actor.use_kl_loss=maybe",), "set.algorithm.kl_loss", "neither true nor false"),
+        (("data.train_batch_size=10240",), "set.batch.prompts", "7473 training rows make no step"),
+        (("data.train_batch_size=96", "actor_rollout_ref.actor.ppo_mini_batch_size=64"), "set.batch.mini_batch", "multiple"),
+        (
+            ("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+             "actor_rollout_ref.rollout.n=3", "trainer.n_gpus_per_node=8"), "resources.gpus", "shared out",
+        ),
+        (
+            ("reward.reward_manager.name=dapo", "+reward.reward_kwargs.overlong_buffer_cfg={enable:true,len:900,penalty_factor:1}",
+             "data.max_response_length=512"), "set.algorithm.overlong", "longer than",
+        ),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_field_takes_is_asked_for_and_the_others_are_kept(
+    pairs: tuple[str, ...], field: str, why: str
+) -> None:
+    usual = ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.model.path=m", "actor_rollout_ref.actor.grad_clip=0.5")
+    result = of("data.train_files=/t.parquet", "data.val_files=/v.parquet", "trainer.test_freq=5", *usual, *pairs)
+    assert why in result.asked[field]
+    assert {name for name in result.asked if not name.startswith("set.data.train")} <= {field}
+    assert result.fields["set.optimiser.grad_clip"] == 0.5
+    assert any(line.kind == "ask" for line in result.lines)
+
+
 def test_a_conditional_word_of_a_field_is_asked_for() -> None:
     result = ported('if [ -d /x ]; then A=(data.train_batch_size=5); fi\npython3 -m verl.trainer.main_ppo "${A[@]}"')
     assert "only if [ -d /x ]" in result.asked["set.batch.prompts"]

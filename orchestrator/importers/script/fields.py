@@ -69,16 +69,30 @@ class Settings:
             raise AskError(f"{key}={value.written} {value.why}")
         return value
 
+    def whole(self, key: str) -> int | None:
+        """A whole number, or null. Raises :class:`AskError` for anything else."""
+        value = self.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise AskError(f"{key}={value} is no whole number")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """True or false. Raises :class:`AskError` for anything else."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise AskError(f"{key}={value} is neither true nor false")
+        return bool(value)
+
 
 def _file(settings: Settings, key: str, limit: str) -> str:
     value = settings.get(key)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         raise AskError(f"{key} names {len(value)} files, and a spec has one: join them")
-    if key not in settings.said or not isinstance(value, str):
+    if key not in settings.said or not isinstance(value, str) or not value:
         raise AskError(f"the script does not say {key}")
-    if (most := settings.get(limit)) is not None and most > 0:
+    if (most := settings.whole(limit)) is not None and most > 0:
         raise AskError(f"{limit}={most} takes a part of {value}: write these rows to a file of their own")
     return value
 
@@ -91,9 +105,9 @@ def _rows(settings: Settings, name: str, key: str, limit: str) -> int:
 
 
 def _warmup(settings: Settings) -> int:
-    steps = settings.get(f"{ACTOR}.optim.lr_warmup_steps")
+    steps = settings.whole(f"{ACTOR}.optim.lr_warmup_steps")
     if steps is not None and steps >= 0:
-        return int(steps)
+        return steps
     ratio = float(settings.get(f"{ACTOR}.optim.lr_warmup_steps_ratio") or 0)
     if not ratio:
         return 0
@@ -105,24 +119,24 @@ def _warmup(settings: Settings) -> int:
 
 def _total(settings: Settings) -> int | None:
     """Training steps; None where they follow from a row count that is not known."""
-    limit: int | None = settings.get("trainer.total_training_steps")
-    if "data.train_rows" not in settings.rows:
+    limit = settings.whole("trainer.total_training_steps")
+    prompts, epochs = settings.whole("data.train_batch_size"), settings.whole("trainer.total_epochs")
+    if "data.train_rows" not in settings.rows or not prompts or not epochs:
         return limit
-    per_epoch = settings.rows["data.train_rows"] // settings.get("data.train_batch_size")
-    every: int = per_epoch * settings.get("trainer.total_epochs")
+    every = settings.rows["data.train_rows"] // prompts * epochs
     return every if limit is None else min(every, limit)
 
 
 def _limited(settings: Settings) -> bool:
     """Whether total_training_steps ends training before the epochs do."""
-    limit = settings.get("trainer.total_training_steps")
+    limit = settings.whole("trainer.total_training_steps")
     return limit is not None and _total(settings) == limit
 
 
 def _eval_every(settings: Settings) -> int:
-    every = settings.get("trainer.test_freq")
+    every = settings.whole("trainer.test_freq")
     if every is not None and every > 0:
-        return int(every)
+        return every
     total = _total(settings)
     if not total:
         raise AskError(
@@ -142,10 +156,10 @@ def _overlong(settings: Settings) -> dict[str, Any] | None:
 
 
 def _lora(settings: Settings) -> dict[str, Any] | None:
-    rank = settings.get(f"{MODEL}.lora_rank")
+    rank = settings.whole(f"{MODEL}.lora_rank")
     if not rank:
         return None
-    merged = settings.get(f"{MODEL}.lora.merge")
+    merged = settings.flag(f"{MODEL}.lora.merge")
     return {
         "rank": rank, "alpha": settings.get(f"{MODEL}.lora_alpha"), "sync": "merged" if merged else "adapter",
     }  # fmt: skip
@@ -189,13 +203,24 @@ def _attention(settings: Settings) -> str:
 
 
 def _seeds(settings: Settings) -> list[int]:
-    seed = settings.get("data.seed")
+    seed = settings.whole("data.seed")
     return [1 if seed is None else seed]
 
 
+def _gpus(settings: Settings) -> int:
+    gpus = settings.whole("trainer.n_gpus_per_node")
+    if not gpus or gpus < 0:
+        raise AskError(f"trainer.n_gpus_per_node={gpus}: a run holds one GPU or more")
+    return gpus
+
+
 def _checkpoints(settings: Settings) -> int | str:
-    every = settings.get("trainer.save_freq")
+    every = settings.whole("trainer.save_freq")
     return every if every is not None and every > 0 else "never"
+
+
+def _kl_loss(settings: Settings) -> Any:
+    return _number(settings.get(f"{ACTOR}.kl_loss_coef")) if settings.flag(f"{ACTOR}.use_kl_loss") else 0.0
 
 
 @dataclass(frozen=True)
@@ -237,7 +262,7 @@ INVERSE: tuple[Inverse, ...] = (
     _one("set.algorithm.clip_high", f"{ACTOR}.clip_ratio_high", _number),
     _one("set.algorithm.loss_aggregation", f"{ACTOR}.loss_agg_mode"),
     Inverse("set.algorithm.kl_loss", (f"{ACTOR}.use_kl_loss", f"{ACTOR}.kl_loss_coef"),
-            lambda s: _number(s.get(f"{ACTOR}.kl_loss_coef")) if s.get(f"{ACTOR}.use_kl_loss") else 0.0),
+            _kl_loss),
     _one("set.algorithm.dynamic_sampling", "algorithm.filter_groups.enable"),
     Inverse("set.algorithm.overlong", _OVERLONG_KEYS, _overlong),
     _one("set.optimiser.lr", f"{ACTOR}.optim.lr", _number),
@@ -262,7 +287,7 @@ INVERSE: tuple[Inverse, ...] = (
     _one("set.eval.temperature", f"{ROLLOUT}.val_kwargs.temperature", _number),
     Inverse("set.rollout", (f"{ROLLOUT}.name",), _rollout),
     Inverse("seeds", ("data.seed",), _seeds),
-    _one("resources.gpus", "trainer.n_gpus_per_node"),
+    Inverse("resources.gpus", ("trainer.n_gpus_per_node",), _gpus),
     Inverse("checkpoints.every", ("trainer.save_freq",), _checkpoints),
 )  # fmt: skip
 """In the order in which a spec is written."""

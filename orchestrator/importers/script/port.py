@@ -165,7 +165,7 @@ _STAND_INS: dict[str, Any] = {
     "model.path": "MODEL", "data.train": "TRAIN", "data.test": "TEST", "data.test_rows": 1, "algorithm.name": "grpo",
     "data.max_prompt_tokens": 1, "data.max_response_tokens": 1_000_000, "algorithm.samples_per_prompt": 2,
     "optimiser.lr": 1e-6, "optimiser.weight_decay": 0.01, "optimiser.warmup_steps": 0, "optimiser.grad_clip": 1.0,
-    "batch.prompts": 1, "batch.mini_batch": 1, "compute": "bf16", "eval.every": 1, "rollout": "vllm", "epochs": 1,
+    "compute": "bf16", "eval.every": 1, "rollout": "vllm", "epochs": 1,
 }  # fmt: skip
 """For fields that are still to be filled in, so that what the others give can be checked."""
 
@@ -186,15 +186,8 @@ def _checked(fields: Mapping[str, Any], asked: Mapping[str, str], settings: Sett
     """What the language refuses is asked for; then every value that verl's keys would have in such a run."""
     fields, asked = dict(fields), dict(asked)
     for _ in range(len(INVERSE)):
-        nested: dict[str, Any] = {}
-        for name, value in {**_STAND_INS, **_of_set(fields)}.items():
-            _put(nested, name, value)
-        nested["dtype"] = presets()["dtype"]["bf16"]
-        nested["data"].setdefault("train_rows", nested["batch"]["prompts"])
-        if "batch.mini_batch" not in _of_set(fields):
-            nested["batch"]["mini_batch"] = nested["batch"]["prompts"]
         try:
-            condition = Condition.model_validate(nested)
+            condition = Condition.model_validate(_completed(fields))
             rows, prompts = condition.data.train_rows, condition.batch.prompts
             if rows >= prompts:
                 return _Known(settings, fields, asked, _held(condition, fields.get("resources.gpus", 1)), condition)
@@ -207,6 +200,20 @@ def _checked(fields: Mapping[str, Any], asked: Mapping[str, str], settings: Sett
             break
         asked[name] = why
     return _Known(settings, fields, asked, {}, None)
+
+
+def _completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole condition: what is still to be filled in has a value that goes with the others."""
+    known = _of_set(fields)
+    counts = (known.get("batch.prompts"), known.get("batch.mini_batch"), fields.get("resources.gpus"), 1)
+    batch = next(count for count in counts if isinstance(count, int) and count > 0)
+    known = {"batch.prompts": batch, "batch.mini_batch": batch, "data.train_rows": batch} | known
+    if "set.batch.prompts" not in fields:
+        known["data.train_rows"] = batch
+    nested: dict[str, Any] = {}
+    for name, value in {**_STAND_INS, **known}.items():
+        _put(nested, name, value)
+    return nested | {"dtype": presets()["dtype"]["bf16"]}
 
 
 def _of_set(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,6 +349,8 @@ def _decided(key: str, value: Any, known: _Known) -> Fate | None:
         return None
     why = next((text for start, text in WHY.items() if key == start or key.startswith(f"{start}.")), None)
     why = why or f"is decided by {by}"
+    if at is not None and known.condition is None:
+        return "ask", f"{_name(at)}: to be checked when the other fields are filled in"
     default = _default(key)
     known_here = key in known.held or (default is not None and not isinstance(default, dict))
     if key.startswith(_OWN) or not known_here:
