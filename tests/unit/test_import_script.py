@@ -28,7 +28,7 @@ from workers.overrides import overrides
 from workers.verl_config import known_keys
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data" / "scripts"
-ENVIRONMENT = {"HOME": "/home/me", "PWD": "/work/here"}
+ENVIRONMENT = {"HOME": "/home/me", "PWD": "/srv/here"}
 ROWS = {"data.train_rows": 7473, "data.test_rows": 1319}
 
 
@@ -126,7 +126,7 @@ def test_quoted_words_come_through_as_they_are(texts: list[str]) -> None:
         ("A=(x y)", "\"['${A[0]}','${A[1]}']\"", "['x','y']"),
         ("P=/models/qwen.bin", "$(basename $P .bin)", "qwen"),
         ("P=/models/qwen.bin", "$(dirname $P)", "/models"),
-        ("", "$(pwd)/x", "/work/here/x"),
+        ("", "$(pwd)/x", "/srv/here/x"),
         ("", "$HOME/data", "/home/me/data"),
         ("M=~/model", "$M", "/home/me/model"),
         ("", "'$HOME'", "$HOME"),
