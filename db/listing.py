@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from db.records import Attempt, Claim, EvalPoint, Link, Mark, Run
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision of the schema. Checked against the migration scripts by a test, so that opening a registry does
 not import Alembic."""
 

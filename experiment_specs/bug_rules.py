@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from experiment_specs.claims import Day
-from experiment_specs.errors import SpecError
+from experiment_specs.errors import Problems, SpecError
 from experiment_specs.language import NAMED_FIELDS, Condition, Value, record_in, unknown_part
+from experiment_specs.paths import PATH_FIELDS, depends_on_user
 from experiment_specs.presets import PACKAGE, resolve_name
 from experiment_specs.reader import Reader
 from experiment_specs.yaml_source import KeyPath, read_yaml
@@ -175,21 +176,24 @@ class Rule:
 
 def load_rule(path: Path, shown_as: str | None = None) -> Rule:
     """Read a rule. Raises :class:`SpecError` for what is wrong with it, with its line and what is accepted."""
-    source = read_yaml(path, shown_as)
+    problems = Problems()
+    source = read_yaml(path, shown_as, problems)
     reader = Reader(source.data, source.marks, path)
     header = {key: value for key, value in source.data.items() if key != "affects"}
     known = [f.alias or name for name, f in Header.model_fields.items()] + ["affects"]
     for key in header:
         if key not in known:
-            raise reader.fail("unknown key", (key,), key, known)
+            problems.add(reader.fail("unknown key", (key,), key, known))
     if "affects" not in source.data:
-        raise reader.fail("affects is missing: whom does the bug affect?", ())
-    return Rule(
-        reader.value_at((), header, Header),
-        _predicate(reader, source.data["affects"], ("affects",)),
-        path.read_text(encoding="utf-8"),
-        path,
-    )
+        problems.add(reader.fail("affects is missing: whom does the bug affect?", ()))
+    said = {key: value for key, value in header.items() if key in known}
+    read = problems.value_of(lambda: reader.value_at((), said, Header), None)
+    affects = None
+    if "affects" in source.data:
+        affects = problems.value_of(lambda: _predicate(reader, source.data["affects"], ("affects",)), None)
+    problems.raise_all()
+    assert read is not None and affects is not None  # noqa: S101, PT018 - what is wrong with them was raised
+    return Rule(read, affects, path.read_text(encoding="utf-8"), path)
 
 
 def rule_from_text(text: str, path: Path) -> Rule:
@@ -210,7 +214,12 @@ def _predicate(reader: Reader, raw: Any, at: KeyPath) -> Predicate:
             return Combined("not", (_predicate(reader, inner, below),))
         if not isinstance(inner, list) or not inner:
             raise reader.fail(f"{how[0]} is a list of comparisons, each begins with a dash", below, inner)
-        return Combined(how[0], tuple(_predicate(reader, part, (*below, i)) for i, part in enumerate(inner)))
+        problems, parts = Problems(), list[Predicate]()
+        for i, part in enumerate(inner):
+            with problems.noted():
+                parts.append(_predicate(reader, part, (*below, i)))
+        problems.raise_all()
+        return Combined(how[0], tuple(parts))
     return _test(reader, raw, at)
 
 
@@ -325,6 +334,8 @@ def _fits_field(reader: Reader, name: str, value: Any, numeric: bool, at: KeyPat
         return
     if numeric and not {int, float} & {annotation, *getattr(annotation, "__args__", ())}:
         raise reader.fail(f"{name} is no number", at, value)
+    if name in PATH_FIELDS and isinstance(value, str) and depends_on_user(value):
+        raise reader.fail(f"{value!r} is another path for each user: write the whole path", at)
     if not numeric and value not in ("none", "missing"):
         try:
             TypeAdapter(annotation).validate_python(value, strict=not isinstance(value, list))

@@ -112,11 +112,20 @@ class Group(Value):
         return self
 
 
+def _absent(value: object) -> bool:
+    """Whether a field is left out of what is recorded: a claim without it stays what it was before the field."""
+    return value is None
+
+
 class Point(Value):
-    """One evaluation of an imported curve."""
+    """One evaluation of an imported curve.
+
+    ``decimals``: of the percentage, as its share was printed (0.620 has 1); absent where it was kept in full.
+    """
 
     step: Step
     percent: Percent
+    decimals: Annotated[int | None, Field(ge=-2, le=20, exclude_if=_absent)] = None
 
 
 class ClaimedRun(Value):
@@ -130,6 +139,8 @@ class ClaimedRun(Value):
     condition: str | None = None
     """The sweep whose condition of the same label it was."""
     extends: str | None = None
+    samples: Annotated[int | None, Field(gt=0, le=10**6, exclude_if=_absent)] = None
+    """Answers to each question, where a score is a mean over several: 32 of mean@32."""
     said: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
     curve: Annotated[tuple[Point, ...], Field(strict=False)] = ()
     source: str | None = None
@@ -144,6 +155,11 @@ class ClaimedRun(Value):
         if len({point.step for point in self.curve}) != len(self.curve):
             raise ValueError("curve has two points at one step")
         return self
+
+    @property
+    def answers(self) -> int:
+        """Answers to each question."""
+        return self.samples or 1
 
     def first(self, field: str) -> object | None:
         """What the first place that speaks of a field says."""

@@ -13,9 +13,9 @@ from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-CONDITION_SCHEMA = 2
+CONDITION_SCHEMA = 3
 """Raised when a field is added; a migration maps old ids to new ones."""
 
 Positive = Annotated[int, Field(gt=0)]
@@ -232,6 +232,21 @@ Rollout = Annotated[Literal["transformers", "vllm", "auto"], AfterValidator(_rol
 """What generates. auto: vLLM where it is installed. A condition has the one or the other, because numerics differ."""
 
 
+def flash_attention_is_installed() -> bool:
+    """Can the package flash-attn be imported? Asked without importing it: it loads CUDA libraries."""
+    return find_spec("flash_attn") is not None
+
+
+def _products_of_attention(noise: HwNoise | None) -> list[str]:
+    """Kinds of product inside attention that have errors; a fused kernel makes them where none can be added."""
+    return sorted({"matmul", "bmm"} & set(noise.ops)) if noise is not None else []
+
+
+def needs_eager_attention(noise: HwNoise | None) -> bool:
+    """Do errors act on products that only eager attention makes one by one?"""
+    return bool(_products_of_attention(noise))
+
+
 class Condition(Value):
     """One experimental condition, complete.
 
@@ -256,7 +271,33 @@ class Condition(Value):
     )
     eval: Eval
     rollout: Rollout = Field(description="What generates the answers; auto: vLLM where it is installed.")
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
+        default="auto",
+        validate_default=True,
+        description="The attention of policy and reference, and of rollouts by transformers. flash_attention_2 packs"
+        " sequences without padding; sdpa and eager pad them. auto: flash_attention_2 where flash-attn is installed"
+        " and compute is bf16, eager where hw_noise acts on products inside attention, else sdpa.",
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Any key of verl's that no field decides.")
+
+    @field_validator("attention")
+    @classmethod
+    def _attention_here(cls, asked: str, info: ValidationInfo) -> str:
+        """auto becomes what it means here: a condition names one kernel, because numerics differ."""
+        products = _products_of_attention(info.data.get("hw_noise"))
+        compute = info.data.get("compute")
+        if asked == "auto":
+            if products:
+                return "eager"
+            return "flash_attention_2" if compute == "bf16" and flash_attention_is_installed() else "sdpa"
+        if products and asked != "eager":
+            raise ValueError(
+                f"{asked} makes its products inside one kernel, where {'/'.join(products)} of hw_noise get no error: "
+                "eager is needed"
+            )
+        if asked == "flash_attention_2" and compute == "fp32":
+            raise ValueError("flash_attention_2 computes in 16 bit only, and compute is fp32")
+        return asked
 
     @model_validator(mode="after")
     def _overlong_fits(self) -> Self:

@@ -5,8 +5,9 @@ The public functions are :func:`load_sweep` and :func:`build_condition`. Nothing
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from experiment_specs.errors import SpecError, nearest
+from experiment_specs.errors import Problems, SpecError, nearest
 from experiment_specs.language import (
     NAMED_FIELDS,
     Budget,
@@ -31,10 +32,11 @@ from experiment_specs.language import (
     parts_by_name,
     record_in,
 )
+from experiment_specs.paths import depends_on_user, expand_paths
 from experiment_specs.presets import PACKAGE, resolve_name
-from experiment_specs.reader import Reader, dotted, problem_with_verl_key, translated
+from experiment_specs.reader import Reader, refuse_verl_key, translated
 from experiment_specs.verl_keys import RESULT_NEUTRAL_OVERRIDES
-from experiment_specs.yaml_source import KeyPath, Mark, Source, mark_of, read_yaml
+from experiment_specs.yaml_source import KeyPath, Mark, Source, dotted, mark_of, read_yaml
 
 SWEEP_KEYS = {
     "sweep": "The name under which the runs are recorded; the same name again adds to them.",
@@ -107,72 +109,89 @@ class Sweep:
         return next(below, None) or mark_of(self.marks, path)
 
 
-def load_sweep(path: str | Path) -> Sweep:
-    """Read a sweep and its bases. Raises :class:`SpecError` naming file, line, key, value and what is accepted."""
-    top, reader = read_merged(Path(path), SWEEP_KEYS)
-    reader.values_by_name("questions", Questions)
-    return sweep_of(top_name(top, "sweep"), reader, axes=_decided_once(reader, str(path)))
+def load_sweep(path: str | Path, problems: Problems | None = None) -> Sweep:
+    """Read a sweep and its bases. Raises :class:`SpecError` naming file, line, key, value and what is accepted.
+
+    ``problems``: what is wrong is noted there and left out of the sweep, so that the rest can be checked too. Raised
+    all the same is what leaves nothing to check: a file or a base that cannot be read.
+    """
+    noted = problems if problems is not None else Problems()
+    top, reader = read_merged(Path(path), SWEEP_KEYS, noted)
+    reader.values_by_name("questions", Questions, noted)
+    name = noted.value_of(lambda: top_name(top, "sweep"), "")
+    sweep = sweep_of(name, reader, _decided_once(reader, str(path), noted), noted)
+    if problems is None or not reader.complete:
+        noted.raise_all()
+    return sweep
 
 
-def read_merged(path: Path, keys: Iterable[str]) -> tuple[Source, Reader]:
+def read_merged(path: Path, keys: Iterable[str], problems: Problems) -> tuple[Source, Reader]:
     """A spec with its bases underneath, interpolated. ``keys``: its own; a base has those of a sweep."""
-    sources = _with_bases(path)
+    sources, complete = _with_bases(path, problems)
     marks: dict[KeyPath, Mark] = {}
     merged: dict[str, Any] = {}
     for source in sources:  # the deepest base first
-        _check_keys(source, keys if source is sources[-1] else SWEEP_KEYS)
-        _refuse_computed(source)
-        layer = {k: v for k, v in source.data.items() if k not in ("base", "sweep")}
+        _check_keys(source, keys if source is sources[-1] else SWEEP_KEYS, problems)
+        data = _without_computed(source, problems)
+        layer = {k: v for k, v in data.items() if k not in ("base", "sweep")}
         marks |= source.marks
         if isinstance(layer.get("set"), dict):
             for at, mark in source.marks.items():
                 if at[:1] == ("set",) and (parts := _parts(at)) != at:
                     if parts in source.marks:
-                        raise SpecError("written twice", file=mark.file, line=mark.line, key=dotted(parts))
+                        problems.add(SpecError("written twice", file=mark.file, line=mark.line, key=dotted(parts)))
                     marks[parts] = mark
             layer["set"] = _nested(layer["set"])
+        elif layer.get("set") is not None:
+            mark = source.marks[("set",)]
+            problems.add(SpecError("must be a mapping", file=mark.file, line=mark.line, key="set"))
+            del layer["set"]
         merged = _deep_merge(merged, layer)
-    return sources[-1], Reader(_interpolate(merged, marks, path), marks, path)
+    return sources[-1], Reader(_interpolate(merged, marks, path, problems), marks, path, complete)
 
 
-def sweep_of(name: str, reader: Reader, axes: dict[str, list[Any]]) -> Sweep:
-    """What a merged document says of all runs, and these axes."""
+def sweep_of(name: str, reader: Reader, axes: dict[str, list[Any]], problems: Problems) -> Sweep:
+    """What a merged document says of all runs, and these axes. What is wrong is noted and left out."""
     path, marks = reader.path, reader.marks
-    trainer = reader.trainer()
+    trainer = reader.trainer(problems)
     semantic = {k: v for k, v in trainer.items() if k not in RESULT_NEUTRAL_OVERRIDES}
     fixed = reader.mapping("set")
-    if semantic:
-        own = fixed.get("trainer", {})
-        if not isinstance(own, dict):
-            raise reader.fail("must be a mapping of verl's keys to values", ("set", "trainer"), own)
+    own = fixed.get("trainer", {})
+    if isinstance(own, dict):
+        own = reader.verl_keys(own.items(), ("set", "trainer"), problems)
+    else:
+        problems.add(reader.fail("must be a mapping of verl's keys to values", ("set", "trainer"), own))
+        own = {}
+    if semantic or own or "trainer" in fixed:
         fixed = {**fixed, "trainer": {**own, **semantic}}
     return Sweep(
         name=name,
-        about=reader.text_of("about"),
+        about=problems.value_of(lambda: reader.text_of("about"), ""),
         source=path,
         text=path.read_text(encoding="utf-8"),
         fixed=fixed,
         axes=axes,
-        exclude=reader.values("exclude", Exclusion),
-        include=tuple(reader.mappings("include")),
-        labels=reader.labels(),
-        seeds=reader.seeds(),
-        score=reader.value("score", ScoreRule),
-        contrasts=reader.contrasts(),
-        resources=reader.value("resources", Resources),
-        checkpoints=reader.value("checkpoints", Checkpoints),
-        budget=reader.value("budget", Budget),
-        priority=reader.integer("priority", 0),
+        exclude=reader.values("exclude", Exclusion, problems),
+        include=tuple(problems.value_of(lambda: reader.mappings("include"), [])),
+        labels=reader.labels(problems),
+        seeds=problems.value_of(reader.seeds, (1,)),
+        score=problems.value_of(lambda: reader.value("score", ScoreRule), ScoreRule()),
+        contrasts=reader.contrasts(problems),
+        resources=problems.value_of(lambda: reader.value("resources", Resources), Resources()),
+        checkpoints=problems.value_of(lambda: reader.value("checkpoints", Checkpoints), Checkpoints()),
+        budget=problems.value_of(lambda: reader.value("budget", Budget), Budget()),
+        priority=problems.value_of(lambda: reader.integer("priority", 0), 0),
         overrides={k: v for k, v in trainer.items() if k in RESULT_NEUTRAL_OVERRIDES},
         marks=marks,
     )
 
 
-def _decided_once(reader: Reader, own: str) -> dict[str, list[Any]]:
+def _decided_once(reader: Reader, own: str, problems: Problems) -> dict[str, list[Any]]:
     """The axes. What the same file says under ``set`` too would silently have no effect."""
-    axes = reader.axes()
+    axes = reader.axes(problems)
     for key in axes:
-        refuse_idle(reader, own, key, "the axis")
+        with problems.noted():
+            refuse_idle(reader, own, key, "the axis")
     return axes
 
 
@@ -187,38 +206,62 @@ def refuse_idle(reader: Reader, own: str, key: str, by: str) -> None:
 def build_condition(
     sweep: Sweep, fields: Mapping[str, Any], where: Callable[[KeyPath], KeyPath] = lambda loc: ("set", *loc)
 ) -> Condition:
-    """A complete condition from (possibly dotted) fields on top of the sweep's ``set``.
+    """A complete condition from (possibly dotted) fields on top of the sweep's ``set``. Raises all that is wrong with
+    it at once.
 
     ``where`` maps a path inside the condition to the path in the spec that decided it, for error messages.
     """
     raw: dict[str, Any] = dict(sweep.fixed)
     for key, value in by_depth(fields):
         raw = assign(raw, key, value)
+    problems, wrong = Problems(), set[str]()
     resolved: dict[str, Any] = {}
     for key, value in raw.items():
-        if key not in Condition.model_fields:
-            known = parts_by_name().get(key) or parts_by_name().get(nearest(key, parts_by_name()) or "", [])
-            problem = "unknown field of a condition" + (f"; did you mean {known[0]!r}?" if known else "")
-            raise sweep.error(problem, where((key,)), None, Condition.model_fields)
-        resolved[key] = resolve_name(key, value, partial(_fail_at, sweep, where((key,))))
+        try:
+            resolved[key] = _resolved_field(sweep, key, value, where)
+        except SpecError as problem:
+            problems.add(problem)
+            wrong |= {key, nearest(key, Condition.model_fields) or key}
     resolved = nones(Condition, resolved)
-    _check_trainer(sweep, resolved.get("trainer", {}), where)
     try:
-        return Condition.model_validate(resolved)
+        condition: Condition | None = Condition.model_validate(resolved)
     except ValidationError as error:
-        raise translated(error, Condition, sweep.error, where) from error
+        condition = None
+        for told in translated(error, Condition, resolved, sweep.error, where, without=wrong):
+            problems.add(told)
+    problems.raise_all()
+    assert condition is not None  # noqa: S101 - what is wrong with it was raised
+    return condition
+
+
+def _resolved_field(sweep: Sweep, key: str, value: Any, where: Callable[[KeyPath], KeyPath]) -> Any:
+    """A field's value with presets, paths and verl's keys checked."""
+    if key not in Condition.model_fields:
+        known = parts_by_name().get(key) or parts_by_name().get(nearest(key, parts_by_name()) or "", [])
+        problem = "unknown field of a condition" + (f"; did you mean {known[0]!r}?" if known else "")
+        raise sweep.error(problem, where((key,)), None, Condition.model_fields)
+    if key == "trainer":
+        _check_trainer(sweep, value, where)
+    meaning = resolve_name(key, value, partial(_fail_at, sweep, where((key,))))
+    return expand_paths(key, meaning, lambda part, problem, path: sweep.error(problem, where(as_path(part)), path))
 
 
 def _check_trainer(sweep: Sweep, trainer: Any, where: Callable[[KeyPath], KeyPath]) -> None:
     """verl's keys of one condition, wherever they were written."""
     if not isinstance(trainer, Mapping):
         raise sweep.error("must be a mapping of verl's keys to values", where(("trainer",)), trainer)
+    problems = Problems()
     for key, value in trainer.items():
-        problem = problem_with_verl_key(key, value)
-        if problem is None and key in RESULT_NEUTRAL_OVERRIDES:
-            problem = "does not change the result: write it under trainer, for all runs"
-        if problem is not None:
-            raise sweep.error(problem, where(("trainer", key)))
+        at = where(("trainer", key))
+        with problems.noted():
+            refuse_verl_key(key, value, partial(_error_at, sweep, at))
+            if key in RESULT_NEUTRAL_OVERRIDES:
+                raise sweep.error("does not change the result: write it under trainer, for all runs", at)
+    problems.raise_all()
+
+
+def _error_at(sweep: Sweep, path: KeyPath, problem: str, value: Any) -> SpecError:
+    return sweep.error(problem, path, value)
 
 
 def nones(kind: type[Value], raw: Any) -> Any:
@@ -265,19 +308,31 @@ def assign(target: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return {**target, head: assign(inner, rest, value)}
 
 
-def _with_bases(path: Path) -> list[Source]:
+def _with_bases(path: Path, problems: Problems) -> tuple[list[Source], bool]:
+    """The spec and what lies underneath, the deepest first, and whether all of them could be read."""
     chain: list[Source] = []
     seen: list[Path] = []
     current: Path | None = path
     while current is not None:
-        source = read_yaml(current)
+        try:
+            source = read_yaml(current, problems=problems)
+        except SpecError as problem:
+            if not chain:
+                raise
+            problems.add(problem)
+            return chain[::-1], False
         if current.resolve() in seen:
             mark = source.marks[("base",)]
-            raise SpecError("a base refers back to itself", file=mark.file, line=mark.line, key="base")
+            problems.add(SpecError("a base refers back to itself", file=mark.file, line=mark.line, key="base"))
+            return chain[::-1], False
         seen.append(current.resolve())
         chain.append(source)
-        current = _base_of(source)
-    return chain[::-1]
+        try:
+            current = _base_of(source)
+        except SpecError as problem:
+            problems.add(problem)
+            return chain[::-1], False
+    return chain[::-1], True
 
 
 def _base_of(source: Source) -> Path | None:
@@ -290,7 +345,11 @@ def _base_of(source: Source) -> Path | None:
         raise SpecError("is not a path", file=mark.file, line=mark.line, key="base", value=base, accepted=available)
     places = (source.path.parent, PACKAGE)
     found = next((folder / base for folder in places if _is_file(folder / base)), None)
-    if Path(base).is_absolute() or (found is not None and not _is_below(found, (*places, Path.cwd()))):
+    if (
+        Path(base).is_absolute()
+        or depends_on_user(base)
+        or (found is not None and not _is_below(found, (*places, Path.cwd())))
+    ):
         raise SpecError(
             "a base lies beside the spec, below the current folder, or among the shipped ones, by a relative path",
             file=mark.file, line=mark.line, key="base", value=base,
@@ -319,40 +378,56 @@ def _is_below(path: Path, folders: Iterable[Path]) -> bool:
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
-def _check_keys(source: Source, known: Iterable[str]) -> None:
+def _check_keys(source: Source, known: Iterable[str], problems: Problems) -> None:
+    other = {"search": "this is a search: aqn search runs it", "sweep": "this is a sweep: aqn submit runs it"}
     for key in source.data:
-        if key not in known:
-            mark = source.marks.get((key,), Mark(str(source.path), 1))
-            other = {"search": "this is a search: aqn search runs it", "sweep": "this is a sweep: aqn submit runs it"}
-            if key in other and key not in known:
-                raise SpecError(other[key], file=mark.file, line=mark.line)
-            if key.partition(".")[0] in Condition.model_fields:
-                raise SpecError(
-                    "is a field of a condition: write it under set", file=mark.file, line=mark.line, key=key
-                )
-            raise SpecError("unknown key", file=mark.file, line=mark.line, key=str(key), value=key, accepted=known)
+        if key in known:
+            continue
+        mark = source.marks.get((key,), Mark(str(source.path), 1))
+        if key in other:
+            raise SpecError(other[key], file=mark.file, line=mark.line)
+        if key.partition(".")[0] in Condition.model_fields:
+            problem = "is a field of a condition: write it under set"
+            problems.add(SpecError(problem, file=mark.file, line=mark.line, key=key))
+        else:
+            told = SpecError("unknown key", file=mark.file, line=mark.line, key=str(key), value=key, accepted=known)
+            problems.add(told)
 
 
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*\}")
 
 
-def _refuse_computed(source: Source) -> None:
-    """A value may name another key of the spec, ``${set.epochs}``; nothing is called, and nothing is read from outside.
+def _without_computed(source: Source, problems: Problems) -> dict[str, Any]:
+    """The data without values that something else than a reference to a key would have to make, which are noted.
 
+    A value may name another key of the spec, ``${set.epochs}``; nothing is called, and nothing is read from outside.
     OmegaConf's resolvers would (``${oc.env:…}``), and a nested reference could put the name of one together.
     """
+    data = source.data
     for path, mark in source.marks.items():
         value: Any = source.data
         for part in path:
             value = value[part]
         texts = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
-        for text in texts:
-            if "${" in _REFERENCE.sub("", text) or "\\${" in text:
-                raise SpecError(
-                    "a spec must mean the same everywhere: ${other.key} names another key of it, and nothing else is"
-                    " computed",
-                    file=mark.file, line=mark.line, key=dotted(path),
-                )  # fmt: skip
+        if any("${" in _REFERENCE.sub("", text) or "\\${" in text for text in texts):
+            problem = SpecError(
+                "a spec must mean the same everywhere: ${other.key} names another key of it, and nothing else is"
+                " computed (a path may begin with ~ or $NAME)",
+                file=mark.file, line=mark.line, key=dotted(path),
+            )  # fmt: skip
+            problems.add(problem, hides=True)
+            data = _replaced(data, path, "" if isinstance(value, str) else {})
+    return data
+
+
+def _replaced(data: Any, path: KeyPath, value: Any) -> Any:
+    """A copy with another value at a path."""
+    if not path:
+        return value
+    head, *rest = path
+    if isinstance(data, list):
+        return [_replaced(old, tuple(rest), value) if index == head else old for index, old in enumerate(data)]
+    return {**data, head: _replaced(data[head], tuple(rest), value)} if head in data else data
 
 
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
@@ -401,16 +476,48 @@ def _deep_merge(under: dict[str, Any], over: dict[str, Any], *, top: bool = True
     return merged
 
 
-def _interpolate(data: dict[str, Any], marks: dict[KeyPath, Mark], path: Path) -> dict[str, Any]:
+def _interpolate(data: dict[str, Any], marks: dict[KeyPath, Mark], path: Path, problems: Problems) -> dict[str, Any]:
+    """References replaced by what they name; those that name nothing are noted, and empty."""
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
-        key = tuple(part for part in str(getattr(error, "full_key", "") or "").replace("[", ".[").split(".") if part)
-        keys: KeyPath = tuple(int(p[1:-1]) if p.startswith("[") else p for p in key)
-        mark = mark_of(marks, keys)
-        problem = str(error).splitlines()[0]
-        raise SpecError(
-            problem, file=mark.file if mark else str(path), line=mark.line if mark else None, key=dotted(keys)
-        ) from error
+        failing = dict(_failing(OmegaConf.create(data), data, ()))
+        if not failing:
+            raise SpecError(str(error).splitlines()[0], file=str(path)) from error
+        named = {at: set(_named(data, at)) for at in failing}
+        first = [at for at in failing if not named[at] & {dotted(other) for other in failing}]
+        for at, why in failing.items():
+            mark = mark_of(marks, at)
+            file, line = (mark.file, mark.line) if mark else (str(path), None)
+            problem = SpecError(why, file=file, line=line, key=dotted(at))
+            if at in (first or failing):
+                problems.add(problem)
+            problems.hide(problem)
+            data = _replaced(data, at, "")
+        return _interpolate(data, marks, path, problems)
     assert isinstance(resolved, dict)  # noqa: S101 - the input was a mapping
     return {str(k): v for k, v in resolved.items()}
+
+
+def _failing(node: Any, data: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Place → why, of every reference that cannot be followed. ``node``: OmegaConf's for ``data``."""
+    if isinstance(data, str):
+        return
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        try:
+            below = node[key]
+        except OmegaConfBaseException as error:
+            yield (*at, key), str(error).splitlines()[0] + _environment(value)
+        else:
+            yield from _failing(below, value, (*at, key))
+
+
+def _named(data: Any, at: KeyPath) -> list[str]:
+    for part in at:
+        data = data[part]
+    return [found[2:-1] for found in _REFERENCE.findall(data)] if isinstance(data, str) else []
+
+
+def _environment(value: Any) -> str:
+    names = [name for name in map(str, _REFERENCE.findall(value)) if name[2:-1] in os.environ]
+    return f"; the environment's is written ${names[0][2:-1]}, in a path only" if names else ""

@@ -25,7 +25,7 @@ def resolve_name(key: str, value: Any, fail: Callable[[str, Any, Iterable[str]],
     known = presets().get(key, {})
     names = [*(["none"] if key in OPTIONAL_FIELDS else []), *known]
     if isinstance(value, bool) or value is None:
-        hint = "a boolean (YAML reads off, no, on and yes as booleans)" if isinstance(value, bool) else "empty"
+        hint = "a boolean" if isinstance(value, bool) else "empty"
         raise fail(f"{hint} stands where a name belongs", None, names)
     if isinstance(value, str):
         if value == "none" and key in OPTIONAL_FIELDS:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.errors import SpecError
-from experiment_specs.language import NAMED_FIELDS, Condition, Questions, unknown_part
+from experiment_specs.errors import Problems, SpecError
+from experiment_specs.language import NAMED_FIELDS, Condition, Questions
 from experiment_specs.load import (
     SWEEP_KEYS,
     Sweep,
@@ -123,28 +123,50 @@ def _written_at(at: KeyPath, fields: Mapping[str, Any], loc: KeyPath) -> KeyPath
 
 def load_search(path: str | Path) -> Search:
     """Read a search and its bases. Raises :class:`SpecError` as :func:`experiment_specs.load.load_sweep` does."""
-    path = Path(path)
-    top, reader = read_merged(path, SEARCH_KEYS)
-    space = _space(reader, str(path))
-    sampler, parallel = reader.data.get("sampler") or {}, reader.integer("parallel", 1)
-    if parallel < 1:
-        raise reader.fail("is at least 1", ("parallel",), parallel)
-    settings = SearchSettings(
-        space=space,
-        require=reader.values("require", Requirement),
-        objective=reader.value("objective", Objective),
-        replicates=reader.value("replicates", Replicates),
-        confirm=reader.value("confirm", Confirm),
-        budget=reader.value("budget", SearchBudget),
-        sampler=reader.value_at(("sampler",), {"name": sampler} if isinstance(sampler, str) else sampler, Sampler),
-        pruner=None if reader.data.get("pruner") in (None, "none") else reader.value("pruner", Pruner),
-        parallel=parallel,
-        seed=reader.integer("seed", 0),
-    )
-    questions = reader.values_by_name("questions", Questions)
-    search = Search(sweep_of(top_name(top, "search"), _without_budget(reader), axes={}), settings, questions)
+    path, problems = Path(path), Problems()
+    top, reader = read_merged(path, SEARCH_KEYS, problems)
+    settings = _settings(reader, str(path), problems)
+    questions = reader.values_by_name("questions", Questions, problems)
+    name = problems.value_of(lambda: top_name(top, "search"), "")
+    sweep = sweep_of(name, _without_budget(reader), {}, problems)
+    problems.raise_all()
+    assert settings is not None  # noqa: S101 - what is wrong with them was raised
+    search = Search(sweep, settings, questions)
     _check(search, reader)
     return search
+
+
+def _settings(reader: Reader, own: str, problems: Problems) -> SearchSettings | None:
+    """None where a part of them is wrong, which is noted."""
+    before = len(problems.found)
+    sampler = reader.data.get("sampler") or {}
+    sampler = {"name": sampler} if isinstance(sampler, str) else sampler
+    has_pruner = reader.data.get("pruner") not in (None, "none")
+    parts: dict[str, Any] = {
+        "space": _space(reader, own, problems),
+        "require": reader.values("require", Requirement, problems),
+    }
+    reads: dict[str, Callable[[], Any]] = {
+        "objective": lambda: reader.value("objective", Objective),
+        "replicates": lambda: reader.value("replicates", Replicates),
+        "confirm": lambda: reader.value("confirm", Confirm),
+        "budget": lambda: reader.value("budget", SearchBudget),
+        "sampler": lambda: reader.value_at(("sampler",), sampler, Sampler),
+        "pruner": lambda: reader.value("pruner", Pruner) if has_pruner else None,
+        "parallel": lambda: _parallel(reader),
+        "seed": lambda: reader.integer("seed", 0),
+    }
+    for key, read in reads.items():
+        with problems.noted():
+            parts[key] = read()
+    return SearchSettings(**parts) if len(problems.found) == before else None
+
+
+def _parallel(reader: Reader) -> int:
+    parallel = reader.integer("parallel", 1)
+    if parallel < 1:
+        raise reader.fail("is at least 1", ("parallel",), parallel)
+    return parallel
 
 
 def _without_budget(reader: Reader) -> Reader:
@@ -152,24 +174,40 @@ def _without_budget(reader: Reader) -> Reader:
     return Reader({key: value for key, value in reader.data.items() if key != "budget"}, reader.marks, reader.path)
 
 
-def _space(reader: Reader, own: str) -> dict[str, Parameter]:
+def _space(reader: Reader, own: str, problems: Problems) -> dict[str, Parameter]:
     space: dict[str, Parameter] = {}
-    for key, value in reader.mapping("space").items():
-        at: KeyPath = ("space", key)
-        if (unknown := unknown_part(key)) is not None:
-            raise reader.fail("unknown field of a condition", at, *unknown)
-        if not isinstance(value, dict):
-            raise reader.fail("is choices: […], or low and high", at, value)
-        parameter = reader.value_at(at, value, Parameter)
-        refuse_idle(reader, own, key, "the space")
-        for index, choice in enumerate(parameter.choices or ()):
-            _check_choice(reader, key, choice, (*at, "choices", index))
+    unsound: list[str] = []
+    before = len(problems.found)
+    for key, value in problems.value_of(lambda: reader.mapping("space"), dict[str, Any]()).items():
+        try:
+            parameter = _parameter(reader, key, value)
+            refuse_idle(reader, own, key, "the space")
+        except SpecError as problem:
+            problems.add(problem)
+            unsound.append(key)
+            continue
         for other, wanted in parameter.when.items():
-            _check_when(reader, space, (*at, "when", other), other, wanted)
+            if other not in unsound:
+                with problems.noted():
+                    _check_when(reader, space, ("space", key, "when", other), other, wanted)
         space[key] = parameter
-    if not space:
-        raise reader.fail("a search needs a space: fields and what they may be", ("space",))
+    if not space and len(problems.found) == before:
+        problems.add(reader.fail("a search needs a space: fields and what they may be", ("space",)))
     return space
+
+
+def _parameter(reader: Reader, key: str, value: Any) -> Parameter:
+    at: KeyPath = ("space", key)
+    reader.known_field(key, at)
+    if not isinstance(value, dict):
+        raise reader.fail("is choices: […], or low and high", at, value)
+    parameter = reader.value_at(at, value, Parameter)
+    problems = Problems()
+    for index, choice in enumerate(parameter.choices or ()):
+        with problems.noted():
+            _check_choice(reader, key, choice, (*at, "choices", index))
+    problems.raise_all()
+    return parameter
 
 
 def _check_choice(reader: Reader, key: str, choice: Any, at: KeyPath) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiment_specs.errors import Problems
 from experiment_specs.language import Condition, Contrast
 from experiment_specs.load import Sweep
 from orchestrator.expand import matches
@@ -53,12 +54,13 @@ def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list
 
     Raises SpecError for a contrast one side of which no condition is on.
     """
-    problems = []
+    problems, wrong = [], Problems()
     for name, contrast in sweep.contrasts.items():
         pair = sides(sweep, conditions, name)
-        for side, arms in zip(("from", "to"), pair, strict=True):
-            if not arms:
-                raise sweep.error(f"no condition has this {contrast.vary}", ("contrasts", name, side))
+        if not all(pair):
+            for side in (side for side, arms in zip(("from", "to"), pair, strict=True) if not arms):
+                wrong.add(sweep.error(f"no condition has this {contrast.vary}", ("contrasts", name, side)))
+            continue
         by_label = dict(conditions)
         for label, partner, extra in _nearest(contrast.vary, pair):
             if extra and not _left_out(sweep, by_label[label], contrast):
@@ -66,6 +68,7 @@ def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list
                 problems.append(f"contrast {name}: {label} has no partner; {also}")
             elif not extra and (follows := _what_follows(by_label[label], by_label[partner])):
                 problems.append(f"contrast {name}: {label} and {partner} differ in {', '.join(follows)} too")
+    wrong.raise_all()
     return problems
 
 
@@ -79,12 +82,13 @@ def _left_out(sweep: Sweep, arm: Condition, contrast: Contrast) -> bool:
 
 
 def _what_follows(one: Condition, other: Condition) -> list[str]:
-    """Counts that nobody varied, and that differ because of what was: steps, updates, answers a step."""
+    """What nobody varied, and differs because of what was: steps, updates, answers per step, the attention."""
     pair = [
         {
             "training steps": steps.total,
             "optimiser updates": steps.optimiser_updates,
             "answers a step": c.batch.prompts * c.algorithm.samples_per_prompt,
+            "attention": c.attention,
         }
         for c, steps in ((one, plan_steps(one)), (other, plan_steps(other)))
     ]
@@ -130,8 +134,12 @@ def _apart_from(vary: str, one: dict[str, Any], other: dict[str, Any]) -> list[s
     return [key for key in leaves_that_differ(one, other) if not _is_of(vary, key)]
 
 
+FOLLOWS = {"hw_noise": "attention"}
+"""Field → another that it decides: errors inside attention need a kernel that can have them."""
+
+
 def _is_of(vary: str, key: str) -> bool:
-    return key == vary or key.startswith(f"{vary}.")
+    return key == vary or key.startswith(f"{vary}.") or key == FOLLOWS.get(vary.partition(".")[0])
 
 
 @dataclass(frozen=True)

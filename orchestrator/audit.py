@@ -5,14 +5,16 @@ A finding names both places and the rule that they break. Nothing here says whic
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from experiment_specs.claims import COMPARED, Best, ClaimedRun, Group, Statement
 from experiment_specs.language import Condition
-from orchestrator.bugs.facts import whole_number_of
+from orchestrator.claimed_counts import TABLE_DECIMALS, agree, claimed_counts, decimals_of, decimals_shown, half_unit
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Contradiction:
 
 
 CHECKS: dict[str, str] = {
-    "not-k-of-n": "A percentage is a whole number of the stated questions, rounded.",
+    "not-k-of-n": "A percentage is a whole number of the answers to the stated questions, to the decimals written.",
     "name-against-fields": "What a run's name says is what its row says.",
     "row-against-condition": "What a row says is what the condition that the claim is filed under says.",
     "benefit-arithmetic": "A stated difference is the difference of the two scores.",
@@ -86,6 +88,8 @@ def _percent(value: float) -> str:
 def _not_k_of_n(claim: Claimed) -> Iterator[Contradiction]:
     if claim.questions is None:
         return
+    answers = claim.questions * claim.run.answers
+    asked = f"{claim.questions} questions" + f" with {claim.run.answers} answers each" * (claim.run.answers > 1)
     seen: set[float] = set()
     for said in claim.run.said:
         for name in ("score", "peak"):
@@ -93,15 +97,14 @@ def _not_k_of_n(claim: Claimed) -> Iterator[Contradiction]:
             if value is None or value in seen:
                 continue
             seen.add(value)
-            if whole_number_of(value, claim.questions) is None:
-                k = value * claim.questions / 100
-                near = ", ".join(
-                    f"{n}/{claim.questions} = {_percent(100 * n / claim.questions)}" for n in (int(k), int(k) + 1)
-                )
+            if not claimed_counts(claim.run, value, claim.questions):
+                digits = max(decimals_of(claim.run, value), TABLE_DECIMALS)
+                k = math.floor(Fraction(str(value)) * answers / 100)
+                near = ", ".join(f"{n}/{answers} = {100 * n / answers:.{digits}f} %" for n in (k, k + 1))
                 yield Contradiction(
                     "not-k-of-n", (claim.run.label,), (name,), value, near,
-                    f"{claim.run.label}: {name} {_percent(value)} ({said.place}) is no whole number of"
-                    f" {claim.questions} questions: {near}",
+                    f"{claim.run.label}: {name} {value:.{digits}f} % ({said.place}) is no whole number of {asked}:"
+                    f" {near}",
                 )  # fmt: skip
 
 
@@ -138,6 +141,11 @@ def named(name: str) -> dict[str, Any]:
     return found
 
 
+def _same(key: str, one: Any, other: Any) -> bool:
+    """Whether two places say the same of a field; percentages to the decimals that both have."""
+    return agree(one, other) if key in ("score", "peak") else bool(one == other)
+
+
 def _first_saying(run: ClaimedRun, key: str) -> Statement | None:
     return next((said for said in run.said if getattr(said, key) is not None), None)
 
@@ -146,7 +154,7 @@ def _name_against_fields(claim: Claimed) -> Iterator[Contradiction]:
     if claim.run.tensorboard is None:
         return
     for key, value in named(claim.run.tensorboard).items():
-        if (said := _first_saying(claim.run, key)) is not None and (row := getattr(said, key)) != value:
+        if (said := _first_saying(claim.run, key)) is not None and not _same(key, row := getattr(said, key), value):
             yield Contradiction(
                 "name-against-fields", (claim.run.label,), (key,), value, row,
                 f"{claim.run.label}: its name {claim.run.tensorboard} says {key} {_shown(value)}, {said.place} says"
@@ -179,7 +187,9 @@ def _row_against_condition(claim: Claimed) -> Iterator[Contradiction]:
 
 def _peak_below_score(claim: Claimed) -> Iterator[Contradiction]:
     for said in claim.run.said:
-        if said.peak is not None and said.score is not None and said.peak < said.score:
+        if said.peak is None or said.score is None or agree(said.peak, said.score):
+            continue
+        if said.peak < said.score:
             yield Contradiction(
                 "peak-below-score", (claim.run.label,), ("peak", "score"), said.peak, said.score,
                 f"{claim.run.label}: peak {_percent(said.peak)} is below the score {_percent(said.score)}"
@@ -192,7 +202,9 @@ def _two_scores_at_one_step(claim: Claimed) -> Iterator[Contradiction]:
     for said in claim.run.said:
         for value, step in ((said.score, said.score_step), (said.peak, said.peak_step)):
             if value is not None and step is not None:
-                at_step.setdefault(step, {}).setdefault(value, said.place)
+                at_this = at_step.setdefault(step, {})
+                if not any(agree(value, other) for other in at_this):
+                    at_this[value] = said.place
     for step, values in at_step.items():
         if len(values) > 1:
             parts = " and ".join(f"{_percent(v)} ({place})" for v, place in values.items())
@@ -206,8 +218,8 @@ def _places_disagree(claim: Claimed) -> Iterator[Contradiction]:
     for key in COMPARED:
         values: dict[Any, Statement] = {}
         for said in claim.run.said:
-            if (value := getattr(said, key)) is not None:
-                values.setdefault(value, said)
+            if (value := getattr(said, key)) is not None and not any(_same(key, value, other) for other in values):
+                values[value] = said
         if len(values) > 1:
             first, *others = values.items()
             for value, said in others:
@@ -238,7 +250,9 @@ def _benefits(audited: Audited) -> Iterator[Contradiction]:
                 if not isinstance(own, float | int) or not isinstance(other, float | int):
                     continue
                 difference = round(own - other, 2)
-                if abs(difference - better.points) > 0.0051:  # both were rounded to two decimals
+                # What shows two decimals is taken as it is written; what shows fewer may be rounded.
+                rounded = [number for number in (own, other, better.points) if decimals_shown(number) < TABLE_DECIMALS]
+                if abs(difference - better.points) > 0.0051 + sum(half_unit(decimals_shown(n)) for n in rounded):
                     label = claim.run.label
                     yield Contradiction(
                         "benefit-arithmetic", (label, better.than), (better.of,), better.points, difference,
@@ -330,6 +344,8 @@ def _groups_disagree(audited: Audited) -> Iterator[Contradiction]:
 def _one_number(audited: Audited) -> Iterator[Contradiction]:
     rows: dict[float, dict[str, str]] = {}
     for claim in audited.claims:
+        if claim.run.curve:  # read from what the run itself wrote: nobody copied it
+            continue
         for key in ("score", "peak"):
             for said in claim.run.said:
                 if (value := getattr(said, key)) is not None:
@@ -349,7 +365,10 @@ def _best(audited: Audited) -> Iterator[Contradiction]:
         better = {
             label: scores[label]
             for label in best.among
-            if label in scores and isinstance(scores[label][0], float | int) and scores[label][0] > best.score  # type: ignore[operator]
+            if label in scores
+            and isinstance(scores[label][0], float | int)
+            and scores[label][0] > best.score  # type: ignore[operator]
+            and not agree(float(str(scores[label][0])), best.score)
         }
         if better:
             shown = "; ".join(

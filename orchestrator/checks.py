@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from experiment_specs.errors import Problems
 from experiment_specs.language import TINY_DATA, TINY_MODEL, TINY_PREFIX, TINY_SELECTION, Condition
 from experiment_specs.load import Sweep
 from experiment_specs.presets import preset_name
@@ -21,7 +22,8 @@ MOST_STEPS = 1_000_000
 
 
 def refuse(sweep: Sweep, condition: Condition, where: Callable[[KeyPath], KeyPath]) -> None:
-    """Raises SpecError for batches that make no step, too many, or that cannot be shared out equally."""
+    """Raises SpecError for batches that make no step, too many, or that cannot be shared out equally; all at once."""
+    problems = Problems()
     made = (
         (("model", "path"), condition.model.path, [TINY_MODEL]),
         (("data", "train"), condition.data.train, [TINY_DATA]),
@@ -29,20 +31,21 @@ def refuse(sweep: Sweep, condition: Condition, where: Callable[[KeyPath], KeyPat
     )
     for at, path, known in made:
         if path.startswith(TINY_PREFIX) and path not in known:
-            raise sweep.error(f"{path!r} is nothing that is made locally", where(at), path, known)
+            problems.add(sweep.error(f"{path!r} is nothing that is made locally", where(at), path, known))
     rows, prompts, gpus = condition.data.train_rows, condition.batch.prompts, sweep.resources.gpus
     if rows < prompts:
         places = [where(("batch", "prompts")), where(("data", "train_rows"))]
         place = next((place for place in places if sweep.says(place)), places[0])
-        raise sweep.error(f"{rows} training rows make no step of {prompts} prompts", place)
+        problems.add(sweep.error(f"{rows} training rows make no step of {prompts} prompts", place))
     total = (condition.steps_per_epoch or rows // prompts) * condition.epochs
     if total > MOST_STEPS:
-        raise sweep.error(f"{total:.3g} training steps are more than {MOST_STEPS:,}", where(("epochs",)))
+        problems.add(sweep.error(f"{total:.3g} training steps are more than {MOST_STEPS:,}", where(("epochs",))))
     for name, count in (("prompts", prompts), ("mini_batch", condition.batch.mini_batch)):
         samples = condition.algorithm.samples_per_prompt
         if count * samples % gpus:
             text = f"batch.{name}, {count} × {samples} samples, cannot be shared out to {gpus} GPUs"
-            raise sweep.error(text, ("resources", "gpus"))
+            problems.add(sweep.error(text, ("resources", "gpus")))
+    problems.raise_all()
 
 
 def warnings(condition: Condition, steps: Steps) -> list[str]:

@@ -12,7 +12,8 @@ from db.records import Claim, replacement_of
 from experiment_specs.claims import Best, ClaimedRun, Group
 from experiment_specs.language import Condition
 from orchestrator.audit import Audited, Claimed, Contradiction, audit
-from orchestrator.bugs.facts import claimed_percent, whole_number_of
+from orchestrator.bugs.facts import claimed_percent
+from orchestrator.claimed_counts import claimed_count, count_of_questions
 from orchestrator.runs_json import links_as_json, marks_as_json
 from orchestrator.statistics.checkpoints import difference_of_counts
 from orchestrator.words import readable
@@ -92,8 +93,10 @@ def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) ->
         "verdict": "UNPROVEN",
         "reasons": [f"a claim of {claim.body['document']}, {claim.body['recorded']}: nothing of it was measured here"],
         "validity": claim.validity,
-        "score": None if score is None else score_as_json(score, questions, _last_step(run, "score_step"), "claimed"),
-        "peak": score_as_json(peak, questions, _last_step(run, "peak_step"), "best")
+        "score": None
+        if score is None
+        else score_as_json(run, score, questions, _last_step(run, "score_step"), "claimed"),
+        "peak": score_as_json(run, peak, questions, _last_step(run, "peak_step"), "best")
         if isinstance(peak, float | int)
         else None,
         "bugs": marks_as_json(claim.marks),
@@ -111,7 +114,7 @@ def _as_json(claim: Claim, condition: dict[str, Any] | None, *, curves: bool) ->
     if curves:
         result["curve"] = [
             {"step": p.step, "percent": p.percent, "n": questions,
-             "k": whole_number_of(p.percent, questions) if questions else None}
+             "k": claimed_count(run, p.percent, questions)}
             for p in run.curve
         ]  # fmt: skip
     return result
@@ -124,10 +127,14 @@ def _last_step(run: ClaimedRun, field: str) -> int | None:
     return run.curve[-1].step if run.curve and field == "score_step" else None
 
 
-def score_as_json(percent: float, questions: int | None, step: int | None, rule: str) -> dict[str, Any]:
-    """As written; k only where the percentage is a whole number of the stated questions."""
-    k = whole_number_of(percent, questions) if questions else None
-    return {"k": k, "n": questions, "samples": 1, "percent": percent, "step": step, "rule": rule, "mode": None}
+def score_as_json(
+    run: ClaimedRun, percent: float, questions: int | None, step: int | None, rule: str
+) -> dict[str, Any]:
+    """As written; k (of n × samples) only where a single number of right answers has the percentage."""
+    k = claimed_count(run, percent, questions)
+    return {
+        "k": k, "n": questions, "samples": run.answers, "percent": percent, "step": step, "rule": rule, "mode": None,
+    }  # fmt: skip
 
 
 UNKNOWN_SEEDS = "one run an arm, its seed not told: what the treatments do cannot be told from luck"
@@ -136,12 +143,12 @@ UNKNOWN_SEEDS = "one run an arm, its seed not told: what the treatments do canno
 def compared(first: Claim, second: Claim) -> dict[str, Any]:
     """Two claims in the form of a comparison. Their treatments are never assessable; their percentages may be apart by
     more than the questions explain, where k and n follow from what is written."""
-    sides = []
+    sides, several = [], False
     for claim in (first, second):
-        questions, percent = claim.body.get("questions"), claimed_percent(claimed_run(claim))
-        sides.append(
-            (percent, whole_number_of(percent, questions) if percent is not None and questions else None, questions)
-        )
+        run, questions = claimed_run(claim), claim.body.get("questions")
+        percent = claimed_percent(run)
+        sides.append((percent, count_of_questions(run, percent, questions), questions))
+        several = several or run.answers > 1
     (one, k1, n1), (other, k2, n2) = sides
     interval = p = test = None
     notes = [UNKNOWN_SEEDS]
@@ -151,8 +158,10 @@ def compared(first: Claim, second: Claim) -> dict[str, Any]:
         notes.append("which questions were answered is not recorded: the interval takes them as two samples")
     elif one is None or other is None:
         notes.append("one of them has no score")
+    elif several:
+        notes.append("a mean over several answers to each question has no interval here: the answers depend on it")
     else:
-        notes.append("a percentage that is no whole number of the questions has no interval")
+        notes.append("a percentage that no single number of right answers has, has no interval")
     notes += [f"{c.label} is {c.validity}" for c in (first, second) if c.validity in ("affected", "superseded")]
     return {
         "a": first.label, "b": second.label,

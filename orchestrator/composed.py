@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiment_specs.errors import Problems
 from experiment_specs.explain import Explanation
 from experiment_specs.explain import keys as sweep_keys
 from experiment_specs.language import Condition
 from experiment_specs.load import Sweep
 from experiment_specs.verl_keys import DECIDED_BY, RESULT_NEUTRAL_OVERRIDES
+from experiment_specs.yaml_source import KeyPath
 from orchestrator.plan import Plan, PlannedCondition
 from workers.launch import Order, plugins, process_environment, trainer_command
 from workers.overrides import overrides
-from workers.verl_config import IGNORED, NoVerlError, compose, ignored, known_keys, problem_with
+from workers.verl_config import (
+    IGNORED,
+    NoVerlError,
+    compose,
+    ignored,
+    known_keys,
+    problem_with,
+    problem_with_own,
+)
+from workers.verl_reads import never_read, not_seen_to_be_read, reads_in_words
 
 
 def check_with_verl(plan: Plan) -> list[str]:
-    """Warnings about keys that verl ignores. Raises SpecError for a key or a value that verl does not have."""
+    """Warnings about keys that may act or not. Raises SpecError for keys and values that verl does not have, and for
+    keys without an effect, all at once.
+
+    A key that moves only memory and speed is not in a condition: where it has no effect is a warning.
+    """
     try:
         known_keys()
     except NoVerlError as error:
         return [str(error)]
-    found: dict[str, list[str]] = {}
+    problems, warnings = Problems(), dict[str, list[str]]()
+    idle: dict[tuple[KeyPath, str], list[str]] = {}
     for planned in plan.conditions:
         own = planned.condition.trainer | plan.sweep.overrides
-        changes = overrides(_order(plan.sweep, planned), Path("RUN_DIR"), _FILES, cpu=False)
+        changes = overrides(order_of(plan.sweep, planned), Path("RUN_DIR"), _FILES, cpu=False)
         for key, value in changes.items():
-            if (problem := problem_with(key, value)) is not None:
-                raise plan.sweep.error(problem, _written(plan.sweep, planned, key), value)
-        for key in own:
-            if (why := ignored(key, planned.condition)) is not None:
-                found.setdefault(f"verl ignores {key}: {why}", []).append(planned.label)
-    return [
-        text if len(labels) == len(plan.conditions) else f"{text} ({', '.join(labels)})"
-        for text, labels in found.items()
-    ]
+            place = _written(plan.sweep, planned, key)
+            if (problem := problem_with_own(key, value) if key in own else problem_with(key, value)) is not None:
+                problems.add(plan.sweep.error(problem, place, value), hides=True)
+            elif key in own and (why := ignored(key, planned.condition)) is not None:
+                if key in planned.condition.trainer:
+                    idle.setdefault((place, why), []).append(planned.label)
+                else:
+                    warnings.setdefault(f"{key} has no effect: {why}", []).append(planned.label)
+            elif key in own and not_seen_to_be_read(key):
+                warnings.setdefault(_UNSEEN.format(key=key), []).append(planned.label)
+    for (place, why), labels in idle.items():
+        problems.add(plan.sweep.error(f"has no effect{_in(plan, labels)}: {why}", place))
+    problems.raise_all()
+    return [text + _in(plan, labels) for text, labels in warnings.items()]
+
+
+_UNSEEN = "no traced run of verl read {key}: a run of this sweep in which nothing reads it is not PROVEN"
+
+
+def _in(plan: Plan, labels: Sequence[str]) -> str:
+    """Which conditions are meant, where it is not all of them."""
+    return "" if len(labels) == len(plan.conditions) else f" in {', '.join(labels)}"
 
 
 def _written(sweep: Sweep, planned: PlannedCondition, key: str) -> tuple[str | int, ...]:
@@ -66,13 +96,15 @@ def verl_key(key: str) -> Explanation | None:
     )
     whys = [i.why for i in IGNORED if name.startswith(i.prefix)]
     about += "".join(f" Runs may ignore it: {why}." for why in whys)
+    if not below and not decided:
+        about = f"A key of verl's. {reads_in_words(name)}" if never_read(name) else f"{about} {reads_in_words(name)}"
     return Explanation(name, about, "what verl accepts", "" if below else str(known[name]), {}, below, ())
 
 
 _FILES = {name: name for name in ("model", "train", "test")}
 
 
-def _order(sweep: Sweep, planned: PlannedCondition, seed: int = 0) -> Order:
+def order_of(sweep: Sweep, planned: PlannedCondition, seed: int = 0) -> Order:
     return Order(
         run_id="RUN",
         attempt=1,
@@ -111,7 +143,7 @@ def show(plan: Plan, planned: PlannedCondition, *, cpu: bool) -> Shown:
     from omegaconf import OmegaConf
 
     order = replace(
-        _order(plan.sweep, planned, planned.seeds[0]),
+        order_of(plan.sweep, planned, planned.seeds[0]),
         assets="assets", run_id="by-hand", plugins=list(plugins()), workdir=str(Path.cwd()),
     )  # fmt: skip
     condition: Condition = planned.condition

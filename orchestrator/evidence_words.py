@@ -63,6 +63,12 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
                 "adapters",
                 f"on {len(data['adapted'])} linears, in {types}: {share:.1f} % of all parameters are trained",
             )
+    yield from _attention(by_kind.get("attention", []))
+    if reads := by_kind.get("setting_read"):
+        places: dict[str, set[str]] = {}
+        for read in reads:
+            places.setdefault(read["key"], set()).add(read["place"].rpartition(":")[0])
+        yield "verl keys", "; ".join(f"{key} read in {', '.join(sorted(files))}" for key, files in places.items())
     yield from _rollout(by_kind)
     yield from _hardware(by_kind)
     if probes := by_kind.get("gradient_probe"):
@@ -82,6 +88,18 @@ def evidence_lines(run: Run, facts: Sequence[Fact]) -> Iterator[tuple[str, str]]
         kept = [fact for fact in checkpoints if fact["step"] not in removed]
         steps = ", ".join(str(fact["step"]) for fact in kept)
         yield "checkpoint", f"step {steps}, {sum(len(fact['files']) for fact in kept)} files hashed"
+
+
+def _attention(facts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """One line for all roles that computed alike."""
+    roles: dict[str, list[str]] = {}
+    for fact in facts:
+        packed = " on packed sequences" if fact["masked"] is False and fact["role"] != "rollout" else ""
+        text = (", ".join(fact["functions"]) or "not seen") + packed
+        if fact["role"] not in (known := roles.setdefault(text, [])):
+            known.append(fact["role"])
+    if roles:
+        yield "attention", "; ".join(f"{text} in {', '.join(names)}" for text, names in roles.items())
 
 
 def _loaded(by_kind: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:

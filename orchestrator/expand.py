@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiment_specs.errors import Problems, SpecError
 from experiment_specs.language import NAMED_FIELDS, Condition, Value, unknown_part
 from experiment_specs.load import Sweep, as_path, assign, build_condition, by_depth
+from experiment_specs.paths import expand_paths
 from experiment_specs.presets import preset_name, resolve_name
-from experiment_specs.reader import MOST_LETTERS
+from experiment_specs.reader import MOST_LETTERS, refuse_verl_key
 from experiment_specs.yaml_source import KeyPath
 
 
@@ -42,63 +44,109 @@ class Expansion:
     excluded: tuple[Excluded, ...]
     merged: int
     """How many duplicates were merged into one condition."""
+    complete: bool = True
+    """False where a problem was noted that keeps a condition out: what then matches nothing is no mistake."""
 
 
-def expand(sweep: Sweep) -> Expansion:
-    """Every condition once, in the order of the axes. Raises SpecError where the spec contradicts itself."""
-    found: dict[str, Condition] = {}
-    origins: dict[str, Callable[[KeyPath], KeyPath]] = {}
+MAX_FAILURES = 200
+"""After so many conditions that cannot be, the rest of the product is not tried: it would say the same again."""
+
+
+def expand(sweep: Sweep, problems: Problems | None = None) -> Expansion:
+    """Every condition once, in the order of the axes. Raises SpecError where the spec contradicts itself.
+
+    ``problems``: what is wrong is noted there, and the expansion has the conditions that are sound.
+    """
+    noted = problems if problems is not None else Problems()
+    axes = _sound_axes(sweep, noted)  # a misspelt name is told where it stands, not where an exclusion meets it
+    rules = {i: e.when for i, e in enumerate(sweep.exclude) if _sound_pattern(sweep, e.when, _when(i), noted)}
+    labels = {
+        label: pattern
+        for label, pattern in sweep.labels.items()
+        if _sound_pattern(sweep, pattern, ("labels", label), noted)
+    }
+    found: dict[str, Planned] = {}
     excluded: list[Excluded] = []
-    used = [0] * len(sweep.exclude)
-    for key, values in sweep.axes.items():  # a misspelt name is told where it stands, not where an exclusion meets it
-        for index, value in enumerate(values):
-            _resolved(sweep, key, value, ("axes", key, index))
-    merged = 0
-    for choice, origin in _choices(sweep):
-        rules = [i for i, e in enumerate(sweep.exclude) if _choice_matches(sweep, choice, e.when, i)]
-        if rules:
-            for rule in rules:
+    used = dict.fromkeys(rules, 0)
+    merged = failed = 0
+    for choice, origin, is_chosen in _all(sweep, axes, noted):
+        hit = [i for i, when in rules.items() if is_chosen and _choice_matches(sweep, choice, when, i)]
+        if hit:
+            for rule in hit:
                 used[rule] += 1
-            excluded.append(Excluded(choice, "; ".join(sweep.exclude[rule].because for rule in rules)))
+            excluded.append(Excluded(choice, "; ".join(sweep.exclude[rule].because for rule in hit)))
             continue
         where = partial(_origin, sweep, origin)
-        condition = build_condition(sweep, choice, where)
+        try:
+            condition = build_condition(sweep, choice, where)
+        except SpecError as problem:
+            noted.add(problem)
+            failed += 1
+            if failed >= MAX_FAILURES:
+                break
+            continue
         merged += condition.id in found
-        found.setdefault(condition.id, condition)
-        origins.setdefault(condition.id, where)
-    for index, entry in enumerate(sweep.include):
-        fields = {key: value for key, value in entry.items() if key != "because"}
-        origin = {key: ("include", index, key) for key in fields}
-        where = partial(_origin, sweep, origin)
-        condition = build_condition(sweep, fields, where)
-        merged += condition.id in found
-        found.setdefault(condition.id, condition)
-        origins.setdefault(condition.id, where)
-    for index, count in enumerate(used):
-        if not count:
-            raise sweep.error("excludes nothing: no condition of the product matches", ("exclude", index))
-    if not found:
-        raise sweep.error("no condition is left", ("axes",))
-    names = _labels(sweep, list(found.values()))
-    planned = tuple(Planned(names[c.id], c, origins[c.id]) for c in found.values())
-    return Expansion(planned, tuple(excluded), merged)
+        found.setdefault(condition.id, Planned("", condition, where))
+    complete = not failed and not noted.below("axes", "exclude", "include")
+    if complete:
+        for index in (index for index, count in used.items() if not count):
+            noted.add(sweep.error("excludes nothing: no condition of the product matches", ("exclude", index)))
+        if not found:
+            noted.add(sweep.error("no condition is left", ("axes",)))
+    names = _labels(sweep, labels, [p.condition for p in found.values()], noted if complete else Problems())
+    planned = tuple(replace(p, label=names[key]) for key, p in found.items())
+    if problems is None:
+        noted.raise_all()
+    return Expansion(planned, tuple(excluded), merged, complete)
+
+
+def _when(index: int) -> KeyPath:
+    return ("exclude", index, "when")
+
+
+def _sound_axes(sweep: Sweep, problems: Problems) -> dict[str, list[tuple[int, Any]]]:
+    """Axis → position and value of those values that can be read.
+
+    An axis without any keeps its first one: without the field, others could be told that they do not go together.
+    """
+    sound: dict[str, list[tuple[int, Any]]] = {}
+    for key, values in sweep.axes.items():
+        for index, value in enumerate(values):
+            with problems.noted():
+                _resolved(sweep, key, value, ("axes", key, index))
+                sound.setdefault(key, []).append((index, value))
+        if key not in sound and not key.startswith("trainer."):
+            sound[key] = [(0, values[0])]
+    return sound
+
+
+def _sound_pattern(sweep: Sweep, pattern: Mapping[str, Any], where: KeyPath, problems: Problems) -> bool:
+    before = len(problems.found)
+    for key, wanted in pattern.items():
+        with problems.noted():
+            if (unknown := unknown_part(key)) is not None:
+                raise sweep.error("unknown field of a condition", (*where, key), *unknown)
+            _resolved(sweep, key, wanted, (*where, key))
+    return len(problems.found) == before
 
 
 MOST_CONDITIONS = 10_000
 
 
-def _choices(sweep: Sweep) -> list[tuple[dict[str, Any], dict[str, KeyPath]]]:
-    keys = list(sweep.axes)
-    if math.prod(len(values) for values in sweep.axes.values()) > MOST_CONDITIONS:
-        raise sweep.error(f"the product of the axes is more than {MOST_CONDITIONS} conditions", ("axes",))
-    chosen = itertools.product(*(list(enumerate(sweep.axes[k])) for k in keys))
-    return [
-        (
-            {k: value for k, (_, value) in zip(keys, values, strict=True)},
-            {k: ("axes", k, index) for k, (index, _) in zip(keys, values, strict=True)},
-        )
-        for values in chosen
-    ]
+def _all(
+    sweep: Sweep, axes: Mapping[str, list[tuple[int, Any]]], problems: Problems
+) -> Iterator[tuple[dict[str, Any], dict[str, KeyPath], bool]]:
+    """Fields on top of ``set``, where each was written, and whether they are of the product (or beside it)."""
+    if math.prod(len(values) for values in axes.values()) > MOST_CONDITIONS:
+        problems.add(sweep.error(f"the product of the axes is more than {MOST_CONDITIONS} conditions", ("axes",)))
+    else:
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            fields = {key: value for key, (_, value) in chosen.items()}
+            yield fields, {key: ("axes", key, index) for key, (index, _) in chosen.items()}, True
+    for nth, entry in enumerate(sweep.include):
+        fields = {key: value for key, value in entry.items() if key != "because"}
+        yield fields, {key: ("include", nth, key) for key in fields}, False
 
 
 def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPath:
@@ -116,16 +164,19 @@ def _origin(sweep: Sweep, origin: Mapping[str, KeyPath], loc: KeyPath) -> KeyPat
 
 
 def _choice_matches(sweep: Sweep, choice: Mapping[str, Any], when: Mapping[str, Any], index: int) -> bool:
-    """Does a choice on the axes match? Compared before a condition is built: what is excluded may be impossible."""
+    """Does a choice on the axes match a sound pattern? Compared before a condition is built: what is excluded may be
+    impossible."""
     raw: dict[str, Any] = dict(sweep.fixed)
     for key, value in by_depth(choice):
         raw = assign(raw, key, value)
     for key, wanted in when.items():
-        where: KeyPath = ("exclude", index, "when", key)
+        where: KeyPath = (*_when(index), key)
         head = key.partition(".")[0]
-        if (unknown := unknown_part(key)) is not None:
-            raise sweep.error("unknown field of a condition", where, *unknown)
-        have = {head: _with_defaults(head, _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT)}
+        try:
+            value = _resolved(sweep, head, raw[head], where) if head in raw else _ABSENT
+        except SpecError:  # told where the value stands
+            return False
+        have = {head: _with_defaults(head, value)}
         if not _same(_lookup(have, key), _resolved(sweep, key, wanted, where)):
             return False
     return True
@@ -162,7 +213,11 @@ def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], wher
 def _resolved(sweep: Sweep, key: str, value: Any, where: KeyPath) -> Any:
     if key in NAMED_FIELDS:
         return resolve_name(key, value, lambda problem, v, accepted: sweep.error(problem, where, v, accepted))
-    return None if value == "none" else value
+    if key.startswith("trainer."):
+        refuse_verl_key(key.removeprefix("trainer."), value, lambda problem, v: sweep.error(problem, where, v))
+    if value == "none":
+        return None
+    return expand_paths(key, value, lambda _, problem, path: sweep.error(problem, where, path))
 
 
 def _same(have: Any, wanted: Any) -> bool:
@@ -177,18 +232,21 @@ def _lookup(data: Any, key: str) -> Any:
     return data
 
 
-def _labels(sweep: Sweep, conditions: list[Condition]) -> dict[str, str]:
+def _labels(
+    sweep: Sweep, labels: Mapping[str, Mapping[str, Any]], conditions: list[Condition], problems: Problems
+) -> dict[str, str]:
     """Declared labels first (each must match exactly one condition), generated ones for the rest."""
     names: dict[str, str] = {}
-    for label, pattern in sweep.labels.items():
+    for label, pattern in labels.items():
         where: KeyPath = ("labels", label)
         hits = [c for c in conditions if matches(sweep, c, pattern, where)]
         if len(hits) != 1:
             found = f"{len(hits)} conditions, which differ in {_apart(hits)}" if hits else "no condition"
-            raise sweep.error(f"must match exactly one condition, and matches {found}", where)
-        if hits[0].id in names:
-            raise sweep.error(f"the condition already has the label {names[hits[0].id]!r}", where)
-        names[hits[0].id] = label
+            problems.add(sweep.error(f"must match exactly one condition, and matches {found}", where))
+        elif hits[0].id in names:
+            problems.add(sweep.error(f"the condition already has the label {names[hits[0].id]!r}", where))
+        else:
+            names[hits[0].id] = label
     for condition in conditions:
         if condition.id not in names:
             names[condition.id] = _generated_label(sweep, condition, set(names.values()))

@@ -13,7 +13,8 @@ from typing import Any
 
 from experiment_specs.claims import ClaimedRun, Compared, Finding
 from orchestrator.arms import leaves_that_differ
-from orchestrator.bugs.facts import claimed_percent, whole_number_of
+from orchestrator.bugs.facts import claimed_percent
+from orchestrator.claimed_counts import count_of_questions
 from orchestrator.numbers import points
 from orchestrator.statistics.checkpoints import CheckpointDifference, difference_of_counts
 
@@ -114,7 +115,8 @@ def _weigh(finding: Finding, one: Compared, sides: Mapping[str, Side]) -> Weighe
 def _apart(run: Side, mine: float, than: Side, theirs: float) -> CheckpointDifference | None:
     if not run.questions or not than.questions:
         return None
-    k1, k2 = whole_number_of(theirs, than.questions), whole_number_of(mine, run.questions)
+    k1 = count_of_questions(than.run, theirs, than.questions)
+    k2 = count_of_questions(run.run, mine, run.questions)
     return (
         difference_of_counts((k1, than.questions), (k2, run.questions)) if k1 is not None and k2 is not None else None
     )

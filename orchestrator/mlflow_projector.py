@@ -25,6 +25,8 @@ from experiment_specs.errors import AqnError
 from experiment_specs.faults import fault_point
 from experiment_specs.language import NAMED_FIELDS
 from experiment_specs.presets import preset_name
+from experiment_specs.telemetry import turn_telemetry_off
+from orchestrator.mlflow_pages import dashboard_path
 from orchestrator.run_page import run_page, summary
 from orchestrator.scheduler.leadership import leadership
 from orchestrator.settings import Settings
@@ -105,6 +107,7 @@ class Projector:
 
     def _connect(self) -> Any:
         if self._client is None:
+            turn_telemetry_off()
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -135,10 +138,15 @@ class Projector:
                 else self._client.create_experiment(
                     name,
                     self._settings.mlflow_artifacts.as_uri(),
-                    tags={"mlflow.experimentKind": "custom_model_development"},
+                    tags={"mlflow.experimentKind": "custom_model_development"} | self._about(name),
                 )
             )
         return self._experiments[name]
+
+    def _about(self, sweep: str) -> dict[str, str]:
+        """What the sweep asks, as the experiment's description."""
+        about = reads.sweep_about(self._engine, sweep)
+        return {"mlflow.note.content": about} if about else {}
 
 
 def rebuild(settings: Settings, engine: Engine) -> int:
@@ -266,7 +274,7 @@ def _tags(run: Run) -> dict[str, str]:
         "score.valid": str(run.valid).lower(),
         "score.rule": run.score_rule.get("rule", ""),
         "run_dir": run.attempt.run_dir if run.attempt else "",
-        "mlflow.note.content": summary(run),
+        "mlflow.note.content": summary(run, dashboard_path(run.id)),
         **named,
     }
     return {key: value or "none" for key, value in tags.items()}

@@ -9,19 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiment_specs.architecture import Architecture, from_json, shipped
-from experiment_specs.errors import one_line
+from experiment_specs.errors import Problems, one_line, raise_all
 from experiment_specs.load import load_sweep
 from orchestrator.composed import check_with_verl
+from orchestrator.decided import with_what_holds
 from orchestrator.plan import NOT_HERE, Plan, make_plan
 
 TOO_LONG_SECONDS = 120
 
 
 def prepare(spec: Path) -> Plan:
-    """Raises SpecError for whatever is wrong with the spec, with the model in mind, or with verl's keys."""
-    sweep = load_sweep(spec)
-    plan = make_plan(sweep, look)
-    return replace(plan, warnings=(*plan.warnings, *check_with_verl(plan)))
+    """Raises SpecError for all that is wrong with the spec, with the model in mind, or with verl's keys."""
+    problems = Problems()
+    sweep = load_sweep(spec, problems)
+    plan = make_plan(sweep, look, problems)
+    warnings = problems.value_of(lambda: check_with_verl(plan), list[str]())
+    raise_all(with_what_holds(problems.found, plan))
+    return replace(plan, warnings=(*plan.warnings, *warnings))
 
 
 def look(path: str) -> Architecture | str:

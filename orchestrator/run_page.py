@@ -15,8 +15,9 @@ def run_page(run: Run, facts: Sequence[Fact]) -> str:
     return "\n".join(_lines(run, facts)) + "\n"
 
 
-def summary(run: Run) -> str:
-    """Verdict and score in a line or a few, with where there is more."""
+def summary(run: Run, dashboard: str = "") -> str:
+    """Verdict and score in a line or a few, with where there is more. ``dashboard``: an address of the run's page in
+    the dashboard; without one its path is named, because a file does not know at which port `aqn ui` serves."""
     score = run.score
     counts = "counts" if run.valid else f"does not count ({standing(run)})"
     lines = [f"**{run.verdict or run.state}**"]
@@ -25,7 +26,8 @@ def summary(run: Run) -> str:
         right = f"{score.k}/{score.n * score.samples} = {percent_with_interval(score)}"
         lines.append(f"{right} at step {score.step} ({rule}): {counts}")
     lines += [f"* {reason}" for reason in run.reasons]
-    lines.append(f"`aqn show {run.id}`; in the dashboard (`aqn ui`): [run](http://127.0.0.1:8501/run?run={run.id})")
+    page = f"[this run]({dashboard})" if dashboard else f"`/run?run={run.id}`"
+    lines.append(f"`aqn show {run.id}`; in the dashboard of `aqn ui`: {page}")
     return "\n\n".join(lines)
 
 

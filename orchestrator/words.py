@@ -7,7 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from experiment_specs.language import NAMED_FIELDS, OPTIONAL_FIELDS, Condition, Value, record_in
+from experiment_specs.language import (
+    NAMED_FIELDS,
+    OPTIONAL_FIELDS,
+    Condition,
+    Value,
+    needs_eager_attention,
+    record_in,
+)
 from experiment_specs.presets import preset_name
 
 MOST_VARIED = 3
@@ -17,7 +24,10 @@ MOST_VARIED = 3
 def condition_words(conditions: Sequence[Condition]) -> list[str]:
     """What tells conditions from each other, in the words of the spec, one text each."""
     dumped = [c.model_dump(mode="json") for c in conditions]
-    keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1] or ["dtype", "aqn"]
+    keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1]
+    if "attention" in keys and all((c.attention == "eager") == needs_eager_attention(c.hw_noise) for c in conditions):
+        keys.remove("attention")  # it follows from hw_noise, which is told
+    keys = keys or ["dtype", "aqn"]
     if len(keys) <= MOST_VARIED:
         parts = _varied_parts(dumped)
         return [_words(c, keys, parts) for c in conditions]

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-collect_ignore = [] if find_spec("vllm") else ["with_vllm"]
-"""Tests of vLLM run in its own environment: `make test-vllm`."""
+from orchestrator.gpu_node import vllm_build
+
+collect_ignore = ["with_gpu_env"] if vllm_build() != "cuda" else []
+"""Tests of a GPU node's environment run in it: `make test-gpu-env`; those of vLLM in its own: `make test-vllm`."""
+if not find_spec("vllm"):
+    collect_ignore.append("with_vllm")
 
 # Ray reads where its token is when it is imported, whoever imports it first: it is the same for all tests.
 RAY_TOKEN = Path(tempfile.mkdtemp(prefix="aqn-tests-")) / "ray-token"

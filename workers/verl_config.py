@@ -15,6 +15,32 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiment_specs.errors import AqnError, SpecError, nearest
 from experiment_specs.language import Condition
+from experiment_specs.verl_keys import decided_by
+from workers.verl_reads import DYNAMIC_BATCHES, never_read, table, why_unread
+
+EARLIER_KEYS = {
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.reward_loop_source": "reward.reward_manager.source",
+    "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+    "reward_model.reward_loop_class_name": "reward.reward_manager.module.name",
+    "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "reward_model.model.path": "reward.reward_model.model_path",
+    "reward_model": "reward.reward_model",
+    "custom_reward_function": "reward.custom_reward_function",
+    "sandbox_fusion": "reward.sandbox_fusion",
+}
+"""Keys of earlier versions that verl 0.9.1 lists, and reads in its fully asynchronous trainer only. Their successors
+are those of verl's own ``migrate_legacy_reward_impl``."""
+
+
+def live_key(key: str) -> str | None:
+    """What a key of an earlier version is called now; None where it is none of those."""
+    for earlier in sorted(EARLIER_KEYS, key=len, reverse=True):
+        if key == earlier or key.startswith(f"{earlier}."):
+            return EARLIER_KEYS[earlier] + key[len(earlier) :]
+    return None
+
 
 ADDED_KEYS = (
     "actor_rollout_ref.model.override_config.attn_implementation",
@@ -64,7 +90,7 @@ def problem_with(key: str, value: Any) -> str | None:
     if any(key == added or key.startswith(f"{added}.") for added in ADDED_KEYS) or _in_open_mapping(key, known):
         return None
     if key not in known:
-        close = _nearest(key, known)
+        close = _nearest(key, {name: default for name, default in known.items() if not _is_dead(name, known)})
         return "verl has no such key" + (f"; did you mean {close!r}?" if close else "")
     default = known[key]
     if isinstance(default, dict) and default:
@@ -74,6 +100,27 @@ def problem_with(key: str, value: Any) -> str | None:
     if _kind(default) is not None and _kind(value) is not None and _kind(default) != _kind(value):
         return f"{value!r} is a {_kind(value)}, and verl's own is the {_kind(default)} {default!r}"
     return None
+
+
+def problem_with_own(key: str, value: Any) -> str | None:
+    """Why a spec cannot set a key of verl's to this value, whatever the condition: verl has not got it, cannot take the
+    value, or never reads it. None where it can."""
+    successor = live_key(key)
+    if successor is not None:
+        by = decided_by(successor)
+        place = f"{by} decides it" if by and not by.startswith("the ") else f"its place is {successor}"
+        place += f", which {by} decide" if by == "the workers" else ""
+        return f"verl {table().verl} never reads it: {place}"
+    if (problem := problem_with(key, value)) is not None:
+        return problem
+    return f"verl {table().verl} never reads it" if never_read(key) else None
+
+
+def _is_dead(key: str, known: Mapping[str, Any]) -> bool:
+    """Is there nothing behind a key, or behind any key of a mapping?"""
+    if not isinstance(known[key], dict) or not known[key]:
+        return never_read(key)
+    return all(_is_dead(f"{key}.{part}", known) for part in known[key] if not part.startswith("_"))
 
 
 def _in_open_mapping(key: str, known: Mapping[str, Any]) -> bool:
@@ -109,13 +156,16 @@ def _kind(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Ignored:
-    """Keys that verl 0.9.1 lists and, in runs of some kind, does not act on."""
+    """Keys that verl 0.9.1 lists, may read, and does not act on in runs of some kind."""
 
     prefix: str
     why: str
     when: Callable[[Condition], bool] = lambda _: True
-    but: tuple[str, ...] = ()
-    """Those of them that it does act on."""
+
+
+def _fixed_batches(condition: Condition) -> bool:
+    switches = (DYNAMIC_BATCHES, *(f"actor_rollout_ref.{part}.log_prob_use_dynamic_bsz" for part in ("rollout", "ref")))
+    return not any(condition.trainer.get(switch) for switch in switches)
 
 
 IGNORED = (
@@ -130,29 +180,25 @@ IGNORED = (
     Ignored("algorithm.kl_ctrl.", "no KL term is in the reward"),
     Ignored("algorithm.kl_penalty", "no KL term is in the reward"),
     Ignored("critic.", "group-relative advantages need no critic"),
-    Ignored(
-        "actor_rollout_ref.ref.",
-        "without a KL loss there is no reference policy",
-        lambda c: c.algorithm.kl_loss == 0,
-    ),
-    Ignored(
-        "actor_rollout_ref.rollout.",
-        "it is no option of rollouts by transformers",
-        lambda c: c.rollout == "transformers",
-        tuple(
-            f"actor_rollout_ref.rollout.{name}"
-            for name in ("top_p", "top_k", "val_kwargs.top_p", "val_kwargs.top_k", "log_prob_", "checkpoint_engine.")
-        ),
-    ),
     Ignored("actor_rollout_ref.model.lora.", "there are no adapters", lambda c: c.lora is None),
+    *(
+        Ignored(key, f"micro-batches have a fixed size; {DYNAMIC_BATCHES}: true packs them by tokens", _fixed_batches)
+        for key in (
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+            "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+            "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu",
+        )
+    ),
+    Ignored("data.truncation", "it cuts prompts that are too long on the left, whatever this says"),
 )
 
 
 def ignored(key: str, condition: Condition) -> str | None:
     """Why verl does not act on a key in runs of this condition; None where it does, as far as is known."""
-    return next(
-        (i.why for i in IGNORED if key.startswith(i.prefix) and i.when(condition) and not key.startswith(i.but)), None
-    )
+    for known in IGNORED:
+        if key.startswith(known.prefix) and known.when(condition):
+            return f"verl ignores it: {known.why}"
+    return why_unread(key, condition)
 
 
 def compose(changes: Mapping[str, Any]) -> DictConfig:

@@ -10,11 +10,12 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import chart, facts, lead, link, plain, show
+from dashboards.page import chart, facts, lead, link, mlflow_link, plain, show
 from db import bug_reads, reads
 from db.records import Run
 from orchestrator.counts import counts_of, in_words
 from orchestrator.evidence_words import condition_lines, measured_lines
+from orchestrator.mlflow_pages import run_address
 from orchestrator.numbers import duration, percent_with_interval
 from orchestrator.remaining import seconds_left
 from orchestrator.report.document import Cell, Row, table
@@ -48,6 +49,8 @@ def _draw_run(engine: Engine, run: Run) -> None:
     st.caption(f"run `{run.id}`")
     for name in run.sweeps:
         lead(f"in sweep {name}", link("sweeps", sweep=name))
+    if run.mlflow_run:
+        mlflow_link(run_address, run.mlflow_run)
     _verdict(run)
     if run.kind == "scan":
         if run.verdict == "PROVEN":

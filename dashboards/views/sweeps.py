@@ -8,12 +8,13 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboards import figures
-from dashboards.page import box, chart, facts, lead, link, plain, show
+from dashboards.page import box, chart, facts, lead, link, mlflow_link, plain, show
 from dashboards.runs_table import runs_table
 from db import browse, reads
 from db.browse import SweepSummary
 from db.bug_reads import reading
 from orchestrator.comparison import declared
+from orchestrator.mlflow_pages import sweep_address
 from orchestrator.numbers import bare_p, duration, points
 from orchestrator.remaining import seconds_left
 from orchestrator.report.document import Cell, table
@@ -97,6 +98,8 @@ def _sweep(engine: Engine, sweep: SweepSummary, now: float) -> None:
     )
     if sweep.searches:
         lead("what this search found", link("search", search=sweep.name))
+    if any(run.mlflow_run and run.sweeps[0] == sweep.name for run in runs):  # a run is shown with its first sweep
+        mlflow_link(sweep_address, sweep.name)
     if any(run.curve for run in runs):
         chart(figures.curves(runs), "curves")
     _contrasts(engine, sweep.name)

@@ -88,9 +88,20 @@ def _fact(test: Comparison, facts: Mapping[str, Any]) -> Any:
         section = facts.get(test.source)
         return _NEVER if section is None else section.get(test.name, _NEVER)
     known = facts.get("seed") if test.name == "seed" else facts.get("condition")
+    if known is None and test.name != "seed":
+        return _told(facts.get("fields") or {}, test.name)
     if known is None or test.name == "seed":
         return _NEVER if known is None else known
     return _part(known, test.name)
+
+
+def _told(fields: Mapping[str, Any], name: str) -> Any:
+    """A field of a condition of which only some fields are known; ``_NEVER`` where the source does not tell it."""
+    if name in fields:
+        return fields[name]
+    words = name.split(".")
+    heads = (".".join(words[:end]) for end in range(1, len(words)))
+    return _ABSENT if any(fields.get(head, _NEVER) is None for head in heads) else _NEVER
 
 
 def _part(condition: Mapping[str, Any], name: str) -> Any:

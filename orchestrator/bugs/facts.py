@@ -18,6 +18,7 @@ from db.records import EvalPoint, NewFacts, Run
 from experiment_specs.claims import ClaimedRun, Group
 from experiment_specs.language import Condition
 from experiment_specs.modules import is_adapter, is_block_linear
+from orchestrator.claimed_counts import claimed_count, claimed_counts
 from orchestrator.steps import plan_steps
 from orchestrator.verdict import Measured
 from orchestrator.verdict.gradients import GRADIENT_TOLERANCE
@@ -235,9 +236,10 @@ def facts_of_claim(  # noqa: PLR0917 - what a history says of one run
             evidence["eval.at_last_step"] = max(group.eval_steps) >= planned
     score = None
     if (percent := claimed_percent(claim)) is not None:
-        right = whole_number_of(percent, questions) if questions else None
         score = {"percent": percent, "rule": "claimed"}
-        score |= {"right": right, "integral": right is not None} if questions else {}
+        if questions:
+            possible = bool(claimed_counts(claim, percent, questions))
+            score |= {"right": claimed_count(claim, percent, questions), "integral": possible}
         step = claim.first("score_step")
         score |= {"step": step} if step is not None else {}
         if isinstance(step, int) and isinstance(planned, int):
@@ -261,12 +263,3 @@ def claimed_percent(claim: ClaimedRun) -> float | None:
     if isinstance(said, float | int):
         return float(said)
     return claim.curve[-1].percent if claim.curve else None
-
-
-def whole_number_of(percent: float, questions: int, decimals: int = 2) -> int | None:
-    """k where ``percent`` is k of ``questions``, rounded to ``decimals``; None where no k is."""
-    nearest = round(percent * questions / 100)
-    for k in (nearest - 1, nearest, nearest + 1):
-        if 0 <= k <= questions and abs(100 * k / questions - percent) <= 0.5 * 10**-decimals + 1e-9:
-            return k
-    return None

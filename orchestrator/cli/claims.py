@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,15 +20,32 @@ if TYPE_CHECKING:
 
     from db.bug_writes import Imported
     from orchestrator.importers.curves import ImportedCurve
+    from orchestrator.importers.tracked import LeftOut, Tracked, TrackedCurve
 
-app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, TensorBoard folders, verl logs.")
+app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, logs, trackers' runs, scripts.")
 app.command()(script)
 
 Questions = Annotated[
-    int | None, typer.Option(help="Test questions, where known: percentages are shares of them.", min=1)
+    list[str] | None,
+    typer.Option(
+        "--questions", metavar="N or SET=N",
+        help="Test questions, where known: percentages are shares of them. With several test sets, SET=N for each.",
+    ),
+]  # fmt: skip
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="TAG", help="Read this tag, not the scores of all test sets. Can be repeated."),
 ]
+INDENTED: dict[str, Any] = {
+    "width": 80, "initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False
+}  # fmt: skip
+"""A detail below a line; tags and file names in it stay whole."""
 Name = Annotated[str | None, typer.Option("--history", help="Name to file the claims under; the source's by default.")]
 Day = Annotated[str | None, typer.Option("--recorded", help="Day of the runs, as 2026-01-31; the files' by default.")]
+Began = Annotated[
+    str | None,
+    typer.Option("--recorded", help="Day of the runs, as 2026-01-31; by default the day on which each began."),
+]
 
 
 @app.command()
@@ -47,74 +67,265 @@ def history(
 
 
 @app.command()
-def tensorboard(
+def tensorboard(  # noqa: PLR0917 - typer reads them as options
     folder: Annotated[Path, typer.Argument(help="A folder with event files, in it or below.", show_default=False)],
     questions: Questions = None,
+    metric: Metrics = None,
     name: Name = None,
     recorded: Day = None,
     as_json: Json = False,
 ) -> None:
-    """Record the eval curves of TensorBoard event files as claims, one a folder."""
+    """Record the eval curves of TensorBoard event files as claims, one per attempt and test set."""
     from orchestrator.importers.tensorboard import read
 
-    _curves(read(folder), folder, name, questions, recorded, as_json=as_json)
+    asked = _questions(questions)
+    _curves(read(folder, metric or ()), folder, name, asked, recorded, as_json=as_json)
 
 
 @app.command("verl-log")
 def verl_log(  # noqa: PLR0917 - typer reads them as options
-    file: Annotated[Path, typer.Argument(help="What verl printed on its console.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="What verl printed on its console, or its file logger wrote.", show_default=False)
+    ],
     questions: Questions = None,
+    metric: Metrics = None,
     label: Annotated[str | None, typer.Option(help="What to call the run; the file's name by default.")] = None,
     name: Name = None,
     recorded: Day = None,
     as_json: Json = False,
 ) -> None:
-    """Record the eval curves of a verl console log as claims, one an attempt."""
-    from dataclasses import replace
-
+    """Record the eval curves of a verl console log, or of its JSON lines, as claims, one per attempt and test set."""
     from orchestrator.importers.verl_log import read
 
-    curves = read(file)
-    if label is not None:
-        numbered = len(curves) > 1
-        curves = [replace(c, name=f"{label} (attempt {n})" if numbered else label) for n, c in enumerate(curves, 1)]
-    _curves(curves, file, name, questions, recorded, as_json=as_json)
+    asked = _questions(questions)
+    _curves(read(file, label, metric or ()), file, name, asked, recorded, as_json=as_json)
+
+
+def _questions(given: Sequence[str] | None) -> int | dict[str, int] | None:
+    """``--questions``: one number, or SET=N once per test set."""
+    from experiment_specs.errors import SpecError
+
+    found: dict[str, int] = {}
+    for word in given or ():
+        test_set, _, number = word.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d{0,8}", number) or test_set in found or (len(given or ()) > 1 and not test_set):
+            problem = "is no number of questions: one number, as 1319, or each test set once, as aime24=30"
+            raise SpecError(problem, key="--questions", value=word)
+        found[test_set] = int(number)
+    return found.get("", found or None)
+
+
+@app.command()
+def wandb(  # noqa: PLR0917 - typer reads them as options
+    folder: Annotated[Path, typer.Argument(help="A folder with run-*.wandb files below it.", show_default=False)],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record W&B runs from their local files as claims, one per run and test set. Needs no wandb and no network.
+
+    Files of one run id are one run, resumed. A file that is cut off gives what it has.
+
+    Examples:
+
+    aqn import wandb wandb/
+
+    aqn import wandb experiments/ --history grpo-2026 --metric val-core/math/acc/mean@4
+    """
+    from orchestrator.importers.wandb_files import read
+
+    _tracked(read(folder), str(folder), folder, "W&B", metric, questions, name, recorded, as_json=as_json)
+
+
+@app.command()
+def mlflow(  # noqa: PLR0917 - typer reads them as options
+    uri: Annotated[
+        str,
+        typer.Argument(help="sqlite:///FILE, a database file, a folder mlruns, or http(s)://…", show_default=False),
+    ],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record the runs of an MLflow store as claims, one per run and test set. The store is not changed.
+
+    Deleted runs are left out, and those that `aqn mlflow` wrote itself.
+
+    Examples:
+
+    aqn import mlflow sqlite:////tmp/mlruns.db
+
+    aqn import mlflow http://localhost:5000 --history group-server --questions 1319
+    """
+    from orchestrator.importers.mlflow_store import read, source_path, tag_of
+
+    path = source_path(uri)
+    tags = [tag_of(tag) for tag in metric or ()]
+    server = uri.rpartition("@")[2].rpartition("//")[2].strip("/")
+    named = name or _as_history(path.resolve().name if path is not None else server)
+    _tracked(read(uri, tuple(tags)), uri, path, "MLflow", tags, questions, named, recorded, as_json=as_json)
+
+
+@app.command()
+def parquet(  # noqa: PLR0917 - typer reads them as options
+    file: Annotated[
+        Path, typer.Argument(help="A Parquet or CSV file, or a folder of Parquet files.", show_default=False)
+    ],
+    metric: Metrics = None,
+    questions: Questions = None,
+    name: Name = None,
+    recorded: Began = None,
+    as_json: Json = False,
+) -> None:
+    """Record runs that a tracker exported as Parquet or CSV as claims, one per run and test set.
+
+    Layouts: wide (step and a column per metric: Trackio, W&B's history), long (run, step, metric, value: Neptune), and
+    W&B's chart CSV (Step, RUN - METRIC).
+
+    Examples:
+
+    aqn import parquet ~/.cache/huggingface/trackio/my-project.parquet
+
+    aqn import parquet chart.csv --metric eval/accuracy --recorded 2026-01-31
+    """
+    from orchestrator.importers.metric_tables import read
+
+    _tracked(read(file), str(file), file, "a tracker's export", metric, questions, name, recorded, as_json=as_json)
+
+
+def _as_history(words: str) -> str:
+    """The words as a name of a history."""
+    from experiment_specs.claims import HISTORY_NAME
+
+    return (
+        "".join(c if HISTORY_NAME.fullmatch(c) or c in ".+-" else "_" for c in words).lstrip(".+-")[:100] or "imported"
+    )
+
+
+def _tracked(  # noqa: PLR0917 - what the three commands share
+    tracked: Tracked, source: str, path: Path | None, tracker: str, metric: Sequence[str] | None,
+    questions: Sequence[str] | None, name: str | None, recorded: str | None, *, as_json: bool,
+) -> None:  # fmt: skip
+    from orchestrator.cli.common import registry
+    from orchestrator.importers.tracked import curves_of
+    from orchestrator.importers.tracked_claims import record_tracked
+
+    asked = _questions(questions)
+    curves, left_out = curves_of(tracked, tuple(metric or ()), source)
+    changed_at = path.stat().st_mtime if path is not None else time.time()
+    history_name, else_day = _filed(path or Path(source), name, recorded, changed_at)
+    imported = record_tracked(registry(create=True), history_name, curves, tracker, recorded, else_day, asked)
+    if as_json:
+        print_json(
+            {part: list(getattr(imported, part)) for part in ("created", "changed", "same", "missing")}
+            | {"left_out": [{"run": one.name, "why": one.why} for one in left_out]}
+        )
+        return
+    _print_tracked(curves, left_out)
+    _tell_unused(asked, list(dict.fromkeys(one.curve.test_set for one in curves)))
+    _tell(imported, as_json=False, then="aqn runs; aqn show CLAIM; aqn audit")
+
+
+def _print_tracked(curves: Sequence[TrackedCurve], left_out: Sequence[LeftOut]) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from orchestrator.cli.render import console
+
+    screen = console()
+    for one in curves:
+        curve = one.curve
+        ended = f", ended {curve.ended}" if curve.ended != "unknown" else ""
+        last = f": {curve.points[-1].percent:.2f} % at step {curve.points[-1].step}{ended}"
+        screen.print(Text.assemble((curve.name, "bold"), last))
+        for note in curve.notes:
+            screen.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+    for run in left_out:
+        screen.print(Text.assemble(("left out  ", "yellow"), f"{run.name}: {run.why}"))
 
 
 def _curves(
-    curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | None, recorded: str | None, *,
-    as_json: bool,
+    curves: Sequence[ImportedCurve], source: Path, name: str | None, questions: int | dict[str, int] | None,
+    recorded: str | None, *, as_json: bool,
 ) -> None:  # fmt: skip
+    from orchestrator.cli.common import registry
+    from orchestrator.importers.curve_claims import record_curves, with_questions
+
+    found = [curve for curve in curves if curve.points]
+    sets = list(dict.fromkeys(curve.test_set for curve in found))
+    if isinstance(questions, dict) and found and (unknown := [one for one in questions if one not in sets]):
+        from experiment_specs.errors import SpecError
+
+        raise SpecError("no such test set was read", key="--questions", value=unknown[0], accepted=filter(None, sets))
+    if not found:
+        if as_json:
+            print_json({"created": [], "changed": [], "same": [], "missing": [], "left_out": _left_out(curves)})
+        _tell_curves(curves)
+        typer.echo("nothing was recorded: a claim needs a score", err=True)
+        raise typer.Exit(NOTHING_MATCHED)
+    history_name, day = _filed(source, name, recorded, source.stat().st_mtime)
+    engine = registry(create=True)
+    imported = record_curves(engine, history_name, curves, day, questions)
+    if not as_json:
+        _tell_curves([*(curve for curve, _ in with_questions(curves, questions)), *(c for c in curves if not c.points)])
+    _tell_unused(questions, sets)
+    _tell(imported, as_json=as_json, then="aqn runs; aqn audit", left_out=_left_out(curves))
+
+
+def _tell_unused(questions: int | dict[str, int] | None, sets: Sequence[str | None]) -> None:
+    if isinstance(questions, int) and len(sets) > 1:
+        each = " ".join(f"--questions {shlex.quote(one)}=N" for one in sets if one)
+        unused = f"--questions {questions} was not used: there are several test sets. Say {each}"
+        typer.echo(textwrap.fill(unused, 80, break_long_words=False, break_on_hyphens=False), err=True)
+
+
+def _left_out(curves: Sequence[ImportedCurve]) -> list[dict[str, str]]:
+    return [{"name": one.name, "source": one.source, "why": one.left_out} for one in curves if not one.points]
+
+
+def _tell_curves(curves: Sequence[ImportedCurve]) -> None:
+    """What was read, and what was left out and why: a line each, with the details below it."""
+    for curve in curves:
+        out = not curve.points
+        steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
+        ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
+        score = "left out" if out else f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
+        typer.echo(f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}", err=out)
+        evals = "1 eval" if len(curve.points) == 1 else f"{len(curve.points)} evals"
+        read = (f"{evals} of {curve.metric}", *curve.notes)
+        for line in (curve.left_out or "it has no eval",) if out else read:
+            typer.echo(textwrap.fill(line, **INDENTED), err=out)
+
+
+def _filed(source: Path, name: str | None, recorded: str | None, changed_at: float) -> tuple[str, str]:
+    """The name and the day that claims are filed under. Raises SpecError for a name or a day that is none."""
     from pydantic import TypeAdapter, ValidationError
 
     from experiment_specs.claims import HISTORY_NAME, Day
     from experiment_specs.errors import SpecError
-    from orchestrator.cli.common import registry
-    from orchestrator.importers.curve_claims import record_curves
 
-    day = recorded or time.strftime("%Y-%m-%d", time.gmtime(source.stat().st_mtime))
-    history_name = source.resolve().name if name is None else name
-    if not HISTORY_NAME.fullmatch(history_name) and name is not None:
+    day = recorded or time.strftime("%Y-%m-%d", time.gmtime(changed_at))
+    if name is not None and not HISTORY_NAME.fullmatch(name):
         raise SpecError("is no name: up to 100 letters, digits and . _ + -", key="--history", value=name)
-    history_name = "".join(c if HISTORY_NAME.fullmatch(c) or c in ".+-" else "_" for c in history_name)[:100]
     try:
         TypeAdapter(Day).validate_python(day)
     except ValidationError as error:
         raise SpecError("is no day, as 2026-01-31", key="--recorded", value=day) from error
-    engine = registry(create=True)
-    imported = record_curves(engine, history_name, curves, day, questions)
-    if not as_json:
-        for curve in curves:
-            last = f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}" if curve.points else "no eval"
-            steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
-            parts = (last, steps, f"ended {curve.ended}" if curve.ended != "unknown" else "", *curve.notes)
-            typer.echo(f"{curve.name}: {', '.join(part for part in parts if part)}")
-    _tell(imported, as_json=as_json, then="aqn runs")
+    return name or _as_history(source.resolve().name), day
 
 
-def _tell(imported: Imported, *, as_json: bool, then: str) -> None:
+def _tell(
+    imported: Imported, *, as_json: bool, then: str, left_out: Sequence[dict[str, str]] | None = None
+) -> None:  # fmt: skip
     if as_json:
-        print_json({name: list(getattr(imported, name)) for name in ("created", "changed", "same", "missing")})
+        found: dict[str, Any] = {
+            name: list(getattr(imported, name)) for name in ("created", "changed", "same", "missing")
+        }
+        print_json(found | ({"left_out": left_out} if left_out is not None else {}))
         return
     parts = [
         f"{len(imported.created)} new claims" if imported.created else "",

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from experiment_specs.errors import AqnError
+from experiment_specs.telemetry import turn_telemetry_off
 
 COMMANDS = {
     "init": "spec.init", "plan": "plan.plan", "submit": "submit.submit", "serve": "steer.serve",
@@ -64,11 +65,12 @@ def _main(
 
 
 def run() -> None:
-    """The console script: errors of ours become one line on stderr and their exit code."""
+    """The console script: errors of ours become one line per problem on stderr and their exit code."""
+    turn_telemetry_off()
     try:
         command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except AqnError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo("\n".join(f"error: {line}" for line in str(error).splitlines() or [""]), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)

@@ -13,6 +13,8 @@ from orchestrator.cli.common import print_json
 from orchestrator.cli.render import VERDICT_STYLES, clock, console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from sqlalchemy import Engine
 
@@ -82,6 +84,8 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
                 "versions": versions,
                 "contradictions": [{"check": c.check, "text": c.text} for c in against],
                 "comparisons": compared,
+                "tracker": claim.body.get("tracker"),
+                "config": claim.body.get("config"),
                 "attempts": [],
                 "evidence": [],
             }
@@ -92,7 +96,7 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
     screen.print(Text(row["reasons"][0], style="yellow"))
     if row["score"]:
         score = row["score"]
-        whole = f" = {score['k']} of {score['n']}" if score["k"] is not None else ""
+        whole = f" = {score['k']} of {score['n'] * score['samples']}" if score["k"] is not None else ""
         at = f" at step {score['step']}" if score["step"] is not None else ""
         style = "" if claim.validity == "unverified" else "strike"
         screen.print(Text.assemble((f"{score['percent']:.2f} %", style), f"{whole}{at}, as written; {claim.validity}"))
@@ -102,6 +106,8 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
         rest = {k: v for k, v in said.items() if k not in ("place", "better")}
         parts = [f"{key} {_plain(value)}" for key, value in rest.items()]
         screen.print(Padding(Text.assemble(f"{said['place']}: ", (", ".join(parts), "dim")), (0, 0, 0, 2)))
+    if config := claim.body.get("config"):
+        _print_config(screen, config)
     if compared:
         screen.print(Text("\ncomparisons", style="bold"))
     for one in compared:
@@ -115,6 +121,15 @@ def show_claim(engine: Engine, claim: Claim, *, as_json: bool) -> None:
         screen.print(Text("\ncontradictions", style="bold"))
         for contradiction in against:
             screen.print(Padding(Text(f"{contradiction.check}: {contradiction.text}"), (0, 0, 0, 2)))
+
+
+def _print_config(screen: Console, config: Mapping[str, Any]) -> None:
+    """The fields of a condition that a tracker's configuration tells; all others are not known."""
+    told = [f"{name} {'none' if value is None else _plain(value)}" for name, value in config["fields"].items()]
+    rest = f"{len(config['text'])} keys kept as text (--json has them)"
+    screen.print(Text("\nwhat its configuration says", style="bold"))
+    screen.print(Padding(Text(", ".join(told) or "no field of a condition"), (0, 0, 0, 2)))
+    screen.print(Padding(Text(rest, style="dim"), (0, 0, 0, 2)))
 
 
 def _plain(value: Any) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiment_specs.errors import one_line
-from experiment_specs.language import scan_of
+from experiment_specs.language import Condition, scan_of
 from orchestrator import checks, touched
 from orchestrator.aims import Aim
 from orchestrator.composed import Shown
@@ -45,6 +45,7 @@ def plan_view(plan: Plan, outlook: Forecast, aims: Mapping[str, Aim], recorded: 
     for heading, lines in (
         ("model", _grouped(plan, [(c, _model(c)) for c in plan.conditions])),
         ("touches", _grouped(plan, [(c, _touched(c)) for c in plan.conditions])),
+        ("attention", _grouped(plan, [(c, _attention(c.condition)) for c in plan.conditions])),
         ("evaluated", _grouped(plan, [(c, checks.eval_mode(c.condition)) for c in plan.conditions])),
         ("aimed", _aimed(plan, aims)),
         ("costs", _costs(plan, outlook, recorded)),
@@ -91,6 +92,12 @@ def _model(c: PlannedCondition) -> str:
         f"{path}: {t.layers} decoder layers, {t.norms} RMSNorms, {t.block_linears} block linears; "
         f"{_large(t.trained)} of {_large(t.parameters)} parameters are trained"
     )
+
+
+def _attention(condition: Condition) -> str:
+    packs = condition.attention == "flash_attention_2"
+    where = "policy and rollouts" if condition.rollout == "transformers" else "policy (vLLM has its own)"
+    return f"{condition.attention} in {where}, sequences {'packed without padding' if packs else 'padded'}"
 
 
 def _touched(c: PlannedCondition) -> str:

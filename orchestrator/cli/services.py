@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import nullcontext, suppress
@@ -34,6 +35,7 @@ def ui(
     searches, until interrupted; on this machine only. MLflow's and Optuna's pages can change what they show, and listen
     nowhere else; the dashboard only reads."""
     from db.engine import NoRegistryError
+    from orchestrator import mlflow_pages
     from orchestrator.mlflow_projector import catch_up
     from orchestrator.settings import load_settings
 
@@ -48,8 +50,13 @@ def ui(
         except Exception as error:  # noqa: BLE001 - whatever MLflow lacks, there is the rest to see
             typer.echo(f"MLflow is behind ({type(error).__name__}: {error})", err=True)
         searches = _published(settings, engine)
+    variables = {mlflow_pages.DASHBOARD_VARIABLE: f"http://{host}:{port}"}
     if (settings.home / "mlflow.db").exists():
         commands["mlflow"] = _mlflow(settings, mlflow_port)
+        if not mlflow_pages.installed():
+            typer.echo("MLflow opens a sweep under GenAI here: install aqn-lab once more (pip install -e .)", err=True)
+        elif host == LOOPBACK:  # from elsewhere MLflow cannot be reached
+            variables[mlflow_pages.ADDRESS_VARIABLE] = f"http://{LOOPBACK}:{mlflow_port}"
     if searches:
         commands["optuna"] = _optuna(settings, optuna_port)
     hosts = {"dashboard": host}
@@ -65,7 +72,7 @@ def ui(
         else:
             typer.echo("nothing was searched yet: Optuna's dashboard is not started")
     sys.stdout.flush()
-    _serve(list(commands.values()), settings.home)
+    _serve(list(commands.values()), settings.home, variables)
 
 
 def mlflow(
@@ -102,7 +109,7 @@ def _dashboard(host: str, port: int) -> list[str]:
     folder = Path(next(iter(found.submodule_search_locations or ()))) if found is not None else Path("dashboards")
     options = {
         "server.address": host, "server.port": port, "server.headless": "true", "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal", "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal", "client.showErrorDetails": "none",
         "theme.base": "light", "theme.primaryColor": "#0072B2",
         "logger.level": "warning", "runner.magicEnabled": "false",
     }  # fmt: skip
@@ -113,10 +120,12 @@ def _dashboard(host: str, port: int) -> list[str]:
 
 
 def _mlflow(settings: Settings, port: int) -> list[str]:
+    from orchestrator import mlflow_pages
+
     return [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_url,
         "--artifacts-destination", str(settings.mlflow_artifacts), "--host", LOOPBACK, "--port", str(port),
-        "--workers", "1",
+        "--workers", "1", *(("--app-name", mlflow_pages.APP_NAME) if mlflow_pages.installed() else ()),
     ]  # fmt: skip
 
 
@@ -142,9 +151,9 @@ def _published(settings: Settings, engine: Engine) -> list[str]:
     return searches
 
 
-def _serve(commands: list[list[str]], home: Path) -> None:
-    """Until one of them ends, or this process is told to: none outlives it. What they print goes to a file of ``home``,
-    where there is one: else the addresses are buried in it."""
+def _serve(commands: list[list[str]], home: Path, variables: dict[str, str]) -> None:
+    """With ``variables`` in their environment, until one of them ends, or this process is told to: none outlives it.
+    What they print goes to a file of ``home``, where there is one: else the addresses are buried in it."""
     import signal
     import subprocess
     from types import FrameType
@@ -157,7 +166,9 @@ def _serve(commands: list[list[str]], home: Path) -> None:
     signal.signal(signal.SIGTERM, told)
     log = home / "ui.log" if home.is_dir() else None
     with open(log, "w", encoding="utf-8") if log is not None else nullcontext() as out:
-        running = [subprocess.Popen(command, stdout=out, stderr=out) for command in commands]
+        running = [
+            subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | variables) for command in commands
+        ]
         try:
             while all(process.poll() is None for process in running):
                 time.sleep(0.2)

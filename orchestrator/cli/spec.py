@@ -73,10 +73,10 @@ def init(
 
 
 def _name(stem: str) -> str:
-    import yaml
+    from experiment_specs.scalars import is_text
 
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).strip("-._")
-    return kept if isinstance(yaml.safe_load(kept or "1"), str) else f"sweep-{kept}"
+    return kept if is_text(kept) else f"sweep-{kept}"
 
 
 @app.command()

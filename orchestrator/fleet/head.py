@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from experiment_specs.errors import AqnError
+from experiment_specs.telemetry import telemetry_variables, turn_telemetry_off
 from orchestrator.settings import Settings
 
 ADDRESS_VARIABLE = "AQN_RAY_ADDRESS"
@@ -63,9 +64,10 @@ class Head:
 def address(settings: Settings) -> str:
     """Where the fleet is: ``AQN_RAY_ADDRESS``, or the local head, started if it is not running.
 
-    Call before Ray is imported: it puts into the environment how long to wait for a head that is gone, and for the
-    local head the home's token.
+    Call before Ray is imported: it puts into the environment how long to wait for a head that is gone, that no usage is
+    reported, and for the local head the home's token.
     """
+    turn_telemetry_off()
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", PATIENCE_SECONDS)
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call left behind makes no cluster of its own
     if given := os.environ.get(ADDRESS_VARIABLE):
@@ -132,12 +134,12 @@ def _start(settings: Settings) -> Head:
     temp_dir = tempfile.mkdtemp(prefix="aqn-fleet-")  # short: socket paths end at 107 bytes
     port, gpus = _free_port(), logical_gpus()
     command = [
-        sys.executable, "-c", RAY, "start", "--head", "--block", "--disable-usage-stats",
+        sys.executable, "-c", RAY, "start", "--head", "--block",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp_dir}", "--include-dashboard=false",
         f"--num-gpus={gpus}", f"--num-cpus={max(4, os.cpu_count() or 4)}", "--object-store-memory=100000000",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"RAY_enable_worker_prestart": "0"} | _authentication(settings)
+    environment |= {"RAY_enable_worker_prestart": "0"} | telemetry_variables(os.environ) | _authentication(settings)
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
     log = settings.home / "fleet.log"

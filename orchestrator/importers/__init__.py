@@ -1,1 +1,1 @@
-"""Curves of runs from before this platform, read from what they left: console logs and TensorBoard folders."""
+"""Runs from before this platform, read from what they left: console logs, TensorBoard folders, trackers' stores."""

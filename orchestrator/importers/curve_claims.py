@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Engine
 
 from db.bug_writes import Imported
 from experiment_specs.claims import ClaimedRun, Point, Statement
 from orchestrator.bugs.facts import facts_of_claim
-from orchestrator.importers.curves import ImportedCurve
+from orchestrator.claimed_counts import claimed_counts
+from orchestrator.importers.curves import MAX_STEP, ImportedCurve, is_reward
 from orchestrator.importers.history import claim_id, new_claim, record
+
+Questions = int | Mapping[str, int] | None
+"""Questions of the one test set that all curves are of, or of each test set."""
 
 
 def record_curves(
-    engine: Engine, history: str, curves: Sequence[ImportedCurve], recorded: str, questions: int | None
+    engine: Engine, history: str, curves: Sequence[ImportedCurve], recorded: str, questions: Questions
 ) -> Imported:
-    """File curves under a history's name, one claim each. Reading a source again changes what it changed."""
+    """File curves under a history's name, one claim each. Reading a source again changes what it changed.
+
+    A curve without points has no score, and is no claim.
+    """
     claims = []
-    for index, curve in enumerate(curves):
-        run = _claimed(curve)
+    first: dict[tuple[str, str], str] = {}
+    for index, (curve, n) in enumerate(with_questions(curves, questions)):
+        run = claimed_run(curve)
         subject = claim_id(history, run.label)
         body = {
-            "claim": run.model_dump(mode="json"), "questions": questions, "recorded": recorded,
+            "claim": run.model_dump(mode="json"), "questions": n, "recorded": recorded,
             "document": curve.source,
         }  # fmt: skip
-        facts = facts_of_claim(subject, run, None, None, recorded, questions)
-        first = claim_id(history, _claimed(curves[0]).label) if curve.source == curves[0].source else subject
-        links = [("attempt-of", first)] if first != subject else []
+        facts = facts_of_claim(subject, run, None, None, recorded, n)
+        earlier = first.setdefault((curve.source, curve.test_set or curve.metric), subject)
+        links = [("attempt-of", earlier)] if earlier != subject else []
         claims.append(new_claim(run.label, index, body, None, facts, links))
-    about = {"about": "imported curves", "recorded": recorded, "questions": questions}
+    about = {
+        "about": "imported curves", "recorded": recorded, "questions": questions if isinstance(questions, int) else None
+    }  # fmt: skip
     return record(engine, history, about, claims, recorded, partial=True)
 
 
-def _claimed(curve: ImportedCurve) -> ClaimedRun:
+def with_questions(curves: Sequence[ImportedCurve], questions: Questions) -> list[tuple[ImportedCurve, int | None]]:
+    """The curves that have points, each with the questions that its percentages are shares of, where they are known.
+
+    A note says why stated questions are not used. A reward may have other values than right and wrong: its mean is then
+    no share of the questions, and no mistake either.
+    """
+    asked = questions_of_sets(curves, questions)
+    found: list[tuple[ImportedCurve, int | None]] = []
+    for curve in (curve for curve in curves if curve.points):
+        n, why = asked.get(curve.test_set), ""
+        if n is not None and not curve.shares:
+            why = f"{n} questions are not used: {curve.metric} is no number of right answers to all of them"
+        elif n is not None and is_reward(curve.metric) and not _all_are_counts(curve, n):
+            why = f"{n} questions are not used: not every value of the reward is a number of right answers to them"
+        found.append((replace(curve, notes=(*curve.notes, why)), None) if why else (curve, n))
+    return found
+
+
+def questions_of_sets(curves: Sequence[ImportedCurve], questions: Questions) -> dict[str, int]:
+    """Test set → its questions, where they are known. One number for several test sets would be wrong for most."""
+    sets = {curve.test_set for curve in curves if curve.points}
+    if isinstance(questions, int):
+        return dict.fromkeys(sets, questions) if len(sets) == 1 else {}
+    return {name: number for name, number in (questions or {}).items() if name in sets}
+
+
+def _all_are_counts(curve: ImportedCurve, questions: int) -> bool:
+    run = claimed_run(curve)
+    return all(claimed_counts(run, point.percent, questions) for point in curve.points)
+
+
+def claimed_run(curve: ImportedCurve) -> ClaimedRun:
     last = max(curve.points, key=lambda p: p.step, default=None)
     peak = max(curve.points, key=lambda p: (p.percent, -p.step), default=None)
     ended = {"complete": "came to its end", "early": f"ended early: {curve.why}", "unknown": None}[curve.ended]
@@ -43,11 +85,18 @@ def _claimed(curve: ImportedCurve) -> ClaimedRun:
         score_step=last.step if last else None,
         peak=peak.percent if peak else None,
         peak_step=peak.step if peak else None,
-        executed_steps=curve.last_step or None,
+        executed_steps=curve.last_step if 0 < curve.last_step <= MAX_STEP else None,
         planned_steps=curve.planned_steps,
         status=ended,
         notes="; ".join((curve.metric, *curve.notes)),
     )
-    points = tuple(Point(step=p.step, percent=p.percent) for p in curve.points)
+    points = tuple(Point(step=p.step, percent=p.percent, decimals=p.decimals) for p in curve.points)
     label = "".join(c if c.isprintable() else "_" for c in curve.name).strip()[:200].strip() or "unnamed"
-    return ClaimedRun(label=label, tensorboard=curve.name, said=(said,), curve=points, source=curve.source)
+    return ClaimedRun(
+        label=label,
+        tensorboard=curve.name,
+        samples=curve.samples if curve.samples > 1 else None,
+        said=(said,),
+        curve=points,
+        source=curve.source,
+    )

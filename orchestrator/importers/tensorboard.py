@@ -1,4 +1,4 @@
-"""A TensorBoard folder, as verl writes it → curves, one per folder with event files."""
+"""A TensorBoard folder, as verl writes it → curves, one per folder with event files, attempt and test set."""
 
 from __future__ import annotations
 
@@ -6,114 +6,163 @@ import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiment_specs.errors import SpecError
-from orchestrator.importers.curves import ImportedCurve, Point, choose, percent, remarks
+from orchestrator.importers.attempts import Attempt, Eval, curves_of, not_read
+from orchestrator.importers.curves import ImportedCurve, starts_over
 
 MARK = "tfevents"
 FLOAT, DOUBLE = 1, 2
 """tensorboard's DataType of 32 and of 64 bits."""
 
 
+@dataclass
+class Stretch:
+    """What one writer left, from one start of its steps to the next."""
+
+    file: str
+    began: float
+    evals: dict[str, dict[int, list[Eval]]] = field(default_factory=dict)
+    """Tag → step → values, as written. Only of evals: a run has a hundred other tags."""
+    tags: dict[str, int] = field(default_factory=dict)
+    """Tag → its first step, of all scalars."""
+    last_step: int = 0
+
+    @property
+    def first_step(self) -> int:
+        return min(self.tags.values(), default=0)
+
+
 @dataclass(frozen=True)
 class EventFile:
-    """What one writer left."""
+    """The stretches of one file, and whether it was read to its end."""
 
-    name: str
-    began: float
-    scalars: dict[str, dict[int, list[float]]]
-    """Tag → step → values, as written. Only of evals: a run has a hundred others."""
-    last_step: int
-    whole: bool
-    records: int
+    stretches: list[Stretch]
+    cut_off: str = ""
 
 
-def read(folder: Path) -> list[ImportedCurve]:
-    """Every run below a folder; runs of one name are told apart by their folders. Raises SpecError for no run."""
+def read(folder: Path, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
+    """Every run below a folder; runs of one name are told apart by their folders. What cannot be recorded says why.
+
+    ``metrics``: tags to read instead of the scores. Raises SpecError where there is no event file.
+    """
     if not folder.is_dir():
         raise SpecError("this is no folder", file=str(folder))
-    curves = [curve(Path(where), names) for where, names in folders(folder)]
-    if not curves:
+    closed: list[OSError] = []
+    found = [(Path(where), names) for where, names in folders(folder, closed.append)]
+    if not found and not closed:
         raise SpecError("no TensorBoard event files (*tfevents*) in this folder or below it", file=str(folder))
-    seen = Counter(found.name for found in curves)
-    return [
-        replace(found, name=str(Path(found.source).relative_to(folder))) if seen[found.name] > 1 else found
-        for found in curves
-    ]
+    seen = Counter(where.resolve().name for where, _ in found)
+    curves = []
+    for where, names in found:
+        name = where.resolve().name
+        curves += run(where, names, name if seen[name] == 1 else str(where.relative_to(folder)), metrics)
+    unread = [not_read(Path(str(e.filename)).name, str(e.filename), f"cannot be read: {e.strerror}") for e in closed]
+    return curves + unread
 
 
-def folders(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders that hold event files, with these files."""
-    for where, below, files in os.walk(top):
+def folders(top: Path, closed: Callable[[OSError], object]) -> Iterator[tuple[str, list[str]]]:
+    """Folders that hold event files, with these files. ``closed`` is called for a folder that cannot be read."""
+    for where, below, files in os.walk(top, onerror=closed):
         below.sort()
         if events := sorted(name for name in files if MARK in name):
             yield where, events
 
 
-def curve(folder: Path, names: list[str]) -> ImportedCurve:
-    """The event files of one folder are one run, however often it was restarted."""
-    files = sorted((event_file(folder / name) for name in names), key=lambda file: (file.began, file.name))
-    tags = list(dict.fromkeys(tag for file in files for tag in file.scalars))
-    metric = choose(tags) or ""
-    notes = [
-        f"{file.name} is cut off after {file.records} records: its writer was killed or still writes"
-        for file in files
-        if not file.whole
-    ]
-    writers = [file for file in files if file.last_step or file.scalars]
-    if len(writers) > 1:
-        notes.append(f"{len(writers)} event files: the run was restarted, {', '.join(file.name for file in writers)}")
-    values: dict[int, tuple[float, str]] = {}
-    for file in files:
-        found = file.scalars.get(metric, {})
-        if again := sorted(found.keys() & values.keys()):
-            notes.append(f"{file.name} evaluates steps {', '.join(map(str, again))} again: its values are kept")
-        for step, written in sorted(found.items()):
-            if len(written) > 1:
-                notes.append(f"step {step} was evaluated {len(written)} times: {written[-1]:g} was the last")
-            values[step] = written[-1], str(folder / file.name)
-    for step in [step for step, (value, _) in values.items() if math.isnan(value)]:
-        notes.append(f"the eval of step {step} gave no number")
-        del values[step]
-    notes += remarks(metric, tags) if metric else ["no eval (val-core/…) in these event files"]
-    return ImportedCurve(
-        name=folder.resolve().name,
-        source=str(folder),
-        metric=metric,
-        points=tuple(Point(s, percent(v, tag=metric, file=file)) for s, (v, file) in sorted(values.items())),
-        last_step=max(file.last_step for file in files),
-        planned_steps=None,
-        ended="unknown",
+def run(folder: Path, names: Sequence[str], name: str, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
+    """The event files of one folder are one run, in as many attempts as its steps begin again."""
+    stretches, notes, unreadable = [], [], []
+    for file in names:
+        try:
+            read_file = event_file(folder / file, metrics)
+        except SpecError as error:
+            unreadable.append(f"{file}: {error.problem}")
+            continue
+        stretches += read_file.stretches
+        notes += [read_file.cut_off] if read_file.cut_off else []
+    if not stretches:
+        return [not_read(name, str(folder), "; ".join(unreadable or notes or ["its event files hold no scalars"]))]
+    attempts = [attempt_of(own) for own in grouped(stretches)]
+    notes += [f"not read: {problem}" for problem in unreadable]
+    return curves_of(name, str(folder), [replace(a, notes=(*notes, *a.notes)) for a in attempts], metrics)
+
+
+def grouped(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
+    """Attempts, by the time at which their writers began. A run that is resumed continues behind its first step."""
+    attempts: list[list[Stretch]] = []
+    for stretch in sorted(stretches, key=lambda one: (one.began, one.file)):
+        tags = {tag for earlier in attempts[-1] for tag in earlier.tags} if attempts else set()
+        first = min((earlier.first_step for earlier in attempts[-1]), default=0) if attempts else 0
+        # Two writers that share no tag are two processes of one run.
+        if not attempts or (tags & stretch.tags.keys() and starts_over(stretch.first_step, first)):
+            attempts.append([])
+        attempts[-1].append(stretch)
+    return attempts
+
+
+def attempt_of(stretches: Sequence[Stretch]) -> Attempt:
+    """One attempt: of a step that was evaluated again after a resume, the later value counts."""
+    files = list(dict.fromkeys(stretch.file for stretch in stretches))
+    notes = [f"{len(files)} event files: the run was restarted, {', '.join(files)}"] if len(files) > 1 else []
+    evals: dict[str, dict[int, list[Eval]]] = {}
+    for stretch in stretches:
+        again = {step for tag, steps in stretch.evals.items() for step in steps if step in evals.get(tag, {})}
+        if again:
+            notes.append(
+                f"{stretch.file} evaluates steps {', '.join(map(str, sorted(again)))} again: its values are kept"
+            )
+        for tag, steps in stretch.evals.items():
+            evals.setdefault(tag, {}).update(steps)
+    return Attempt(
+        evals=evals,
+        tags=list(dict.fromkeys(tag for stretch in stretches for tag in stretch.tags)),
+        last_step=max(stretch.last_step for stretch in stretches),
         why="event files do not say how many steps were planned",
         notes=tuple(notes),
     )
 
 
-def event_file(path: Path) -> EventFile:
-    """All scalars of a file up to where it is torn."""
+def event_file(path: Path, metrics: Sequence[str] = ()) -> EventFile:
+    """All scalars of a file up to where it is torn. Raises SpecError where it cannot be opened."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     try:
         framed, whole = frames(path)
     except OSError as error:
         raise SpecError(f"this event file cannot be read: {error.strerror}", file=str(path)) from error
-    scalars: dict[str, dict[int, list[float]]] = {}
-    began, last, records = math.inf, 0, 0
-    for event in LegacyEventFileLoader(str(path)).Load():
-        records += 1
-        began = min(began, event.wall_time)
-        for entry in event.summary.value:
-            value = scalar(entry)
-            if value is None:
-                continue
-            last = max(last, event.step)
-            if entry.tag.startswith("val"):
-                scalars.setdefault(entry.tag, {}).setdefault(event.step, []).append(value)
-    return EventFile(path.name, began, scalars, last, whole and records == framed, records)
+    stretches = [Stretch(path.name, math.inf)]
+    records = 0
+    try:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            records += 1
+            stretches[-1].began = min(stretches[-1].began, event.wall_time)
+            for entry in event.summary.value:
+                value = scalar(entry)
+                if value is not None:
+                    keep = entry.tag.startswith("val") or entry.tag in metrics
+                    _take(stretches, entry.tag, event.step, Eval(value, file=str(path)), event.wall_time, keep=keep)
+    except DecodeError:
+        whole = False  # its checksums are right, and it is no event
+    cut_off = f"{path.name} is cut off after {records} records: its writer was killed or still writes"
+    with_scalars = [stretch for stretch in stretches if stretch.tags]
+    return EventFile(with_scalars, "" if whole and records == framed else cut_off)
+
+
+def _take(stretches: list[Stretch], tag: str, step: int, value: Eval, at: float, *, keep: bool) -> None:
+    """A scalar into the stretch that it belongs to: an eval whose steps begin again begins another."""
+    steps = stretches[-1].evals.get(tag, {})
+    if keep and steps and step < max(steps) and starts_over(step, min(steps)):
+        stretches.append(Stretch(stretches[-1].file, at))
+    current = stretches[-1]
+    current.tags[tag] = min(step, current.tags.get(tag, step))
+    current.last_step = max(current.last_step, step)
+    if keep:
+        current.evals.setdefault(tag, {}).setdefault(step, []).append(value)
 
 
 def scalar(entry: Any) -> float | None:
@@ -121,17 +170,12 @@ def scalar(entry: Any) -> float | None:
     from tensorboard.util import tensor_util
 
     if entry.HasField("simple_value"):
-        return rounded(entry.simple_value)
+        return float(entry.simple_value)
     if entry.HasField("tensor") and entry.tensor.dtype in (FLOAT, DOUBLE):
         array = tensor_util.make_ndarray(entry.tensor)
         if array.size == 1:
-            return rounded(array.item()) if entry.tensor.dtype == FLOAT else float(array.item())
+            return float(array.item())
     return None
-
-
-def rounded(value: float) -> float:
-    """A number of 32 bits, without digits that its writer did not mean: 0.7377, not 0.7376999855041504."""
-    return float(f"{value:.7g}")
 
 
 def frames(path: Path) -> tuple[int, bool]:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from experiment_specs.errors import SpecError
-from orchestrator.importers.curves import Ended, ImportedCurve, Point, choose, percent, rank, remarks
+from orchestrator.importers import json_lines
+from orchestrator.importers.attempts import Attempt, Eval, curves_of
+from orchestrator.importers.curves import Ended, ImportedCurve
 from orchestrator.raylog import ANSI, REPEATED, WRITER
 
-NUMBER = r"[-+]?(?:nan|inf|\d+\.?\d*(?:e[-+]?\d+)?)"
+NUMBER = r"[-+]?(?:nan|inf|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*(?:e[-+]?\d+)?)"
 VALUE = rf"(?:np\.\w+\({NUMBER}\)|{NUMBER}|True|False)"
 INNER_WRITER = re.compile(r"\([^()\s]{1,80} pid=\d+(?:, ip=[^()\s]+)?\) |\(raylet(?:, ip=[^()\s]+)?\) ")
 BAR = re.compile(r"Training Progress:\s*\d+%\|[^|]*\|\s*(\d{1,9})/(\d{1,9}) \[[^\]]*\]")
@@ -27,10 +30,15 @@ STEP_LINE = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+\s*")
 STEP_TORN_EARLY = re.compile(r"step:(?:\d+(?: (?:- ?[^\s:/]*)?)?)?")
 ITEMS_THEN_TORN = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+ - .*")
 # The number at the end of a piece may be torn, but for one in parentheses.
-EVAL = re.compile(rf" - (val[-/][^:]*):(?:np\.\w+\(({NUMBER})\)|({NUMBER})(?= - |\s*$))")
+ITEM_VALUE = rf"(?:np\.\w+\(({NUMBER})\)|({NUMBER})(?= - |\s*$))"
+EVAL_TAG = r"val[-/][^:]*"
+EVAL = re.compile(rf" - ({EVAL_TAG}):{ITEM_VALUE}")
+TAGS = re.compile(r" - ([^\s:][^:]*):")
 ENDS_WITH_EVAL = re.compile(r" - val[-/][^:]*:[^:]*$")
 SPOKEN = re.compile(r"""\(?(["']?)(Initial|Final) validation metrics: \{""")
-SPOKEN_VALUE = re.compile(rf"'(val[-/][^']*)': (?:np\.\w+\()?({NUMBER})(?=[,)}}])")
+SPOKEN_VALUE = re.compile(rf"'([^']+)': (?:np\.\w+\(({NUMBER})\)|({NUMBER})(?=[,}}]))")
+FIRST_MONTHS = "test_score/"
+"""How verl's first months named a score in the dicts that they printed; their step lines had ``val/`` before it."""
 FRAGMENT = re.compile(r"""\s*\(?(["'].*["'])\)?\s*""")
 START = re.compile(r"Total training steps: (\d{1,9})")
 RESUME = re.compile(r"[Ss]etting global step to (\d{1,9})")
@@ -42,6 +50,7 @@ TELLING = re.compile(
     rb"|Traceback|Exception ignored|Killed|Terminated|slurmstepd|oom.kill|memory pressure|SIGTERM|SIGKILL"
 )
 
+UNICODE_MINUS = "\N{MINUS SIGN}"
 LONGEST_LINE = 1 << 22
 MOST_LINES_BETWEEN = 200
 """Lines of others within which the rest of a torn line, a dict or a traceback is waited for."""
@@ -84,7 +93,7 @@ class Trouble:
 
 
 @dataclass
-class Attempt:
+class Known:
     """What is known so far of one attempt."""
 
     line: int
@@ -96,8 +105,10 @@ class Attempt:
     """The step that it was resumed from."""
     last: int = 0
     planned: int | None = None
-    evals: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
-    spoken: list[tuple[str, int, dict[str, float], int]] = field(default_factory=list)
+    evals: dict[str, dict[int, list[Eval]]] = field(default_factory=dict)
+    spoken: list[tuple[str, int, dict[str, Eval]]] = field(default_factory=list)
+    tags: dict[str, None] = field(default_factory=dict)
+    """Every tag of its step lines."""
     step_text: str = ""
     bar_text: str = ""
     trouble: dict[str, Trouble] = field(default_factory=dict)
@@ -114,7 +125,7 @@ class Attempt:
 class Torn:
     """A step line whose rest may still come."""
 
-    attempt: Attempt
+    attempt: Known
     text: str
     line: int
     complete: bool
@@ -129,32 +140,43 @@ class Torn:
 class Spoken:
     """A printed dict of metrics that is not closed yet."""
 
-    attempt: Attempt
+    attempt: Known
     kind: str
     step: int
     text: str
     line: int
 
 
-def read(path: Path) -> list[ImportedCurve]:
-    """Every attempt that a log tells of. Raises SpecError where it is no log of verl."""
-    reader = Reader()
+def read(path: Path, label: str | None = None, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
+    """Every attempt that a log tells of, test set by test set; what cannot be recorded says why.
+
+    ``label``: what to call the run. ``metrics``: tags to read instead of the scores. verl's ``file`` logger is read
+    too. Raises SpecError where it is no log of verl.
+    """
+    name = label or name_of(path)
+    if json_lines.recognised(path):
+        return curves_of(name, str(path), json_lines.read(path, metrics), metrics)
+    reader = Reader(metrics)
     try:
         with path.open("rb") as handle:
             number = 1
             while raw := handle.readline(LONGEST_LINE):
                 if reader.waiting or TELLING.search(raw):
-                    reader.take(number, raw.decode("utf-8", "replace"))
+                    reader.take(number, raw.decode("utf-8", "replace").replace(UNICODE_MINUS, "-"))
                 number += raw.endswith(b"\n")
     except OSError as error:
         raise SpecError(f"this log cannot be read: {error.strerror}", file=str(path)) from error
     reader.close()
     attempts = [attempt for attempt in reader.attempts if attempt.trained]
-    if not any(attempt.step >= 0 or any(rank(tag) for tag in tags_of(attempt)) for attempt in attempts):
-        raise SpecError(f"{path.name} is no verl console log: neither a step line nor val-core in it", file=str(path))
+    if not any(attempt.step >= 0 or evaluated(attempt) for attempt in attempts):
+        raise SpecError(
+            f"{path.name} is no verl console log: neither a step line nor val-core in it, nor a record of verl's file"
+            " logger",
+            file=str(path),
+        )
     if (last := reader.attempts[-1]) is not attempts[-1]:
         attempts[-1].notes.append(f"line {last.line} starts another attempt, which trained no step")
-    return [curve(path, attempt, n if len(attempts) > 1 else None) for n, attempt in enumerate(attempts, 1)]
+    return curves_of(name, str(path), [attempt_of(attempt) for attempt in attempts], metrics)
 
 
 def pieces(number: int, raw: str) -> Iterator[Piece | Bar]:
@@ -191,8 +213,10 @@ def by_writer(number: int, writer: str, text: str, *, complete: bool) -> Iterato
 class Reader:
     """Line by line to attempts."""
 
-    def __init__(self) -> None:
-        self.attempts: list[Attempt] = []
+    def __init__(self, metrics: Sequence[str] = ()) -> None:
+        tags = "|".join([EVAL_TAG, *(re.escape(tag) for tag in metrics)])
+        self._eval = re.compile(rf" - ({tags}):{ITEM_VALUE}")
+        self.attempts: list[Known] = []
         self._torn: dict[str, Torn] = {}
         self._head: dict[str, str] = {}
         """Writer → the first letters of a step line that was torn before its number ended."""
@@ -233,11 +257,11 @@ class Reader:
             self._store(torn)
         self._torn = {}
 
-    def _current(self, number: int) -> Attempt:
+    def _current(self, number: int) -> Known:
         return self.attempts[-1] if self.attempts else self._new(number)
 
-    def _new(self, number: int) -> Attempt:
-        self.attempts.append(Attempt(number))
+    def _new(self, number: int) -> Known:
+        self.attempts.append(Known(number))
         return self.attempts[-1]
 
     def _piece(self, piece: Piece) -> None:
@@ -330,8 +354,10 @@ class Reader:
     def _store(self, torn: Torn) -> None:
         step = int(torn.text[len("step:") :].split(" ", 1)[0])
         text = torn.text if torn.complete else torn.text + "\0"  # so that no number ends where the text does
-        for tag, wrapped, plain in EVAL.findall(text):
-            torn.attempt.evals.setdefault(tag, {}).setdefault(step, []).append((float(wrapped or plain), torn.line))
+        for tag, wrapped, plain in self._eval.findall(text):
+            written = eval_of(wrapped, plain, torn.line)
+            torn.attempt.evals.setdefault(tag, {}).setdefault(step, []).append(written)
+        torn.attempt.tags |= dict.fromkeys(TAGS.findall(torn.text))
         if not STEP_LINE.fullmatch(torn.text) or (not torn.looks_whole and ENDS_WITH_EVAL.search(torn.text)):
             torn.attempt.torn.append(torn.line)
 
@@ -363,8 +389,11 @@ class Reader:
         if not spoken.text.rstrip().endswith("}"):
             return
         del self._spoken[writer]
-        values = {tag: float(value) for tag, value in SPOKEN_VALUE.findall(spoken.text)}
-        spoken.attempt.spoken.append((spoken.kind, spoken.step, values, spoken.line))
+        values = {
+            f"val/{tag}" if tag.startswith(FIRST_MONTHS) else tag: eval_of(wrapped, plain, spoken.line)
+            for tag, wrapped, plain in SPOKEN_VALUE.findall(spoken.text)
+        }
+        spoken.attempt.spoken.append((spoken.kind, spoken.step, values))
 
     # How it ended
 
@@ -389,76 +418,74 @@ class Reader:
         attempt.trouble[kind] = Trouble(text, attempt.bar, attempt.step)
 
 
-def curve(path: Path, attempt: Attempt, number: int | None) -> ImportedCurve:
+def eval_of(wrapped: str, plain: str, line: int) -> Eval:
+    """A number as it was printed, ``np.float64(0.5)`` or 0.500: only the latter says how many decimals it has."""
+    text = (wrapped or plain).replace(",", "")
+    value = float(text)
+    decimals = -int(Decimal(text).as_tuple().exponent) if plain and math.isfinite(value) else None
+    return Eval(value, decimals, line=line)
+
+
+def attempt_of(known: Known) -> Attempt:
     """What an attempt comes to."""
-    notes = list(attempt.notes)
-    metric = choose(tags_of(attempt)) or ""
-    points = points_of(attempt, metric, str(path), notes) if metric else ()
-    notes += remarks(metric, tags_of(attempt))
-    if attempt.torn:
-        notes.append(
-            f"torn step lines: {len(attempt.torn)}, first line {attempt.torn[0]}; evals in them may be missing"
-        )
-    last = last_step(attempt)
+    notes = list(known.notes)
+    if known.torn:
+        notes.append(f"torn step lines: {len(known.torn)}, first line {known.torn[0]}; evals in them may be missing")
+    last = last_step(known)
     ended: Ended = "unknown"
-    if attempt.planned is not None:
-        ended = "complete" if last >= attempt.planned else "early"
-    return ImportedCurve(
-        name=name_of(path) if number is None else f"{name_of(path)} (attempt {number})",
-        source=str(path),
-        metric=metric,
-        points=points,
+    if known.planned is not None:
+        ended = "complete" if last >= known.planned else "early"
+    return Attempt(
+        evals={tag: evals_of(known, tag) for tag in evaluated(known)},
+        tags=tags_of(known),
         last_step=last,
-        planned_steps=attempt.planned,
+        planned_steps=known.planned,
         ended=ended,
-        why=why(attempt, last, ended),
+        why=why(known, last, ended),
         notes=tuple(notes),
     )
 
 
 def name_of(path: Path) -> str:
     """The file's name, or its folder's where the file's says nothing. A dot is part of a name (…_73.77)."""
-    stem = path.stem if path.suffix in {".log", ".txt", ".out", ".err"} else path.name
+    stem = path.stem if path.suffix in {".log", ".txt", ".out", ".err", ".jsonl"} else path.name
     return path.resolve().parent.name or stem if stem.lower() in NAMELESS else stem
 
 
-def tags_of(attempt: Attempt) -> list[str]:
-    spoken = (tag for _, _, values, _ in attempt.spoken for tag in values)
-    return list(dict.fromkeys([*attempt.evals, *spoken]))
+def evaluated(attempt: Known) -> list[str]:
+    """Tags that have values to read."""
+    return list(dict.fromkeys([*attempt.evals, *(tag for *_, values in attempt.spoken for tag in values)]))
 
 
-def last_step(attempt: Attempt) -> int:
+def tags_of(attempt: Known) -> list[str]:
+    return list(dict.fromkeys([*evaluated(attempt), *attempt.tags]))
+
+
+def last_step(attempt: Known) -> int:
     """A log without step lines may end before its last bar, but the final eval comes after the last step."""
     final = any(kind == "Final" for kind, *_ in attempt.spoken)
     return max(attempt.last, attempt.planned or 0) if final and attempt.step < 0 else attempt.last
 
 
-def points_of(attempt: Attempt, metric: str, file: str, notes: list[str]) -> tuple[Point, ...]:
+def evals_of(attempt: Known, tag: str) -> dict[int, list[Eval]]:
     """Evals by step: step lines, and printed dicts where the line is missing or was rounded."""
-    found = {}
-    for step, values in sorted(attempt.evals.get(metric, {}).items()):
-        found[step] = values[-1]
-        if len(values) > 1:
-            notes.append(f"step {step} was evaluated {len(values)} times: {values[-1][0]:g} was the last")
-    for kind, spoken_at, said, line in attempt.spoken:
-        if metric not in said:
+    found = {step: list(values) for step, values in attempt.evals.get(tag, {}).items()}
+    for kind, spoken_at, said in attempt.spoken:
+        if tag not in said:
             continue
-        value = said[metric]
+        spoken = said[tag]
         at = last_step(attempt) if kind == "Final" and attempt.step < 0 else spoken_at
         # verl's first versions printed the final eval before its step line.
         where = [s for s in sorted(found) if s == at or (s > at and kind == "Final")]
-        same = next((s for s in where if found[s][0] in (value, round(value, 3))), None)
+        same = next((s for s in where if found[s][-1].value in (spoken.value, round(spoken.value, 3))), None)
         if same is not None:
-            found[same] = (value, line)
+            found[same][-1] = spoken
         elif at not in found:
-            found[at] = (value, line)
-    for step in [step for step, (value, _) in found.items() if math.isnan(value)]:
-        notes.append(f"the eval of step {step} gave no number")
-        del found[step]
-    return tuple(Point(s, percent(v, tag=metric, file=file, line=line)) for s, (v, line) in sorted(found.items()))
+            found[at] = [spoken]
+    return found
 
 
-def why(attempt: Attempt, last: int, ended: Ended) -> str:
+def why(attempt: Known, last: int, ended: Ended) -> str:
     """The line that decided."""
     bars = attempt.bar_text and attempt.bar >= last
     line = attempt.bar_text if bars else attempt.step_text or attempt.bar_text

@@ -10,7 +10,8 @@ from experiment_specs.claims import ClaimedRun
 from experiment_specs.language import Condition
 from experiment_specs.references import Reference
 from orchestrator.audit import CHECKS
-from orchestrator.bugs.facts import claimed_percent, whole_number_of
+from orchestrator.bugs.facts import claimed_percent
+from orchestrator.claimed_counts import claimed_counts, count_of_questions
 from orchestrator.numbers import bare_p, points
 from orchestrator.report.document import Block, Cell, Items, Paragraph, Section, table, without_empty
 from orchestrator.report.finding_sections import BY_QUESTIONS, CLAIM, findings
@@ -66,7 +67,7 @@ def _score(row: Mapping[str, Any]) -> Cell:
     if score is None:
         return Cell("–")
     text = f"{score['percent']:.2f} %"
-    if score["k"] is not None:
+    if score["k"] is not None and score["samples"] == 1:
         low, high = wilson(score["k"], score["n"])
         text += f" [{100 * low:.1f}, {100 * high:.1f}]"
     struck = row["validity"] in ("affected", "superseded")
@@ -93,8 +94,9 @@ def _sigma(run: ClaimedRun) -> str:
 def _complete(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[str, Any]]]) -> Section:
     cells = [
         (
-            run.label, run.category or "–", run.tensorboard or "–", _score(row), _k_of_n(row), _said(run, "epochs"),
-            _said(run, "aqn"), _said(run, "epoch_aware"), _said(run, "srdd"), _said(run, "lora"), _said(run, "dtype"),
+            run.label, run.category or "–", run.tensorboard or "–", _score(row), _k_of_n(run, row),
+            _said(run, "epochs"), _said(run, "aqn"),
+            _said(run, "epoch_aware"), _said(run, "srdd"), _said(run, "lora"), _said(run, "dtype"),
             _said(run, "notes"),
         )
         for run, row in rows
@@ -119,11 +121,13 @@ def _complete(history: HistoryMaterial, rows: Sequence[tuple[ClaimedRun, dict[st
     return Section(f"{history.name}: all claims", (*([Paragraph(about)] if about else []), table_))
 
 
-def _k_of_n(row: Mapping[str, Any]) -> str:
+def _k_of_n(run: ClaimedRun, row: Mapping[str, Any]) -> str:
     score = row["score"]
-    if score is None:
+    if score is None or not score["n"]:
         return "–"
-    return f"{score['k']}/{score['n']}" if score["k"] is not None else "no k fits" if score["n"] else "–"
+    if score["k"] is not None:
+        return f"{score['k']}/{score['n'] * score['samples']}"
+    return "several k fit" if claimed_counts(run, score["percent"], score["n"]) else "no k fits"
 
 
 def _apart(history: HistoryMaterial, label: str, than: str) -> CheckpointDifference | None:
@@ -132,8 +136,7 @@ def _apart(history: HistoryMaterial, label: str, than: str) -> CheckpointDiffere
     questions = history.about.get("questions")
     counts = []
     for name in (than, label):
-        percent = claimed_percent(runs[name])
-        k = whole_number_of(percent, questions) if percent is not None and questions else None
+        k = count_of_questions(runs[name], claimed_percent(runs[name]), questions)
         if k is None:
             return None
         counts.append((k, int(questions or 0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.scheduler.causes import BY_NAME, Budget, Found, find_cause
+from orchestrator.scheduler.causes import BY_NAME, SIGNALLED, Budget, Found, find_cause
 
 TRIES: dict[Budget, int] = {"infrastructure": 3, "memory": 3, "hang": 2, "unexplained": 1, "own": 0}
 """How often a run is tried again after losses of each kind."""
@@ -87,6 +87,8 @@ def _what_was_seen(exit_code: int | None) -> str:
         return "the supervisor is gone"
     if exit_code == TOLD_TO_GO:
         return "told to end by a signal"
+    if exit_code in SIGNALLED:
+        return f"killed by signal {exit_code - SIGNALLED.start + 1}"
     return f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}, and no word in its log"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiment_specs.language import Condition
-from orchestrator.verdict import course, noise, weights
+from orchestrator.verdict import course, noise, settings, weights
 from orchestrator.verdict.case import (
     PROVEN,
     Case,
@@ -43,7 +43,10 @@ def judge_eval(condition: Condition, plan: PlannedSteps, saved: Saved | None, fa
     """``condition``: the evaluated one, whose dtype, noise and adapters say the mode."""
     step = saved.step if saved is not None else plan.total_steps
     case = Case(condition, replace(plan, total_steps=step), tuple(_at_step(fact, step) for fact in facts))
-    checks = [course.identity, course.evals, weights.quantisation, weights.adapters, weights.eval_mode, _noised, _exact]
+    checks = [
+        course.identity, course.evals, weights.quantisation, weights.adapters, weights.eval_mode, _noised, _exact,
+        settings.attention_of_eval,
+    ]  # fmt: skip
     found = [check(case) for check in checks]
     return summed([_loaded(case, saved), _same_questions(case, saved), _merged(case), *found, _trained(saved)])
 

@@ -7,13 +7,13 @@ from math import isfinite
 from typing import Any
 
 from experiment_specs.language import Condition, Scan
-from orchestrator.verdict import course, gradients, noise, weights
+from orchestrator.verdict import course, gradients, noise, settings, weights
 from orchestrator.verdict.case import PROVEN, REFUTED, UNPROVEN, Case, Findings, Measured, PlannedSteps, Verdict, short
 
 CHECKS: tuple[Callable[[Case], Findings], ...] = (
     course.identity, course.steps, course.resumption, course.counts, course.evals,
     weights.quantisation, weights.adapters, weights.same_weights, weights.eval_mode, weights.movement,
-    gradients.gradients, noise.noise, noise.layers, noise.hardware,
+    gradients.gradients, noise.noise, noise.layers, noise.hardware, settings.attention, settings.verl_keys,
 )  # fmt: skip
 
 

@@ -100,7 +100,8 @@ def test_a_new_spec_plans_as_it_is_and_is_never_written_over(tmp_path) -> None:
 
 def test_names_that_yaml_reads_otherwise_and_places_that_cannot_be_written(tmp_path) -> None:
     assert aqn("init", "2024.yaml", cwd=tmp_path).returncode == 0
-    assert aqn("init", "no.yaml", cwd=tmp_path).returncode == 0
+    for name in ("no.yaml", "1e-5.yaml", "010.yaml"):
+        assert aqn("init", name, cwd=tmp_path).returncode == 0
     (tmp_path / "afile").write_text("")
     done = aqn("init", "afile/x.yaml", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: afile: File exists\n")
@@ -168,6 +169,48 @@ def test_a_bad_spec_is_one_line_with_exit_code_2_and_nothing_is_written(command,
     assert done.stderr.count("\n") == 1
     assert "sweep.yaml:4: axes.dtype[1]: 'mxpf4' is not a known dtype" in done.stderr
     assert not home().exists()
+
+
+PORTED = (
+    TINY.replace("[none, standard]", "[none, standrad]")
+    + """\
+set: {optimiser.lr: 1e−5, algorithm.clip_low: 0.1}
+seeds: [010]
+trainer:
+  actor_rollout_ref.actor.kl_loss_type: low_var_kl
+  actor_rollout_ref.actor.clip_ratio_low: 0.3
+  trainer.critic_warmup: 10
+  reward.num_worker: 1
+"""
+)
+
+
+@pytest.mark.parametrize("command", [("plan",), ("plan", "--json"), ("submit",)])
+def test_all_that_is_wrong_with_a_spec_is_told_at_once_and_nothing_is_written(command, write_spec) -> None:
+    spec = write_spec(PORTED)
+    done = aqn(*command, spec)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    places = [
+        "5: axes.aqn[1]", "6: set.optimiser.lr", "7: seeds[0]", "9: trainer.actor_rollout_ref.actor.kl_loss_type",
+        "10: trainer.actor_rollout_ref.actor.clip_ratio_low", "11: trainer.trainer.critic_warmup",
+    ]  # fmt: skip
+    assert [line.removeprefix(f"error: {spec}:").split(": ")[:2] for line in lines[: len(places)]] == [
+        place.split(": ") for place in places
+    ]
+    assert lines[-1] == f"error: {len(lines) - 1} problems"
+    assert not home().exists()
+
+
+def test_a_refused_key_of_verl_is_told_with_the_value_that_holds(write_spec) -> None:
+    text = PORTED.replace("standrad", "standard").replace("1e−5", "1e-5").replace("010", "10")
+    told = aqn("plan", write_spec(text)).stderr
+    assert "kl_loss_type: is decided by the workers, which set 'low_var_kl', the same value: leave the line out" in told
+    assert "clip_ratio_low: is decided by algorithm.clip_low, which is 0.1 here; say it there" in told
+    assert "critic_warmup: is decided by the workers, which keep the default 0\n" in told
+    assert "trainer.reward.num_worker: verl has no such key" in told
+    assert told.endswith("error: 4 problems\n")
 
 
 def test_what_the_workers_cannot_do_is_refused_before_anything_is_written(write_spec) -> None:

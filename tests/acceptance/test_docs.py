@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
-PAGES = ("tutorial.md", "gpu-node.md", "cluster.md", "migrating.md", "dashboard.md")
+PAGES = ("tutorial.md", "gpu-node.md", "cluster.md", "migrating.md", "importing.md", "dashboard.md")
 NEEDS = {"gpu", "network", "cluster", "browser", "install", "verl", "your files"}
 """What a block may say that it needs. Those that need verl are run by the long tests; of the others, `make demo` and `aqn
 ui` have tests of their own, and the rest is not run anywhere."""

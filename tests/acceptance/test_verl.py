@@ -30,7 +30,12 @@ sweep: short
 base: bases/tiny-cpu.yaml
 set: {steps_per_epoch: 4, eval: {every: 2}, dtype: mxfp4, aqn: {preset: standard, num_stages: 4}}
 labels: {short: {dtype: mxfp4}}
-trainer: {trainer.logger: [wandb], trainer.project_name: addition}
+trainer:
+  trainer.logger: [wandb]
+  trainer.project_name: addition
+  actor_rollout_ref.actor.entropy_coeff: 0.001
+  algorithm.norm_adv_by_std_in_grpo: true
+  actor_rollout_ref.actor.policy_loss.loss_mode: vanilla
 """
 
 
@@ -125,6 +130,26 @@ def test_verls_own_logger_writes_to_wandb_beside_the_record(adopted) -> None:
     assert b"addition" in written  # the project that the spec names
     assert written.count(b"training/global_step") >= 4  # a record a step
     assert b"val-core/" in written
+
+
+def test_every_key_of_verls_that_the_spec_sets_was_read_by_a_process_of_the_run(adopted) -> None:
+    places: dict[str, set[str]] = {}
+    for fact in adopted[1]["evidence"]:
+        if fact["kind"] == "setting_read":
+            places.setdefault(fact["data"]["key"], set()).add(fact["data"]["place"].partition(":")[0])
+    assert set(places) == {
+        "actor_rollout_ref.actor.entropy_coeff",
+        "algorithm.norm_adv_by_std_in_grpo",
+        "actor_rollout_ref.actor.policy_loss.loss_mode",
+    }
+    assert all(place.startswith("verl/") for files in places.values() for place in files), places
+
+
+def test_policy_and_rollout_computed_with_the_attention_of_the_condition(adopted) -> None:
+    facts = {f["data"]["role"]: f["data"] for f in adopted[1]["evidence"] if f["kind"] == "attention"}
+    assert set(facts) == {"policy", "rollout"}
+    assert all(set(fact["functions"]) == {"sdpa_attention_forward"} for fact in facts.values())
+    assert facts["policy"]["masked"] is True
 
 
 def test_the_evidence_is_of_the_treatments(adopted) -> None:

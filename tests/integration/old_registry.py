@@ -70,7 +70,7 @@ def upgrade_to(connection: Connection, revision: str) -> None:
 def first_bodies(sweep: Sweep) -> dict[str, Row]:
     """Conditions as schema 1 wrote them: today's words without those that schema 2 added."""
     plain = build_condition(sweep, {}).model_dump(mode="json")
-    del plain["dtype"]["include"], plain["dtype"]["exclude"]
+    del plain["dtype"]["include"], plain["dtype"]["exclude"], plain["attention"]
     aqn = {"schedule": "kstage", "sigma_start": 0.05, "sigma_end": 0.0005, "num_stages": 10}
     aimed = Condition.model_validate(plain | {"aqn": aqn}).model_dump(mode="json")["aqn"]
     del aimed["multipliers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -119,6 +120,28 @@ def test_all_data_of_an_earlier_revision_comes_along(old_database, revision: str
     url, before = old_database(revision)
     engine = open_registry(url)
     _check(engine, before)
+    engine.dispose()
+
+
+def test_conditions_of_schema_2_name_their_attention_and_contrasts_follow_them(new_database, bodies) -> None:
+    url = new_database()
+    engine = create_engine(url)
+    old_registry.make(engine, "0005", bodies)
+    with engine.begin() as connection:
+        ids = dict(connection.execute(text("SELECT label, condition_id FROM runs")).all())
+        details = {"contrasts": {"x": {"vary": "lora", "pairs": [[ids["plain"], ids["adapters"]]]}}, "budget": {}}
+        connection.execute(text("UPDATE sweeps SET details = :d"), {"d": json.dumps(details)})
+        connection.execute(text("UPDATE search_arms SET condition_id = :c"), {"c": ids["plain"]})
+    engine.dispose()
+    engine = open_registry(url)
+    runs = {run.id: run for run in reads.runs(engine, kinds=("train",))}
+    assert (runs["plain"].condition["attention"], runs["adapters"].condition["attention"]) == ("sdpa", "eager")
+    (name,) = reads.sweep_names(engine)
+    found = reads.sweep_details(engine, name)
+    assert found["contrasts"]["x"]["pairs"] == [[runs["plain"].condition_id, runs["adapters"].condition_id]]
+    with engine.connect() as connection:
+        (arm,) = connection.execute(text("SELECT condition_id FROM search_arms")).scalars()
+    assert arm == runs["plain"].condition_id != ids["plain"]
     engine.dispose()
 
 

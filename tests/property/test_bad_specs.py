@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from experiment_specs.errors import SpecError
+from experiment_specs.errors import SpecError, SpecErrors
 from orchestrator.aims import aims_of
 from orchestrator.cli.plan_view import command_text, plan_view
 from orchestrator.composed import show
@@ -31,13 +31,13 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in GOOD}
 JUNK: list[Any] = [
     None, True, False, 0, -1, 1, 3, 2**31, 10**30, 0.0, -0.5, 1e-9, 1e300, float("inf"), float("nan"),
     "", " ", "none", "off", "two", "mxfp4", "standard", "a" * 5000, "\x00", "é\n", "${set.epochs}", "${", "${oc.env:HOME}",
-    "${${a}.env:HOME}", "\\${set.epochs}", "../../../../etc/passwd", "/etc/passwd", "bases/tiny-cpu.yaml", "!!int 3",
+    "${${a}.env:HOME}", "${HOME}", "~/x", "~nobody/x", "$HOME/x", "$NOWHERE/x", "1e\u22125", "0500", "\\${set.epochs}", "../../../../etc/passwd", "/etc/passwd", "bases/tiny-cpu.yaml", "!!int 3",
     [], {}, [[]], [{}], {"a": 1}, {"preset": "standard"}, {"preset": None}, {"preset": [1]}, "\ud800", [1, 1], ["x"], [None], {"": ""}, {"a.b.c": 1},
 ]  # fmt: skip
 TOKENS = [
     "*a", "&a", "&a [*a]", "!!python/object/apply:os.system ['true']", "!!set {a, b}", "<<: {epochs: 2}", "? x", "- ", ": ",
     "{", "}", "[", "]", "\t", "#", "|", ">", "'", '"', "%", "@", "`", "---\n", "...\n", "2026-13-45", "0x1G", ".nan", "~",
-    "\ud7ff", "\x07", "=", "!", "0o17", "1_000", "12:30:45",
+    "\ud7ff", "\x07", "=", "!", "0o17", "1_000", "12:30:45", "0500", "off", "1\u22125", "~/x", "$HOME", "$NOWHERE/x",
 ]  # fmt: skip
 
 MANY = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 120
@@ -122,18 +122,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.timeout(1800)  # a search at random takes its time
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=MANY)
 @given(text=spoiled_trees() | spoiled_texts())
-def test_a_spoiled_spec_is_planned_or_told_in_one_line_that_names_its_place(text: str, place: Path) -> None:
+def test_a_spoiled_spec_is_planned_or_told_in_lines_that_name_their_places(text: str, place: Path) -> None:
     (place / "spoiled.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
     problem = None
     try:
         _show(prepare(Path("spoiled.yaml")))
     except SpecError as error:
         problem = error
-    if problem is not None:
-        message = str(problem)
-        assert problem.file, message
-        assert message.startswith(problem.file), message
+    told = problem.problems if isinstance(problem, SpecErrors) else [problem] if problem is not None else []
+    for one in told:
+        message = str(one)
+        assert one.file, message
+        assert message.startswith(one.file), message
         assert "\n" not in message, message
         assert len(message) < 3000, message
+    assert len({str(one) for one in told}) == len(told), "told twice"
+    if len(told) > 1:
+        assert str(problem).splitlines() == [*map(str, told), f"{len(told)} problems"]
+        in_one_file = [one.line or 0 for one in told if one.file == told[0].file]
+        assert in_one_file == sorted(in_one_file), str(problem)
     assert os.listdir(place) == ["spoiled.yaml"]
     assert not list(place.parent.glob("home/*"))

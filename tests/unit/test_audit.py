@@ -13,7 +13,7 @@ from experiment_specs.errors import SpecError
 from experiment_specs.language import Condition
 from experiment_specs.presets import PACKAGE
 from orchestrator.audit import CHECKS, Audited, Claimed, Contradiction, audit, named
-from orchestrator.bugs.facts import whole_number_of
+from orchestrator.claimed_counts import claimed_count
 from orchestrator.importers.history import claims_of
 
 SEED = PACKAGE / "history" / "aqn_2026_01.yaml"
@@ -172,7 +172,8 @@ def test_what_a_name_says() -> None:
     [(70.58, 1319, 931), (70.27, 1319, None), (91.0, 500, 455), (100.0, 500, 500), (0.0, 3, 0)],
 )
 def test_a_percentage_is_a_whole_number_of_its_questions(percent: float, questions: int, k: int | None) -> None:
-    assert whole_number_of(percent, questions) == k
+    run = ClaimedRun.model_validate({"label": "r", "said": [{"place": "p", "score": percent}]}, strict=False)
+    assert claimed_count(run, percent, questions) == k
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,118 @@ def test_every_check_has_a_rule_in_words() -> None:
     seen: set[Any] = {c.check for c in audit(audited(SEED))}
     assert seen <= set(CHECKS)
     assert all(text.endswith(".") for text in CHECKS.values())
+
+
+# Imported logs: nobody is accused of what a logger printed
+
+
+def of_log(tmp_path: Path, questions: int | None, *values: str, tag: str = "math/acc/mean@1") -> list[Contradiction]:
+    """What the audit says of a log with these evals, imported with these questions."""
+    from orchestrator.importers.curve_claims import claimed_run, with_questions
+    from orchestrator.importers.verl_log import read
+
+    path = tmp_path / "run.log"
+    path.write_text("".join(f"step:{5 * n} - val-core/{tag}:{value}\n" for n, value in enumerate(values)))
+    claims = [Claimed(c.name, claimed_run(c), None, n) for c, n in with_questions(read(path), questions)]
+    return audit(Audited("h", claims, {}, []))
+
+
+@pytest.mark.parametrize(
+    ("tag", "questions", "value"),
+    [
+        ("math/acc/mean@1", 1312, "0.621"),  # 815 of 1312
+        ("math/acc/mean@1", 1319, "0.62"),
+        ("math/acc/mean@1", 1319, "0.6"),
+        ("math/acc/mean@1", 7, "0.857"),
+        ("math/acc/mean@1", 7, "np.float64(0.8571428571428571)"),
+        ("math/acc/mean@1", 7, "0.8571428656578064"),  # the same in 32 bits
+        ("math/acc/mean@1", 7, "np.float32(0.85714287)"),
+        ("aime24/acc/mean@32", 30, "0.0958333333333333"),  # 92 of 960
+        ("aime24/acc/mean_32", 30, "0.096"),
+        ("aime24/acc/mean@8", 5, "0.53"),  # 21 of 40 is 0.525
+        ("aime24/acc/mean@8", 5, "0.52"),  # so is this, its tie rounded to even
+        ("math/acc/mean@1", 3, "0.000"),
+        ("math/acc/mean@1", 3, "1.000"),
+        ("math/reward/mean@1", 10, "0.537"),  # a reward may be what it likes
+    ],
+)
+def test_what_a_logger_prints_of_a_count_is_no_contradiction(
+    tmp_path: Path, tag: str, questions: int, value: str
+) -> None:
+    assert of_log(tmp_path, questions, "0.0", value, tag=tag) == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "questions", "value", "near"),
+    [
+        ("math/acc/mean@1", 10, "0.537", "5/10 = 50.00 %, 6/10 = 60.00 %"),
+        ("math/acc/mean@1", 1312, "0.6215", "815/1312 = 62.12 %, 816/1312 = 62.20 %"),
+        ("math/acc/mean@1", 7, "0.850", "5/7 = 71.43 %, 6/7 = 85.71 %"),
+        ("aime24/acc/mean@8", 3, "0.53", "12/24 = 50.00 %, 13/24 = 54.17 %"),
+        ("aime24/acc/mean@32", 30, "0.0963", "92/960 = 9.58 %, 93/960 = 9.69 %"),
+        (
+            "math/acc/mean@1", 7, "np.float64(0.857141)",
+            "5/7 = 71.4286 %, 6/7 = 85.7143 %",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_count_gives_is_a_contradiction(
+    tmp_path: Path, tag: str, questions: int, value: str, near: str
+) -> None:
+    found = of_log(tmp_path, questions, "0.0", value, tag=tag)
+    assert [(c.check, c.expected) for c in found] == [("not-k-of-n", near)]
+
+
+def test_several_answers_to_a_question_are_named(tmp_path: Path) -> None:
+    [found] = of_log(tmp_path, 3, "0.53", tag="aime24/acc/mean@8")
+    assert "score 53.00 %" in found.text
+    assert "is no whole number of 3 questions with 8 answers each: 12/24" in found.text
+
+
+def test_prompts_with_fewer_answers_make_no_contradiction(tmp_path: Path) -> None:
+    """The mean leaves them out: of how many questions it is a share, nobody knows."""
+    tag = "math/acc/mean@1:0.1 - val-core/aime24/acc/mean@8"
+    assert of_log(tmp_path, 3, "0.53", tag=tag.replace("math/", "aime24/")) == []
+
+
+def test_runs_of_logs_may_have_one_number(tmp_path: Path) -> None:
+    log = of_log(tmp_path, 30, "0.1", "0.2", "0.1", tag="aime24/acc/mean@1")
+    assert log == []
+    again = of_log(
+        tmp_path, 30, "0.1", "0.2 - actor/x:1\nTotal training steps: 9\nstep:0 - val-core/aime24/acc/mean@1:0.2"
+    )
+    assert "one-number-in-several-rows" not in {c.check for c in again}
+
+
+def test_a_history_may_state_answers_per_question(check) -> None:
+    row = "label: B\n    samples: 32\n    said:\n      - {place: first, score: 72.10}"
+    text = CLEAN.replace("label: B\n    said:\n      - {place: first, score: 72.10}", row)
+    assert check(text) == []
+    assert check(text.replace("score: 72.10}", "score: 72.11}").replace("points: 1.67", "points: 1.66")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("score: 72.10}", "score: 72.1}", set()),
+        ("points: 1.67", "points: 1.7", set()),
+        ("points: 1.67", "points: 1.8", {"benefit-arithmetic"}),
+        ("place: second, score: 73.77", "place: second, score: 73.8", set()),
+        ("place: second, score: 73.77", "place: second, score: 73.768", set()),
+        ("place: second, score: 73.77", "place: second, score: 73.7", {"places-disagree"}),
+    ],
+)
+def test_numbers_are_compared_to_the_decimals_that_both_have(check, old: str, new: str, wanted: set[str]) -> None:
+    assert {c.check for c in check(CLEAN.replace(old, new))} - {"not-k-of-n"} == wanted
+
+
+def test_the_score_in_a_name_is_compared_to_its_decimals(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run = ClaimedRun.model_validate(
+        {"label": "r", "tensorboard": "Q_MXFP4_73.77", "said": [{"place": "p", "score": 73.7680060652}]}, strict=False
+    )
+    claim = Claimed("c", run, None, 1319)
+    assert audit(Audited("h", [claim], {}, [])) == []
+    other = replace(claim, run=run.model_copy(update={"tensorboard": "Q_MXFP4_73.76"}))
+    assert [c.check for c in audit(Audited("h", [other], {}, []))] == ["name-against-fields"]

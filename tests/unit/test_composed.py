@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiment_specs.errors import SpecError
+from experiment_specs.errors import SpecError, SpecErrors
 from experiment_specs.load import load_sweep
 from orchestrator.composed import check_with_verl, show
 from orchestrator.plan import make_plan
@@ -13,6 +13,7 @@ from tests.conftest import TINY
 from workers.checkpoints import due, unneeded
 from workers.launch import Order
 from workers.verl_config import known_keys, problem_with
+from workers.verl_reads import never_read
 
 
 def checked(write_spec, text: str) -> list[str]:
@@ -99,17 +100,68 @@ def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("algorithm.gamma", 0.9, "not discounted"),
+        ("algorithm.gamma", 0.9, "verl ignores it: group-relative advantages are not discounted"),
         ("algorithm.filter_groups.max_num_gen_batches", 5, "without a limit"),
         ("data.gen_batch_size", 256, "one by one"),
-        ("actor_rollout_ref.rollout.gpu_memory_utilization", 0.5, "no option of rollouts by transformers"),
         ("critic.optim.lr", 1e-5, "no critic"),
+        ("trainer.balance_batch", False, "verl 0.9.1 never reads it"),
+        ("actor_rollout_ref.nccl_timeout", 3600, "verl 0.9.1 never reads it"),
+        ("actor_rollout_ref.rollout.max_num_seqs", 64, "reads it only in runs with rollouts by vLLM"),
+        ("actor_rollout_ref.ref.fsdp_config.forward_prefetch", True, "reads it only in runs with a KL loss"),
+        ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu", 99, "use_dynamic_bsz"),
+        ("custom_reward_function.path", "x.py", "its place is reward.custom_reward_function.path, which the workers"),
+        ("reward_model.reward_kwargs.overlong_buffer_cfg.len", 4, "algorithm.overlong decides it"),
+        ("reward_model.enable", True, "its place is reward.reward_model.enable"),
     ],
 )
-def test_what_verl_would_ignore_is_a_warning(write_spec, key, value, why) -> None:
-    (warning,) = checked(write_spec, f"{TINY}trainer: {{{key}: {value}}}\n")
-    assert warning.startswith(f"verl ignores {key}: ")
-    assert why in warning
+def test_a_key_without_an_effect_is_an_error_that_says_why(write_spec, key, value, why) -> None:
+    with pytest.raises(SpecError) as caught:
+        checked(write_spec, f"{TINY}trainer: {{{key}: {str(value).lower()}}}\n")
+    assert why in str(caught.value)
+    assert (caught.value.line, caught.value.key) == (6, f"trainer.{key}")
+
+
+def test_all_keys_without_an_effect_are_told_at_once_and_where_a_key_has_one_it_may_stand(write_spec) -> None:
+    text = (
+        f"{TINY}trainer: {{trainer.balance_batch: false, actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n"
+    )
+    with pytest.raises(SpecErrors) as caught:
+        checked(write_spec, text)
+    assert [problem.key.rpartition(".")[2] for problem in caught.value.problems] == [
+        "balance_batch",
+        "forward_prefetch",
+    ]
+    with_kl = TINY + "set: {algorithm.kl_loss: 0.001}\n"
+    assert not checked(write_spec, with_kl + "trainer: {actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}\n")
+
+
+def test_a_key_that_acts_in_some_conditions_alone_names_the_others(write_spec) -> None:
+    text = TINY.replace("aqn: [none, standard]", "algorithm.kl_loss: [0.0, 0.001]")
+    with pytest.raises(
+        SpecError, match=r"has no effect in algorithm=dapo dtype=bf16, .* dtype=mxfp4: verl 0.9.1 reads"
+    ):
+        checked(write_spec, f"{text}trainer: {{actor_rollout_ref.ref.fsdp_config.forward_prefetch: true}}\n")
+
+
+def test_memory_settings_without_an_effect_are_a_warning(write_spec) -> None:
+    (warning,) = checked(write_spec, TINY + "trainer: {actor_rollout_ref.rollout.gpu_memory_utilization: 0.5}\n")
+    assert warning == (
+        "actor_rollout_ref.rollout.gpu_memory_utilization has no effect:"
+        " verl 0.9.1 reads it only in runs with rollouts by vLLM"
+    )
+
+
+def test_a_key_that_only_code_mentions_is_left_to_the_runs_evidence(write_spec) -> None:
+    (warning,) = checked(write_spec, TINY + "trainer: {actor_rollout_ref.actor.policy_loss.clip_cov_ratio: 0.001}\n")
+    assert "in which nothing reads it is not PROVEN" in warning
+
+
+def test_no_hint_leads_to_a_key_that_verl_never_reads() -> None:
+    assert "balance_batch" not in str(problem_with("trainer.balance_batchh", True))
+    for key, default in known_keys().items():
+        if not isinstance(default, dict) and (problem := problem_with(f"{key}x", default)) is not None:
+            hint = problem.partition("did you mean '")[2].rstrip("'?")
+            assert not hint or isinstance(known_keys()[hint], dict) or not never_read(hint), (key, hint)
 
 
 def test_what_verl_leaves_open_is_not_checked(write_spec) -> None:

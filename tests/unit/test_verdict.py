@@ -13,6 +13,7 @@ from experiment_specs.language import Aqn, Dtype, Model, Scan
 from experiment_specs.load import build_condition, load_sweep
 from experiment_specs.schedules import sigma_at
 from orchestrator.verdict import Measured, PlannedSteps, inert_stages, judge, judge_scan
+from orchestrator.verdict.settings import ATTENTION_FUNCTIONS
 from tests.conftest import TINY
 
 LINEARS = [f"model.layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.up_proj")]
@@ -58,6 +59,10 @@ def probe(step: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def attention(role: str, function: str = "sdpa_attention_forward", masked: bool | None = True) -> dict[str, Any]:
+    return {"role": role, "functions": {function: 2}, "masked": masked}
+
+
 def good_facts(noise: bool, replicas: int = 1) -> Facts:
     sigmas = [sigma_at(AQN, step + 1, 4, 4) if noise else 0.0 for step in range(4)]
     everyone = range(replicas)
@@ -73,6 +78,7 @@ def good_facts(noise: bool, replicas: int = 1) -> Facts:
                 "role": "policy",
             }
         ],
+        "attention": [attention("policy"), *(attention("rollout", masked=True) for _ in everyone)],
         "exported": [{"export": s, "weights": weights(s) | NORMS, "used": weights(s)} for s in range(5)],
         "forward_weights": [{"export": step, "weights": weights(step)} for step in range(4)],
         "gradient_probe": [probe(step) for step in range(4)],
@@ -97,6 +103,9 @@ def verdict_of(write_spec) -> Callable[..., tuple[str, str]]:
     def judged(facts: Facts, aqn: str = "standard", plan: PlannedSteps = PLAN, **more: Any) -> tuple[str, str]:
         stages = {"aqn.num_stages": 4} if aqn != "none" else {}
         condition = build_condition(sweep, {"dtype": "mxfp4", "aqn": aqn} | stages | more)
+        if condition.hw_noise is not None:  # errors inside attention need another kernel than good_facts has
+            function = ATTENTION_FUNCTIONS[condition.attention]
+            facts = facts | {"attention": [fact | {"functions": {function: 2}} for fact in facts["attention"]]}
         result = judge(condition, plan, [Measured(k, d) for k, many in facts.items() for d in many])
         return result.status, "; ".join(result.reasons)
 
@@ -609,6 +618,7 @@ def test_the_reference_policy_is_asked_for_where_there_is_one(verdict_of) -> Non
     status, reasons = verdict_of(facts, **{"algorithm.kl_loss": 0.01})
     assert (status, "reference policy" in reasons) == ("UNPROVEN", True)
     facts["quantised"].append(facts["quantised"][0] | {"role": "reference"})
+    facts["attention"].append(attention("reference"))
     assert verdict_of(facts, **{"algorithm.kl_loss": 0.01})[0] == "PROVEN"
 
 
@@ -672,3 +682,43 @@ def test_a_run_that_went_on_with_another_model_or_data_is_refuted(verdict_of) ->
     facts["started"][-1]["fingerprints"]["train"] = "another"
     status, reasons = verdict_of(facts)
     assert (status, "it went on with another train than it began with" in reasons) == ("REFUTED", True)
+
+
+@pytest.mark.parametrize(
+    ("role", "fact", "why"),
+    [
+        ("policy", attention("policy", "eager_attention_forward"), "the policy computed its attention by eager"),
+        ("policy", attention("policy", masked=False), "tokens see earlier sequences"),
+        ("rollout", attention("rollout", "flash_attention_forward"), "the rollout computed its attention by flash"),
+    ],
+)
+def test_another_attention_than_the_conditions_refutes(verdict_of, role, fact, why) -> None:
+    facts = good_facts(noise=True)
+    facts["attention"] = [f for f in facts["attention"] if f["role"] != role] + [fact]
+    status, reasons = verdict_of(facts)
+    assert (status, why in reasons) == ("REFUTED", True), reasons
+
+
+def test_flash_attention_is_to_pack_its_sequences(verdict_of) -> None:
+    facts = good_facts(noise=True)
+    packed = {"attention": "flash_attention_2", "compute": "bf16", "rollout": "vllm"}
+    facts["attention"] = [attention("policy", "flash_attention_forward", masked=False)]
+    assert verdict_of(facts, **packed)[0] == "PROVEN"
+    facts["attention"] = [attention("policy", "flash_attention_forward", masked=True)]
+    status, reasons = verdict_of(facts, **packed)
+    assert (status, "got padded sequences" in reasons) == ("REFUTED", True)
+
+
+@pytest.mark.parametrize("role", ["policy", "rollout"])
+def test_attention_that_was_not_measured_is_missing(verdict_of, role) -> None:
+    facts = good_facts(noise=True)
+    facts["attention"] = [f for f in facts["attention"] if f["role"] != role]
+    assert verdict_of(facts) == ("UNPROVEN", f"which attention the {role} used was not measured")
+
+
+def test_a_key_of_verls_that_nothing_read_leaves_a_run_unproven(verdict_of) -> None:
+    key = "actor_rollout_ref.actor.entropy_coeff"
+    facts = good_facts(noise=True)
+    assert verdict_of(facts, trainer={key: 0.1})[0] == "UNPROVEN"
+    facts["setting_read"] = [{"key": key, "place": "verl/workers/utils/losses.py:1"}]
+    assert verdict_of(facts, trainer={key: 0.1})[0] == "PROVEN"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -340,24 +342,121 @@ def test_dicts_alone_are_enough(log) -> None:
     assert (curve.last_step, curve.ended) == (4, "complete")
 
 
-def test_the_best_tag_is_read_and_the_others_are_named(log) -> None:
+def test_the_best_tag_of_each_test_set_is_read_and_the_others_are_named(log) -> None:
     text = (
         "step:20 - val-core/math/reward/mean@1:-0.3 - val-aux/math/acc/mean@1:0.1 - val-core/math/acc/mean@8:0.4"
         " - val-core/math/acc/best@8/mean:0.9 - val-core/aime/acc/mean@32:0.2 - training/global_step:20\n"
     )
+    math, aime = read(log(text, "run.jsonl.log"))
+    assert (math.name, math.metric, points(math)) == ("run.jsonl on math", "val-core/math/acc/mean@8", [(20, 40.0)])
+    assert math.notes[0] == "not read: val-core/math/reward/mean@1, val-core/math/acc/best@8/mean"
+    assert "val-core/math/acc/mean@8 leaves out those of val-aux/math/acc/mean@1" in math.notes[1]
+    assert (math.samples, math.shares) == (8, False), "some prompts are not in it: it is no share of all questions"
+    assert (aime.name, aime.metric, points(aime)) == ("run.jsonl on aime", "val-core/aime/acc/mean@32", [(20, 20.0)])
+    assert (aime.samples, aime.shares, aime.notes) == (32, True, ())
+
+
+def test_what_is_asked_for_is_read_instead(log) -> None:
+    text = "step:20 - critic/score/mean:0.25 - val-core/math/acc/mean@8:0.4 - val-core/math/acc/best@8/mean:0.9\n"
+    path = log(text)
+    assert [(c.name, c.metric, points(c)) for c in read(path, metrics=["val-core/math/acc/mean@8"])] == [
+        ("mxfp4_dapo_73.77", "val-core/math/acc/mean@8", [(20, 40.0)])
+    ]
+    best, reward = read(path, metrics=["val-core/math/acc/best@8/mean", "critic/score/mean"])
+    assert (points(best), best.shares) == ([(20, 90.0)], False)
+    assert (points(reward), reward.name) == ([(20, 25.0)], "mxfp4_dapo_73.77 on critic/score/mean")
+    assert reward.notes[0] == "critic/score/mean was asked for, and read as a share of right answers"
+    [none] = read(path, metrics=["val-core/math/acc/mean@4"])
+    assert none.points == ()
+    assert none.left_out.endswith("did you mean 'val-core/math/acc/mean@8'?")
+
+
+def test_an_attempt_without_what_was_asked_for_is_named(log) -> None:
+    asked = line(0, "0.5", "critic/score/mean")
+    first, second = read(log(run(3, 8) + asked, "a.log"), metrics=["critic/score/mean"])
+    assert (first.name, first.points, second.name, points(second)) == (
+        "a (attempt 1)", (), "a on critic/score/mean (attempt 2)", [(0, 50.0)],
+    )  # fmt: skip
+    assert first.left_out.startswith("it has no numbers of critic/score/mean; seen: ")
+
+
+def test_the_mean_with_most_evals_is_read(log) -> None:
+    """Where a prompt lost an answer, verl names the mean of that eval after fewer answers."""
+    tag = "val-core/math/acc/mean@"
+    text = "".join(line(step, "0.25", f"{tag}8") for step in (0, 5)) + line(10, "0.5", f"{tag}7")
     [curve] = read(log(text))
-    assert (curve.metric, points(curve)) == ("val-core/math/acc/mean@8", [(20, 40.0)])
-    assert curve.notes[0] == (
-        "not read: val-core/math/reward/mean@1, val-core/math/acc/best@8/mean, val-core/aime/acc/mean@32"
+    assert (curve.metric, points(curve)) == (f"{tag}8", [(0, 25.0), (5, 25.0)])
+    assert f"not read: {tag}7" in curve.notes
+    assert not curve.shares
+
+
+@pytest.mark.parametrize("value", ["-0.5", "1.2", "np.float64(73.77)", "\N{MINUS SIGN}0.5", "1,234", "1,234.5"])
+def test_what_is_no_share_is_left_out_and_refuses_no_other(log, value: str) -> None:
+    other = f" - val-core/math/acc/mean@1:0.5 - {GSM8K}:"
+    text = (line(0, "0.1") + line(20, value)).replace(f" - {GSM8K}:", other)
+    odd, good = sorted(read(log(text)), key=lambda curve: len(curve.points))
+    assert points(good) == [(0, 50.0), (20, 50.0)]
+    assert good.name == "mxfp4_dapo_73.77 on math"
+    assert (odd.points, odd.test_set) == ((), "openai/gsm8k")
+    assert odd.left_out.startswith(f"{GSM8K} at step 20, line 2: ")
+    assert odd.left_out.endswith(" is not between 0 and 1: no share of right answers")
+
+
+def test_a_decimal_comma_is_never_read_as_a_number_and_the_line_is_named(log) -> None:
+    [curve] = read(log(line(0, "0.5") + line(5, "0,621") + line(10)))
+    assert points(curve) == [(0, 50.0)]
+    assert curve.notes == ("torn step lines: 1, first line 2; evals in them may be missing",)
+
+
+def test_a_unicode_minus_or_thousands_elsewhere_disturb_no_eval(log) -> None:
+    text = line(0, "0.1") + line(20, "0.2").replace("-0.002", "\N{MINUS SIGN}0.002").replace("1086.332", "1,086.332")
+    [curve] = read(log(text))
+    assert (points(curve), curve.notes) == ([(0, 10.0), (20, 20.0)], ())
+
+
+def test_the_first_months_of_verl(log) -> None:
+    """Dicts without ``val/``; the last eval comes after the last step line."""
+    text = (
+        "(main_task pid=41) \"Initial validation metrics: {'test_score/openai/gsm8k': 0.0304}\"\n"
+        "(main_task pid=41) step:0 - timing/gen:11.200 - critic/kl:0.000 - critic/lr(1e-4):0.100\n"
+        "(main_task pid=41) step:1 - timing/gen:11.300 - val/test_score/openai/gsm8k:0.412 - critic/lr(1e-4):0.100\n"
+        "(main_task pid=41) step:2 - timing/gen:11.100 - critic/kl:0.001 - critic/lr(1e-4):0.100\n"
+        "(main_task pid=41) (\"Final validation metrics: {'test_score/openai/gsm8k': 0.5273, \"\n"
+        "(main_task pid=41)  \"'test_score/math': 0.25}\")\n"
     )
-    assert "val-core/math/acc/mean@8 leaves out those of val-aux/math/acc/mean@1" in curve.notes[1]
+    gsm8k, math = read(log(text))
+    assert (gsm8k.metric, points(gsm8k)) == ("val/test_score/openai/gsm8k", [(0, 3.04), (1, 41.2), (2, 52.73)])
+    assert (math.metric, points(math)) == ("val/test_score/math", [(2, 25.0)])
 
 
-@pytest.mark.parametrize("value", ["-0.5", "1.2", "inf", "np.float64(73.77)"])
-def test_what_is_no_share_is_refused(log, value: str) -> None:
-    with pytest.raises(SpecError, match=r"\.log:2: val-core/openai/gsm8k/acc/mean@1: .* not between 0 and 1") as error:
-        read(log(line(0, "0.1") + line(20, value)))
-    assert (error.value.line, error.value.key) == (2, GSM8K)
+def test_printed_decimals_are_kept(log) -> None:
+    values = ("0.620", "0.621", "0.6", "np.float64(0.5)", "0.7376800606520091", "1e-02", "1.000")
+    [curve] = read(log("".join(line(step, value) for step, value in enumerate(values))))
+    assert [point.decimals for point in curve.points] == [1, 1, -1, None, 10, 0, 1]
+
+
+def test_tags_of_another_framework_are_named(log) -> None:
+    text = (
+        "(TaskRunner pid=9) (\"Initial validation metrics: {'val/alfworld/test_score': 1.25, \"\n"
+        "(TaskRunner pid=9)  \"'val/success_rate': 0.1250}\")\n"
+        "(TaskRunner pid=9) step:2 - episode/reward/mean:1.000 - val/alfworld/test_score:4.500 - val/success_rate:0.61\n"
+    )
+    path = log(text)
+    [curve] = read(path)
+    assert curve.points == ()
+    assert "seen: val/alfworld/test_score, val/success_rate, episode/reward/mean;" in curve.left_out
+    [asked] = read(path, metrics=["val/success_rate"])
+    assert (asked.name, points(asked)) == ("mxfp4_dapo_73.77", [(0, 12.5), (2, 61.0)])
+
+
+def test_attempts_and_test_sets_together(log) -> None:
+    text = run(3, 8) + run(2, 8)
+    curves = read(log(text.replace(f" - {GSM8K}", f" - val-core/math/acc/mean@4:0.25 - {GSM8K}"), "a.log"))
+    assert [c.name for c in curves] == [
+        f"a on {name} (attempt {n})" for n in (1, 2) for name in ("math", "openai/gsm8k")
+    ]
+    assert [c.samples for c in curves] == [4, 1, 4, 1]
+    assert [len(c.points) for c in curves] == [2, 2, 2, 2]
 
 
 def test_an_eval_that_gave_no_number_is_left_out(log) -> None:
@@ -366,9 +465,91 @@ def test_an_eval_that_gave_no_number_is_left_out(log) -> None:
     assert curve.notes == ("the eval of step 20 gave no number",)
 
 
+def test_an_eval_of_infinity_is_left_out(log) -> None:
+    [curve] = read(log(line(0, "0.1") + line(20, "inf")))
+    assert (points(curve), curve.notes) == ([(0, 10.0)], ("the eval of step 20 gave no number",))
+
+
 def test_a_run_without_evals_is_a_curve_without_points(log) -> None:
     [curve] = read(log(line(1) + line(2)))
     assert (curve.points, curve.metric, curve.last_step) == ((), "", 2)
+    assert "seen: actor/pg_loss, training/global_step, perf/throughput;" in curve.left_out
+
+
+# verl's file logger
+
+
+def record(step: int, share: float | None = None, tag: str = GSM8K, **others: float) -> str:
+    data = {"actor/pg_loss": 0.1, "training/global_step": step} | others | ({tag: share} if step % 5 == 0 else {})
+    return json.dumps({"step": step, "data": data}) + "\n"
+
+
+def test_verls_file_logger_is_read(log) -> None:
+    path = log("".join(record(step, 0.1 + step / 100) for step in range(11)), "exp.jsonl")
+    [curve] = read(path)
+    assert (curve.name, points(curve), curve.last_step) == ("exp", [(0, 10.0), (5, 15.0), (10, 20.0)], 10)
+    assert (curve.planned_steps, curve.ended, curve.notes) == (None, "unknown", ())
+    assert [c.name for c in read(path, label="mine")] == ["mine"]
+
+
+def test_null_in_verls_file_is_no_number_and_not_a_missing_eval(log) -> None:
+    [curve] = read(log(record(0, 0.1) + record(5) + record(10, math.nan) + record(15, 0.2), "exp.jsonl"))
+    assert points(curve) == [(0, 10.0), (15, 20.0)]
+    assert curve.notes == ("the eval of step 5 gave no number", "the eval of step 10 gave no number")
+    [none] = read(log(record(0) + record(5), "none.jsonl"))
+    assert (none.points, none.left_out) == ((), f"no eval of {GSM8K} gave a number")
+
+
+def test_what_the_file_of_a_resumed_run_lost_is_told(log) -> None:
+    [curve] = read(log("".join(record(step, 0.5) for step in range(8, 13)), "exp.jsonl"))
+    assert (points(curve), curve.last_step) == ([(10, 50.0)], 12)
+    assert curve.notes == ("begins with step 8: what came before is not in this file",)
+
+
+def test_attempts_in_one_file_of_json_lines(log) -> None:
+    parts = [range(12), range(7), range(6, 11)]
+    text = "".join(record(step, 0.1 * (n + 1)) for n, part in enumerate(parts) for step in part)
+    first, second = read(log(text.replace("\n", "\r\n"), "exp.jsonl"))
+    assert (first.name, points(first), first.last_step) == ("exp (attempt 1)", [(0, 10.0), (5, 10.0), (10, 10.0)], 11)
+    assert (second.name, points(second), second.last_step) == (
+        "exp (attempt 2)",
+        [(0, 20.0), (5, 20.0), (10, 30.0)],
+        10,
+    )
+    # Step 6 follows step 6: nothing tells a resume from a line that was written twice.
+
+
+def test_a_resumed_part_put_behind_the_first_is_one_curve(log) -> None:
+    text = "".join(record(step, 0.1) for step in range(13)) + "".join(record(step, 0.3) for step in range(9, 16))
+    [curve] = read(log(text, "exp.jsonl"))
+    assert points(curve) == [(0, 10.0), (5, 10.0), (10, 30.0), (15, 30.0)]
+    assert curve.notes == (
+        "resumed (line 14): steps 9 to 12 were trained again", "step 10 was evaluated 2 times: 0.3 was the last",
+    )  # fmt: skip
+
+
+def test_lines_that_are_no_records_are_counted(log) -> None:
+    torn = record(0, 0.1) + record(5, 0.2) + '{"step": 10, "data": {"val-co'
+    [curve] = read(log("\ufeff" + torn, "exp.jsonl"))
+    assert points(curve) == [(0, 10.0), (5, 20.0)]
+    assert curve.notes == ("lines that are no records, and not read: 1 (3)",)
+
+
+def test_every_test_set_of_json_lines_is_read(log) -> None:
+    others = {"val-core/math/acc/mean@8": 0.25, "val-aux/math/reward/mean@8": -0.5, "val-core/game/acc/mean@1": -0.5}
+    curves = {c.test_set: c for c in read(log(record(0, 0.1, **others) + record(5, 0.2, **others), "exp.jsonl"))}
+    assert points(curves["openai/gsm8k"]) == [(0, 10.0), (5, 20.0)]
+    assert (points(curves["math"]), curves["math"].samples) == ([(0, 25.0), (5, 25.0)], 8)
+    assert "val-core/game/acc/mean@1 at step 0, line 1: -0.5 is not between 0 and 1" in curves["game"].left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}\n", "[1]\n", '{"step": 1}\n', '{"step": "1", "data": {}}\n', '{"step": true, "data": {}}\n', "{" * 9999],
+)
+def test_other_json_is_no_file_of_verl(log, text: str) -> None:
+    with pytest.raises(SpecError, match="no verl console log: neither"):
+        read(log(text, "x.jsonl"))
 
 
 # Names and files

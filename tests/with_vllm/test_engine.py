@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_verls_own_nvfp4_training_does_not_go_with_this_vllm() -> None:
-    """Why a spec cannot ask for it. vLLM 0.24, which verl 0.9.1 pins for GPUs, requires the same compressed-tensors."""
+    """Why a spec cannot ask for it. vLLM 0.24, which verl 0.9.1's extra pins, requires the same compressed-tensors."""
     with pytest.raises(ModuleNotFoundError, match="quantized_compressors"):
         import_module("verl.utils.qat.quantizer")  # exports the weights
     from verl.utils.qat.vllm_patch import apply_qat_patches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from experiment_specs.modules import is_adapter, is_block_linear, is_quantised, 
 from workers.events import Spool, read_events
 from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.treatments import lora, quantize
+from workers.treatments.attention import watch_attention
 from workers.treatments.noisy_ops import NoisyOps, by_turns
 from workers.treatments.probe import Gradients, Probe
 
@@ -59,6 +60,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._all_sent = False
         self._watching = False
         self._probe_due = False
+        self._attention_known = False
         self._quantised = quantize.quantised_modules(self.module)
         self._block_linears = [name for name, _ in quantize.linears(self.module) if is_block_linear(name)]
         self._tied = bool(getattr(self.model_config.hf_config, "tie_word_embeddings", False))
@@ -73,7 +75,7 @@ class TreatedEngine(FSDPEngineWithLMHead):
         self._spool.append(
             "quantised",
             {
-                "role": "reference" if self.engine_config.forward_only else "policy",
+                "role": self._role,
                 "formats": quantize.formats(self.module),
                 "linears": [plain(name) for name in names],
                 "quantised": [plain(name) for name in self._quantised],
@@ -245,7 +247,8 @@ class TreatedEngine(FSDPEngineWithLMHead):
         if self._probe_due and not forward_only:
             self._probe_due = False
             self._arm_probes(modules)
-        result = super().forward_step(micro_batch, loss_function, forward_only)
+        with self._attention_noted():
+            result = super().forward_step(micro_batch, loss_function, forward_only)
         if watching:
             adapters.remove()
             seen = {plain(name): str(modules[name].seen) for name in self._quantised} | adapters.seen
@@ -253,6 +256,21 @@ class TreatedEngine(FSDPEngineWithLMHead):
                 facts = {"export": self._exports - 1, "weights": quantize.grouped(seen)}
                 self._spool.append("forward_weights", facts)
         return result
+
+    @contextmanager
+    def _attention_noted(self) -> Iterator[None]:
+        """Of the first forward: a model's attention does not change while it lives."""
+        if self._attention_known or self.rank != 0:
+            yield
+            return
+        with watch_attention(self.module) as seen:
+            yield
+        self._attention_known = True
+        self._spool.append("attention", seen.facts(self._role))
+
+    @property
+    def _role(self) -> str:
+        return "reference" if self.engine_config.forward_only else "policy"
 
     def _arm_probes(self, modules: dict[str, Any]) -> None:
         """Another linear at every sync, so that a run of some length probes all depths; and one of its adapters."""

@@ -18,6 +18,8 @@ import torch
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
+from workers.verl import trace_reads
+
 
 def _nothing(*_: Any, **__: Any) -> None:
     return None
@@ -167,3 +169,4 @@ def _alias_vllm() -> None:
 
 if os.environ.get("VERL_PLATFORM") == "cpu":
     _adapt_to_cpu()
+trace_reads.start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 import torch
 
 from workers.events import Kind, Spool
-from workers.launch import RUN_DIR_VARIABLE, attention, read_order
+from workers.launch import RUN_DIR_VARIABLE, read_order
 from workers.treatments import lora
+from workers.treatments.attention import watch_attention
 from workers.treatments.held import Held
 from workers.verl.generate import Answer, Request, sample
 from workers.verl.plugins import load_worker_plugins
@@ -49,9 +52,10 @@ class Server:
         order = read_order(run_dir)
         self._spool = Spool(run_dir)
         compute = torch.float32 if order.condition["compute"] == "fp32" else torch.bfloat16
-        kind = attention(order.typed_condition) or "sdpa"
         config = transformers.AutoConfig.from_pretrained(model_path)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=compute, attn_implementation=kind)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=compute, attn_implementation=order.typed_condition.attention
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
         cpu = os.environ.get("VERL_PLATFORM") == "cpu" or not torch.cuda.is_available()
         device = "cpu" if cpu else f"cuda:{replica}"
@@ -60,6 +64,7 @@ class Server:
             model = lora.wrap(model, adapters)
         self._copy = RolloutCopy(Held(model.to(device)), order)
         self._who = {"replica": replica, "replicas": replicas}
+        self._attention_known = False
         self._width = int(order.condition["data"]["max_prompt_tokens"])
         self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
@@ -86,8 +91,19 @@ class Server:
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """Sample all requests, which share temperature, top_p, top_k and length limit, in their order."""
-        with self._copy.answering(self._emit):
+        with self._copy.answering(self._emit), self._attention_noted():
             return sample(self._copy.held.model, requests, eos=self._eos, pad=self._pad, rows=ROWS, width=self._width)
+
+    @contextmanager
+    def _attention_noted(self) -> Iterator[None]:
+        """Of the first answers: a model's attention does not change while it lives."""
+        if self._attention_known:
+            yield
+            return
+        with watch_attention(self._copy.held.model) as seen:
+            yield
+        self._attention_known = True
+        self._emit("attention", seen.facts("rollout"))
 
     # verl puts replicas to sleep and wakes them around a sync; this one has nothing to free.
 

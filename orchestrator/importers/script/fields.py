@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiment_specs.language import Condition
 from orchestrator.importers.script.overrides_of import Unknown
+from workers.verl_config import live_key
 
 ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
 OVERLONG = "reward.reward_kwargs.overlong_buffer_cfg"
@@ -276,8 +276,7 @@ INVERSE: tuple[Inverse, ...] = (
     Inverse("set.dtype", (), lambda _: "bf16"),
     Inverse("set.hw_noise", (), _hw_noise),
     Inverse("set.lora", (f"{MODEL}.lora_rank", f"{MODEL}.lora_alpha", f"{MODEL}.lora.merge"), _lora),
-    *((Inverse("set.attention", (f"{MODEL}.override_config.attn_implementation", f"{MODEL}.use_remove_padding"),
-               _attention),) if "attention" in Condition.model_fields else ()),
+    Inverse("set.attention", (f"{MODEL}.override_config.attn_implementation",), _attention),
     Inverse("set.epochs", _STEPS, lambda s: 1 if _limited(s) else s.get("trainer.total_epochs")),
     Inverse("set.steps_per_epoch", _STEPS,
             lambda s: s.get("trainer.total_training_steps") if _limited(s) else None),
@@ -301,21 +300,14 @@ def field_of(key: str) -> str | None:
 
 
 LEGACY: dict[str, str] = {
-    "custom_reward_function.": "reward.custom_reward_function.",
-    "reward_model.reward_kwargs.": "reward.reward_kwargs.",
-    "reward_model.reward_manager": "reward.reward_manager.name",
     "reward_model.overlong_buffer.": f"{OVERLONG}.",
-    "reward_model.num_workers": "reward.num_workers",
-    "reward_model.model.path": "reward.reward_model.model_path",
-    "reward_model.rollout.": "reward.reward_model.rollout.",
-    "reward_model.enable": "reward.reward_model.enable",
-    "sandbox_fusion.": "reward.sandbox_fusion.",
     f"{ACTOR}.grad_clip": f"{ACTOR}.optim.clip_grad",
     f"{ACTOR}.optim.grad_clip": f"{ACTOR}.optim.clip_grad",
     f"{ACTOR}.optim.warmup_style": f"{ACTOR}.optim.lr_scheduler_type",
     f"{ROLLOUT}.update_weights_bucket_megabytes": f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes",
 }
-"""Keys of earlier versions → where verl 0.9.1 has what they meant. A key that ends in a dot stands for all below it."""
+"""Keys of earlier versions that verl 0.9.1 does not migrate itself → where it has what they meant. A key that ends in a
+dot stands for all below it."""
 
 
 def current(key: str) -> str:
@@ -325,4 +317,4 @@ def current(key: str) -> str:
             return new
         if old.endswith(".") and key.startswith(old):
             return new + key.removeprefix(old)
-    return key
+    return live_key(key) or key

@@ -15,15 +15,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from experiment_specs.errors import SpecError
 from experiment_specs.language import Condition
 from experiment_specs.presets import presets
-from experiment_specs.reader import problem_with_verl_key
+from experiment_specs.reader import refuse_verl_key
 from experiment_specs.verl_keys import LOGGERS, RESULT_NEUTRAL_OVERRIDES, decided_by
 from orchestrator.importers.script.fields import ACTOR, INVERSE, MODEL, OVERLONG, AskError, Settings, current, field_of
 from orchestrator.importers.script.overrides_of import CommandLine, Override, Unknown
 from workers.launch import Order
 from workers.overrides import MICRO_BATCHES, overrides
-from workers.verl_config import NoVerlError, ignored, known_keys, problem_with
+from workers.verl_config import NoVerlError, ignored, known_keys, problem_with_own
 
 KINDS = {
     "ask": "to fill in by hand",
@@ -390,10 +391,12 @@ def _refused_by_verl(key: str, value: Any, known: _Known) -> Fate | None:
         value, dropped = _loggers(value)
         if not value:
             return "other", f"{', '.join(dropped)} is filled from the record of runs: console holds"
-    if (problem := problem_with_verl_key(key, value)) is not None:
-        return "other", problem
     try:
-        why = problem_with(key, value)
+        refuse_verl_key(key, value, lambda problem, at: SpecError(problem, value=at))
+    except SpecError as error:
+        return "other", error.problem
+    try:
+        why = problem_with_own(key, value)
     except NoVerlError:
         why = None  # and the plan says that it could not check
     if why is None and known.condition is not None:

@@ -234,10 +234,12 @@ def _planned(ported: Port, name: str, about: str) -> tuple[Port, str | None, boo
             try:
                 prepare(path)
             except SpecError as error:
-                key = error.key.removeprefix("trainer.")
-                if error.key.startswith("trainer.") and key in ported.trainer:
-                    ported = ported.without(key, error.problem)
-                    continue
-                return ported, f"{error.key}: {error.problem}" if error.key else error.problem, False
+                problems = getattr(error, "problems", (error,))
+                refused = {found.key.removeprefix("trainer."): found.problem for found in problems}
+                if not (keys := [key for key in refused if key in ported.trainer]):
+                    return ported, "; ".join(f"{f.key}: {f.problem}" if f.key else f.problem for f in problems), False
+                for key in keys:
+                    ported = ported.without(key, refused[key])
+                continue
             return ported, None, True
     return ported, "the plan refuses it", False

@@ -16,6 +16,7 @@ COMMENTS = {
     "seeds": "the script sets none",
     "set.steps_per_epoch": "none: rows ÷ prompts",
     "set.hw_noise": "",
+    "set.attention": "verl's default is flash_attention_2: auto takes it where it is installed",
     "set.data.train_rows": "",
     "set.data.test_rows": "",
 }
