@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import NOTHING_MATCHED, print_json
+from orchestrator.cli.import_script import script
 from orchestrator.cli.plan import Json
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.importers.curves import ImportedCurve
     from orchestrator.importers.tracked import LeftOut, Tracked, TrackedCurve
 
-app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, logs, trackers' runs.")
+app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, logs, trackers' runs, scripts.")
+app.command()(script)
 
 Questions = Annotated[
     list[str] | None,

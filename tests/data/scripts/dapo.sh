@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# DAPO through Ray's job server, with the reward keys of earlier versions.
+set -euxo pipefail
+clip_ratio_low=0.2
+clip_ratio_high=0.28
+max_prompt_length=$((1024 * 2))
+max_response_length=$((1024 * 8))
+overlong_buffer_len=$((1024 * 4))
+train_prompt_bsz=512
+gen_prompt_bsz=$((train_prompt_bsz * 3))
+NNODES=${NNODES:-4}
+HERE=${RAY_DATA_HOME:-"${HOME}/verl"}
+
+ray job submit --no-wait --runtime-env="runtime_env.yaml" \
+    --working-dir "${PWD}" \
+    -- python3 -m recipe.dapo.main_dapo --config-name='dapo_trainer' \
+    data.train_files="${HERE}/data/maths.parquet" \
+    data.val_files="${HERE}/data/olympiad.parquet" \
+    data.prompt_key=prompt \
+    data.gen_batch_size=${gen_prompt_bsz} \
+    data.train_batch_size=${train_prompt_bsz} \
+    data.max_prompt_length=${max_prompt_length} \
+    data.max_response_length=${max_response_length} \
+    actor_rollout_ref.model.path="${HERE}/models/seven-billion" \
+    +actor_rollout_ref.model.override_config.max_position_embeddings=32768 \
+    actor_rollout_ref.rollout.name=vllm \
+    actor_rollout_ref.rollout.n=16 \
+    actor_rollout_ref.rollout.max_num_batched_tokens=$((max_prompt_length + max_response_length)) \
+    actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
+    actor_rollout_ref.rollout.val_kwargs.do_sample=True \
+    actor_rollout_ref.rollout.val_kwargs.n=32 \
+    algorithm.adv_estimator=grpo \
+    algorithm.use_kl_in_reward=False \
+    algorithm.kl_ctrl.kl_coef=0.0 \
+    algorithm.filter_groups.enable=True \
+    algorithm.filter_groups.metric=acc \
+    algorithm.filter_groups.max_num_gen_batches=10 \
+    actor_rollout_ref.actor.use_kl_loss=False \
+    actor_rollout_ref.actor.kl_loss_coef=0.0 \
+    actor_rollout_ref.actor.clip_ratio_low=${clip_ratio_low} \
+    actor_rollout_ref.actor.clip_ratio_high=${clip_ratio_high} \
+    actor_rollout_ref.actor.loss_agg_mode=token-mean \
+    actor_rollout_ref.actor.grad_clip=1.0 \
+    actor_rollout_ref.actor.optim.lr=1e-6 \
+    actor_rollout_ref.actor.optim.lr_warmup_steps=10 \
+    actor_rollout_ref.actor.optim.weight_decay=0.1 \
+    actor_rollout_ref.actor.ppo_mini_batch_size=32 \
+    reward_model.reward_manager=dapo \
+    reward_model.overlong_buffer.enable=True \
+    reward_model.overlong_buffer.len=${overlong_buffer_len} \
+    reward_model.overlong_buffer.penalty_factor=1.0 \
+    custom_reward_function.path=my_reward.py \
+    custom_reward_function.name=score \
+    trainer.nnodes="${NNODES}" \
+    trainer.n_gpus_per_node=8 \
+    trainer.test_freq=5 \
+    trainer.save_freq=-1 \
+    trainer.total_training_steps=200 \
+    trainer.resume_mode=auto
