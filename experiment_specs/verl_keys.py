@@ -93,6 +93,7 @@ DECIDED_BY: dict[str, str] = {
     "reward.reward_manager.name": "algorithm.overlong",
     "trainer.critic_warmup": "the workers",
     "trainer.default_local_dir": "the run directory",
+    "trainer.device": "the workers",
     "trainer.experiment_name": "the run",
     "trainer.max_actor_ckpt_to_keep": "checkpoints.keep",
     "trainer.n_gpus_per_node": "resources.gpus",

@@ -5,6 +5,7 @@ Light, because `aqn plan` checks every condition with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -193,12 +194,32 @@ IGNORED = (
 )
 
 
+ON_ONE_NODE = "training is with FSDP2 on one node"
+_ONE_ANSWER = "each question gets one answer in text, without tools, images or turns"
+_TURNS = "generation and training take turns on the same GPUs"
+
+NOT_DONE: tuple[tuple[str, str], ...] = (
+    (r"\.(megatron|veomni|torchtitan|automodel|mindspeed\w*)\.|^model_engine$|\.turbo_config\.|"
+     r"^actor_rollout_ref\.model\.(lora\.(?!merge)|mtp\.)|routing_replay|router_replay", ON_ONE_NODE),
+    (r"\.engine_kwargs\.(sglang|trtllm)\b", "answers come from vLLM, or from transformers"),
+    (r"\.rollout\.(multi_turn|agent|skip_tokenizer_init|limit_images)\b|^data\.(image|video|audio|tool|mcp)_|"
+     r"\.mm_|mm_preprocessor|^data\.return_multi_modal", _ONE_ANSWER),
+    (r"^reward\.(reward_model|sandbox_fusion|reward_loop)\b|^reward_model\.", "answers are scored by a rule: no model"),
+    (r"^ray_kwargs\.|^trainer\.ray_wait_register", "a run starts a private Ray on its node"),
+    (r"^distillation\.", "no teacher takes part"),
+    (r"^(async_training|rollout|async_resources)\.", _TURNS),
+    (r"^actor_rollout_ref\.(hybrid_engine|rollout\.mode)$", _TURNS),
+)  # fmt: skip
+"""Patterns of keys for what verl can do and runs here do not, and what they do instead."""
+
+
 def ignored(key: str, condition: Condition) -> str | None:
     """Why verl does not act on a key in runs of this condition; None where it does, as far as is known."""
     for known in IGNORED:
         if key.startswith(known.prefix) and known.when(condition):
             return f"verl ignores it: {known.why}"
-    return why_unread(key, condition)
+    unread = why_unread(key, condition)
+    return unread or next((f"runs here have no use for it: {why}" for p, why in NOT_DONE if re.search(p, key)), None)
 
 
 def compose(changes: Mapping[str, Any]) -> DictConfig:

@@ -128,7 +128,7 @@ def attempt_of(stretches: Sequence[Stretch]) -> Attempt:
 
 def event_file(path: Path, metrics: Sequence[str] = ()) -> EventFile:
     """All scalars of a file up to where it is torn. Raises SpecError where it cannot be opened."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     try:

@@ -32,7 +32,9 @@ def test_wandb(offline: Path) -> None:
     assert "left out other (two): no score of a test set" in told
     assert "its tags are eval/accuracy" in told
     assert "2 new claims" in told
-    again = json.loads(aqn("import", "wandb", offline, "--history", "old", "--questions", "openai/gsm8k=1319", "--json").stdout)
+    again = json.loads(
+        aqn("import", "wandb", offline, "--history", "old", "--questions", "openai/gsm8k=1319", "--json").stdout
+    )
     assert (again["created"], again["changed"]) == ([], [])
     assert again["same"] == ["exp (one) openai/gsm8k", "exp (one) math"]
     assert {one["run"] for one in again["left_out"]} == {"torn", "other (two)"}

@@ -111,6 +111,9 @@ def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
         ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu", 99, "use_dynamic_bsz"),
         ("custom_reward_function.path", "x.py", "its place is reward.custom_reward_function.path, which the workers"),
         ("reward_model.reward_kwargs.overlong_buffer_cfg.len", 4, "algorithm.overlong decides it"),
+        ("data.image_key", "pictures", "runs here have no use for it: each question gets one answer in text"),
+        ("reward.reward_model.enable", True, "answers are scored by a rule"),
+        ("distillation.enabled", True, "no teacher takes part"),
         ("reward_model.enable", True, "its place is reward.reward_model.enable"),
     ],
 )

@@ -102,6 +102,7 @@ def facts(c: Condition, **changes: dict[str, Any]) -> list[Measured]:
             "role": "policy", "formats": [c.dtype.model_dump(mode="json")], "linears": [*LINEARS, "lm_head"],
             "quantised": LINEARS, "adapted": [], "adapter_types": [],
         },
+        "attention": {"role": "rollout", "functions": {"sdpa_attention_forward": 2}, "masked": True},
         "loaded": {"weights": EXPORTED, "used": {}},
         "exported": {"export": 0, "weights": {n: f"{n} as sent" for n in LINEARS}, "used": {}},
         "eval_mode": {

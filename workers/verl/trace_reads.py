@@ -101,7 +101,7 @@ def _trace_nodes(read: Read) -> None:
             read(str(self._get_full_key(key)), value)
         return value
 
-    DictConfig._get_impl = take_and_tell
+    DictConfig._get_impl = take_and_tell  # type: ignore[method-assign]
 
 
 def _trace_dataclasses(read: Read) -> None:

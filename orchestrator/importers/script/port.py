@@ -24,7 +24,7 @@ from orchestrator.importers.script.fields import ACTOR, INVERSE, MODEL, OVERLONG
 from orchestrator.importers.script.overrides_of import CommandLine, Override, Unknown
 from workers.launch import Order
 from workers.overrides import MICRO_BATCHES, overrides
-from workers.verl_config import NoVerlError, ignored, known_keys, problem_with_own
+from workers.verl_config import NOT_DONE, ON_ONE_NODE, NoVerlError, ignored, known_keys, problem_with_own
 
 KINDS = {
     "ask": "to fill in by hand",
@@ -143,7 +143,7 @@ def _of_option(name: str, value: str) -> Line:
     if name == "--config-name" and value in ("ppo_trainer", "ppo_trainer.yaml", "'ppo_trainer'"):
         return Line(name, value, "same", "verl's own configuration, which holds here")
     if name == "--config-name" and "megatron" in value:
-        return Line(name, value, "other", f"{_TRAINING}: verl's ppo_trainer holds")
+        return Line(name, value, "other", f"{ON_ONE_NODE}: verl's ppo_trainer holds")
     if name in ("--config-name", "--config-path", "--config-dir"):
         return Line(name, value, "unread", "what this configuration sets is not read: add its keys to the spec")
     return Line(name, value, "unread", "is an option of Hydra's that a spec has no place for")
@@ -444,25 +444,14 @@ def _name(at: str) -> str:
     return at.removeprefix("set.")
 
 
-_TRAINING = "training is with FSDP2 on one node"
-_ONE_ANSWER = "each question gets one answer in text, without tools, images or turns"
-
 NO_PLACE: tuple[tuple[str, str], ...] = (
-    (r"\.(megatron|veomni|torchtitan|automodel|mindspeed\w*)\.|^model_engine$|override_optimizer_config|"
-     r"\.turbo_config\.|^actor_rollout_ref\.model\.(lora\.(?!merge)|mtp\.)|routing_replay|router_replay", _TRAINING),
-    (r"\.engine_kwargs\.(sglang|trtllm)\b", "answers come from vLLM, or from transformers"),
-    (r"\.rollout\.(multi_turn|agent|skip_tokenizer_init|limit_images)\b|^data\.(image|video|audio|tool|mcp)_|"
-     r"\.mm_|mm_preprocessor|^data\.return_multi_modal", _ONE_ANSWER),
-    (r"^reward\.(reward_model|sandbox_fusion|reward_loop)\b|^reward_model\.", "answers are scored by a rule: no model"),
-    (r"^ray_kwargs\.|^trainer\.ray_wait_register", "a run starts a private Ray on its node"),
-    (r"^distillation\.", "no teacher takes part"),
-    (r"^(async_training|rollout|async_resources)\.", "generation and training take turns on the same GPUs"),
-    (r"^actor_rollout_ref\.(hybrid_engine|rollout\.mode)$", "generation and training take turns on the same GPUs"),
+    *NOT_DONE,
+    (r"override_optimizer_config", "the optimiser is AdamW, as the field optimiser says"),
     (r"^trainer\.device$", "the node that runs it decides"),
     (r"^hydra\.", "everything of a run lies in its own directory"),
     (r"\.profiler\.|^global_profiler\.", "runs are measured, not profiled"),
-)  # fmt: skip
-"""Keys that runs here do not act on, and what they do instead."""
+)
+"""Keys that a port leaves out, and what holds instead."""
 
 WHY: dict[str, str] = {
     "algorithm.adv_estimator": "advantages are group-relative (GRPO), without a critic",
