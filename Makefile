@@ -115,7 +115,7 @@ constraints: $(BIN)/uv  ## resolve the pinned versions anew
 		--extra gpu --extra bench --extra test --extra postgresql \
 		--no-header --no-annotate --no-emit-find-links --no-emit-index-url pyproject.toml -o constraints-gpu.txt
 
-verl-reads: $(VENV)/.dev $(VENV)-vllm/.done  ## which keys of its configuration verl reads, from six whole tiny runs
+verl-reads: $(VENV)/.dev $(VENV)-vllm/.done  ## which keys of its configuration verl reads, from five whole tiny runs
 	$(BIN)/python -m tests.verl_reads
 	$(VENV)-vllm/bin/python -m tests.verl_reads
 

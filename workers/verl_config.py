@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiment_specs.errors import AqnError, SpecError, nearest
 from experiment_specs.language import Condition
 from experiment_specs.verl_keys import decided_by
-from workers.verl_reads import DYNAMIC_BATCHES, never_read, table, why_unread
+from workers.verl_reads import never_read, table, why_unread
 
 EARLIER_KEYS = {
     "reward_model.num_workers": "reward.num_workers",
@@ -162,6 +162,9 @@ class Ignored:
     prefix: str
     why: str
     when: Callable[[Condition], bool] = lambda _: True
+
+
+DYNAMIC_BATCHES = "actor_rollout_ref.actor.use_dynamic_bsz"
 
 
 def _fixed_batches(condition: Condition) -> bool:

@@ -38,8 +38,6 @@ class RunKind:
     covers: Callable[[Condition], bool]
 
 
-DYNAMIC_BATCHES = "actor_rollout_ref.actor.use_dynamic_bsz"
-
 BASES = (
     RunKind("transformers", "with rollouts by transformers", {}, lambda c: c.rollout == "transformers"),
     RunKind("vllm", "with rollouts by vLLM", {"rollout": "vllm"}, lambda c: c.rollout == "vllm"),
@@ -55,12 +53,6 @@ EXTRAS = (
         "with dynamic sampling",
         {"algorithm": {"preset": "dapo", "overlong": {"buffer": 8, "penalty": 1.0}}},
         lambda c: c.algorithm.dynamic_sampling,
-    ),
-    RunKind(
-        "dynamic-batches",
-        f"with {DYNAMIC_BATCHES}",
-        {"trainer": {DYNAMIC_BATCHES: True, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 2048}},
-        lambda c: bool(c.trainer.get(DYNAMIC_BATCHES)),
     ),
 )
 """What they read beside their base."""
