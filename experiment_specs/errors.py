@@ -89,7 +89,7 @@ class SpecErrors(SpecError):  # noqa: N818 - several of them
 def raise_all(problems: Iterable[SpecError]) -> None:
     """Raise what was found: nothing where there is none, a single problem as it is, several as :class:`SpecErrors`.
 
-    What is told twice in the same words is told once.
+    The same words are reported once.
     """
     flat = [one for problem in problems for one in (problem.problems if isinstance(problem, SpecErrors) else [problem])]
     different = list({str(problem): problem for problem in flat}.values())

@@ -43,7 +43,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """The core schema of YAML 1.2; what cannot be read is told with its line."""
+    """The core schema of YAML 1.2; what cannot be read is an error with its line."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way
 

@@ -11,7 +11,7 @@ from orchestrator.composed import show
 from orchestrator.plan import Plan, PlannedCondition
 
 MAX_COMPOSED = 50
-"""Conditions that are composed to see whether a value is the same in all of them; with more no value is told."""
+"""Conditions that are composed to see whether a value is the same in all of them; with more, no value is shown."""
 
 WORKERS = "the workers"
 PER_RUN = ("the run", "the run directory")
