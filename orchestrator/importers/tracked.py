@@ -139,9 +139,9 @@ def _no_score(run: TrackedRun, *, asked: bool) -> str:
 
 
 def best_tags(tags: Iterable[str]) -> dict[str, str]:
-    """Test set → the tag that tells accuracy on it best."""
+    """Test set → the tag that tells accuracy on it best, in an order of their own: W&B writes tags in any order."""
     found: dict[str, tuple[tuple[bool, int], str]] = {}
-    for tag in tags:
+    for tag in sorted(tags):
         order = rank(tag)
         if order is not None and (dataset_of(tag) not in found or order < found[dataset_of(tag)][0]):
             found[dataset_of(tag)] = order, tag

@@ -36,7 +36,7 @@ def test_wandb(offline: Path) -> None:
         aqn("import", "wandb", offline, "--history", "old", "--questions", "openai/gsm8k=1319", "--json").stdout
     )
     assert (again["created"], again["changed"]) == ([], [])
-    assert again["same"] == ["exp (one) openai/gsm8k", "exp (one) math"]
+    assert again["same"] == ["exp (one) math", "exp (one) openai/gsm8k"]
     assert {one["run"] for one in again["left_out"]} == {"torn", "other (two)"}
     rows = {row["label"]: row for row in json.loads(aqn("runs", "--json", "--curves").stdout)}
     assert (rows["exp (one) openai/gsm8k"]["score"]["k"], rows["exp (one) math"]["score"]["k"]) == (973, None)

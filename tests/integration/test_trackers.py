@@ -139,14 +139,14 @@ def test_resumed_without_steps_offline_counts_from_0_again_and_is_kept_apart(tmp
 
 def test_importing_again_changes_nothing_and_other_runs_change_no_claim(tmp_path: Path, engine: Engine) -> None:
     write_run(tmp_path, {3: {GSM8K: 0.5, MATH: 0.25}}, config=verl_config(), id="zz")
-    labels = ("exp (zz) openai/gsm8k", "exp (zz) math")
+    labels = ("exp (zz) math", "exp (zz) openai/gsm8k")
     assert record(engine, wandb_files.read(tmp_path)).created == labels
     again = record(engine, wandb_files.read(tmp_path))
     assert (again.created, again.changed, again.same) == ((), (), labels)
     write_run(tmp_path, EVALS, id="aa")  # of the same name, and before the other in the folder's order or after it
     third = record(engine, wandb_files.read(tmp_path))
     assert (third.created, third.changed, set(third.same)) == (("exp (aa)",), (), set(labels))
-    assert record(engine, wandb_files.read(tmp_path), MATH).same == (labels[1],)
+    assert record(engine, wandb_files.read(tmp_path), MATH).same == (labels[0],)
 
 
 def test_bug_rules_know_the_fields_that_a_configuration_tells_and_no_others(tmp_path: Path, engine: Engine) -> None:
