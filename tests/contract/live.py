@@ -55,7 +55,7 @@ def described(uses: Iterable[Use]) -> dict[str, str | None]:
     for use in uses:
         with contextlib.suppress(AbsentError):
             text = readers(*use.name.split(":")) if use.kind == "word" else describe(use.name)
-            if text is None and use.kind == "patches" and hasattr(object, use.name.rpartition(".")[2]):
+            if text is None and use.kind == "name" and hasattr(object, use.name.rpartition(".")[2]):
                 text = "as every object has it"
             if text is not None or use.kind != "maybe":
                 found[use.name] = found.get(use.name) or text
