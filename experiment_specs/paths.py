@@ -17,8 +17,9 @@ PATH_FIELDS = ("model.path", "data.train", "data.test")
 """Fields of a condition that are paths (or names on a hub)."""
 
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
-_IN_PATH = re.compile(r"~[^/\s]*(?:/\S*)?|(?:\S*/)?\$[A-Za-z_][A-Za-z0-9_]*(?:/\S*)?")
-"""What is taken for a path among verl's values: nothing but a path, begun by ``~``, or with a part ``$NAME``."""
+_IN_PATH = re.compile(r"~[^/\s]*(?:/\S*)?|\S*/\$[A-Za-z_][A-Za-z0-9_]*(?:/\S*)?|\$[A-Za-z_][A-Za-z0-9_]*/\S*")
+"""What is taken for a path among verl's values: nothing but a path, begun by ``~``, or with a part ``$NAME``. A
+variable alone is refused there: it may hold a secret, and a condition is written to the registry and to MLflow."""
 
 
 def depends_on_user(text: str) -> bool:
@@ -51,6 +52,8 @@ def expand_paths(key: str, value: Any, fail: Callable[[str, str, Any], SpecError
     verl = key.startswith("trainer.")
     if isinstance(value, list | tuple) and verl:
         return [expand_paths(key, inner, fail) for inner in value]
+    if verl and isinstance(value, str) and _VARIABLE.fullmatch(value):
+        raise fail(key, f"{value} alone is not expanded here: write what it holds", value)
     if not isinstance(value, str) or not (key in PATH_FIELDS or (verl and _IN_PATH.fullmatch(value))):
         return value
     try:

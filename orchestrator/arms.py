@@ -66,7 +66,7 @@ def unmatched(sweep: Sweep, conditions: Sequence[tuple[str, Condition]]) -> list
             if extra and not _left_out(sweep, by_label[label], contrast):
                 also = f"{partner}, the nearest, differs in {', '.join(extra)} too"
                 problems.append(f"contrast {name}: {label} has no partner; {also}")
-            elif not extra and (follows := _what_follows(by_label[label], by_label[partner])):
+            elif not extra and (follows := _what_follows(contrast.vary, by_label[label], by_label[partner])):
                 problems.append(f"contrast {name}: {label} and {partner} differ in {', '.join(follows)} too")
     wrong.raise_all()
     return problems
@@ -81,7 +81,7 @@ def _left_out(sweep: Sweep, arm: Condition, contrast: Contrast) -> bool:
     )
 
 
-def _what_follows(one: Condition, other: Condition) -> list[str]:
+def _what_follows(vary: str, one: Condition, other: Condition) -> list[str]:
     """What nobody varied, and differs because of what was: steps, updates, answers per step, the attention."""
     pair = [
         {
@@ -92,7 +92,11 @@ def _what_follows(one: Condition, other: Condition) -> list[str]:
         }
         for c, steps in ((one, plan_steps(one)), (other, plan_steps(other)))
     ]
-    return [f"{what} ({pair[0][what]}, {pair[1][what]})" for what in pair[0] if pair[0][what] != pair[1][what]]
+    return [
+        f"{what} ({pair[0][what]}, {pair[1][what]})"
+        for what in pair[0]
+        if pair[0][what] != pair[1][what] and what != vary
+    ]
 
 
 def pairs(sweep: Sweep, conditions: Sequence[tuple[str, Condition]], name: str) -> list[tuple[str, str]]:

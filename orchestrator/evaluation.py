@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from experiment_specs.language import CONDITION_SCHEMA, Aqn, Condition
 from experiment_specs.presets import presets
 from experiment_specs.schedules import sigma_at
 from orchestrator.measured import measured
-from orchestrator.verdict import PlannedSteps
+from orchestrator.verdict import PROVEN, Measured, PlannedSteps, Verdict
 from orchestrator.verdict.evaluation import Saved, judge_training
 from workers.launch import code_version
 
@@ -153,8 +154,15 @@ def saved(engine: Engine, run: Run) -> Saved | None:
     trained = reads.runs(engine, ids=[source["run"]])[0]
     return Saved(
         source["step"], source["merged"], exported[-1]["used" if source["merged"] else "weights"],
-        started.get("fingerprints", {}), asked, judge_training(*planned(engine, trained), facts),
+        started.get("fingerprints", {}), asked, _of_training(engine, trained, facts),
     )  # fmt: skip
+
+
+def _of_training(engine: Engine, trained: Run, facts: Sequence[Measured]) -> Verdict:
+    """What was proven when the run ended stays so: later versions ask for facts that it did not record."""
+    if trained.verdict == PROVEN:
+        return Verdict(PROVEN)
+    return judge_training(*planned(engine, trained), facts)
 
 
 def planned(engine: Engine, run: Run) -> tuple[Condition, PlannedSteps]:

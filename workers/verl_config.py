@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiment_specs.errors import AqnError, SpecError, nearest
 from experiment_specs.language import Condition
-from experiment_specs.verl_keys import decided_by
+from experiment_specs.verl_keys import DECIDED_BY, decided_by
 from workers.verl_reads import never_read, table, why_unread
 
 EARLIER_KEYS = {
@@ -26,6 +26,7 @@ EARLIER_KEYS = {
     "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
     "reward_model.reward_loop_class_name": "reward.reward_manager.module.name",
     "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "reward_model.overlong_buffer": "reward.reward_kwargs.overlong_buffer_cfg",
     "reward_model.model.path": "reward.reward_model.model_path",
     "reward_model": "reward.reward_model",
     "custom_reward_function": "reward.custom_reward_function",
@@ -106,15 +107,30 @@ def problem_with(key: str, value: Any) -> str | None:
 def problem_with_own(key: str, value: Any) -> str | None:
     """Why a spec cannot set a key of verl's to this value, whatever the condition: verl has not got it, cannot take the
     value, or never reads it. None where it can."""
-    successor = live_key(key)
-    if successor is not None:
-        by = decided_by(successor)
-        place = f"{by} decides it" if by and not by.startswith("the ") else f"its place is {successor}"
-        place += f", which {by} decide" if by == "the workers" else ""
-        return f"verl {table().verl} never reads it: {place}"
+    if (successor := live_key(key)) is not None:
+        return f"verl {table().verl} never reads it{_where_now(successor)}"
+    if (source := next((one for one in DECIDED_BY if key in table().through.get(one, ())), None)) is not None:
+        return f"takes its value from {source}, which {decided_by(source)} decides"
     if (problem := problem_with(key, value)) is not None:
         return problem
     return f"verl {table().verl} never reads it" if never_read(key) else None
+
+
+def _where_now(successor: str) -> str:
+    """What there is instead of a key of an earlier version; nothing where its successor would be refused as well."""
+    by = decided_by(successor)
+    if by is not None and not by.startswith("the "):
+        return f": {by} decides it"
+    if by is not None:
+        return f": its place is {successor}, which {by} decide"
+    if (why := not_done(successor)) is not None:
+        return f", and {why}"
+    return f": its place is {successor}" if successor in known_keys() else ""
+
+
+def not_done(key: str) -> str | None:
+    """What runs here do in the place of what a key asks of verl; None for other keys."""
+    return next((why for pattern, why in NOT_DONE if re.search(pattern, key)), None)
 
 
 def _is_dead(key: str, known: Mapping[str, Any]) -> bool:
@@ -164,6 +180,14 @@ class Ignored:
     when: Callable[[Condition], bool] = lambda _: True
 
 
+def _constant_rate(condition: Condition) -> bool:
+    return condition.trainer.get("actor_rollout_ref.actor.optim.lr_scheduler_type", "constant") == "constant"
+
+
+def _greedy_evals(condition: Condition) -> bool:
+    return condition.eval.temperature == 0
+
+
 DYNAMIC_BATCHES = "actor_rollout_ref.actor.use_dynamic_bsz"
 
 
@@ -193,6 +217,18 @@ IGNORED = (
             "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu",
         )
     ),
+    *(
+        Ignored(
+            f"actor_rollout_ref.actor.optim.{name}", "the learning rate is constant after its warm-up", _constant_rate
+        )
+        for name in ("min_lr_ratio", "num_cycles")
+    ),
+    *(
+        Ignored(f"actor_rollout_ref.rollout.val_kwargs.{name}", "evals take the most likely token", _greedy_evals)
+        for name in ("top_p", "top_k")
+    ),
+    Ignored("actor_rollout_ref.actor.loss_scale_factor", "only verl's seq-mean-token-sum-norm divides by it"),
+    Ignored("trainer.max_critic_ckpt_to_keep", "group-relative advantages need no critic"),
     Ignored("data.truncation", "it cuts prompts that are too long on the left, whatever this says"),
 )
 
@@ -205,6 +241,8 @@ NOT_DONE: tuple[tuple[str, str], ...] = (
     (r"\.(megatron|veomni|torchtitan|automodel|mindspeed\w*)\.|^model_engine$|\.turbo_config\.|"
      r"^actor_rollout_ref\.model\.(lora\.(?!merge)|mtp\.)|routing_replay|router_replay", ON_ONE_NODE),
     (r"\.engine_kwargs\.(sglang|trtllm)\b", "answers come from vLLM, or from transformers"),
+    (r"\.rollout\.(expert|pipeline_model|data)_parallel_size$|\.rollout\.disaggregation\.", "each GPU answers with a whole model"),
+    (r"^transfer_queue\.backend\.(?!SimpleStorage|storage_backend)", "the queue keeps its rows in memory"),
     (r"\.rollout\.(multi_turn|agent|skip_tokenizer_init|limit_images)\b|^data\.(image|video|audio|tool|mcp)_|"
      r"\.mm_|mm_preprocessor|^data\.return_multi_modal", _ONE_ANSWER),
     (r"^reward\.(reward_model|sandbox_fusion|reward_loop)\b|^reward_model\.", "answers are scored by a rule: no model"),
@@ -222,7 +260,7 @@ def ignored(key: str, condition: Condition) -> str | None:
         if key.startswith(known.prefix) and known.when(condition):
             return f"verl ignores it: {known.why}"
     unread = why_unread(key, condition)
-    return unread or next((f"runs here have no use for it: {why}" for p, why in NOT_DONE if re.search(p, key)), None)
+    return unread or (f"runs here have no use for it: {why}" if (why := not_done(key)) is not None else None)
 
 
 def compose(changes: Mapping[str, Any]) -> DictConfig:

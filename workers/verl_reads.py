@@ -61,8 +61,7 @@ EXTRAS = (
 @dataclass(frozen=True)
 class ReadTable:
     """``read``: key → kinds of run in which it was read. ``mentioned``: key → a place in code that was loaded and could
-    read it. ``through``: key → keys whose value verl takes from it by interpolation. ``sections``: mappings that code
-    was given in some run."""
+    read it. ``through``: key → keys that take its value."""
 
     verl: str
     read: Mapping[str, tuple[str, ...]]
@@ -136,19 +135,26 @@ def _above(key: str) -> Iterator[str]:
 
 
 def names_that_read(key: str) -> Iterator[str]:
-    """Names under which a read of a key is told: its own, of mappings with it, and of keys that take its value."""
+    """Names that a read of a key may have: its own, of mappings with it, and of keys that take its value."""
     for name in (key, *table().through.get(key, ())):
         parts = name.split(".")
         yield name
         yield from (".".join(parts[:end]) + ANYTHING_BELOW for end in range(1, len(parts) + 1))
 
 
+_ACTOR = "actor_rollout_ref.actor"
+PASSED_ON = {
+    f"{_ACTOR}.ulysses_sequence_parallel_size": f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size",
+    f"{_ACTOR}.optim.warmup_style": f"{_ACTOR}.optim.lr_scheduler_type",
+}
+"""Keys whose value verl's dataclasses give to another, in ``__post_init__``."""
+
 _INTERPOLATED = re.compile(r"\$\{(?:oc\.select:)?(\.*)([\w.]+)")
 
 
 def taken_from(defaults: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Key → keys whose default takes its value, directly or over others. ``defaults``: key → value as it is written."""
-    direct: dict[str, set[str]] = {}
+    """Key → keys that take its value, directly or over others. ``defaults``: key → value as it is written."""
+    direct: dict[str, set[str]] = {key: {name} for key, name in PASSED_ON.items()}
     for name, value in defaults.items():
         for source in _sources(name, value):
             direct.setdefault(source, set()).add(name)

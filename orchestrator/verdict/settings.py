@@ -7,7 +7,7 @@ from orchestrator.verdict.case import Case, Findings, short, some
 ATTENTION_FUNCTIONS = {
     "sdpa": "sdpa_attention_forward",
     "flash_attention_2": "flash_attention_forward",
-    "eager": "eager_attention_forward",
+    "eager": "eager",
 }
 """What transformers hands to a model's attention modules under each name."""
 

@@ -132,6 +132,8 @@ def test_conditions_of_schema_2_name_their_attention_and_contrasts_follow_them(n
         details = {"contrasts": {"x": {"vary": "lora", "pairs": [[ids["plain"], ids["adapters"]]]}}, "budget": {}}
         connection.execute(text("UPDATE sweeps SET details = :d"), {"d": json.dumps(details)})
         connection.execute(text("UPDATE search_arms SET condition_id = :c"), {"c": ids["plain"]})
+        told = json.dumps({"condition": bodies["adapters"] | {"hw_noise": {"ops": ["bmm"]}}, "seed": 1})
+        connection.execute(text("UPDATE facts SET body = :b"), {"b": told})
     engine.dispose()
     engine = open_registry(url)
     runs = {run.id: run for run in reads.runs(engine, kinds=("train",))}
@@ -141,7 +143,10 @@ def test_conditions_of_schema_2_name_their_attention_and_contrasts_follow_them(n
     assert found["contrasts"]["x"]["pairs"] == [[runs["plain"].condition_id, runs["adapters"].condition_id]]
     with engine.connect() as connection:
         (arm,) = connection.execute(text("SELECT condition_id FROM search_arms")).scalars()
+        (facts,) = connection.execute(text("SELECT body FROM facts")).scalars()
     assert arm == runs["plain"].condition_id != ids["plain"]
+    facts = facts if isinstance(facts, dict) else json.loads(facts)
+    assert (facts["condition"]["attention"], facts["seed"]) == ("eager", 1)
     engine.dispose()
 
 

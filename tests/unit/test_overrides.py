@@ -48,7 +48,8 @@ def test_what_the_table_sets_cannot_be_set_a_second_time(table) -> None:
 
 
 NEVER_SET = {
-    "actor_rollout_ref.actor.use_remove_padding",
+    "actor_rollout_ref.actor.use_remove_padding", "actor_rollout_ref.actor.ppo_micro_batch_size",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size", "actor_rollout_ref.ref.log_prob_micro_batch_size",
     "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio", "actor_rollout_ref.actor.optim.total_training_steps",
     "actor_rollout_ref.actor.ppo_epochs", "data.train_max_samples", "data.val_max_samples", "trainer.critic_warmup",
     "trainer.max_actor_ckpt_to_keep", "trainer.resume_from_path", "trainer.val_only",

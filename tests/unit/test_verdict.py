@@ -687,7 +687,7 @@ def test_a_run_that_went_on_with_another_model_or_data_is_refuted(verdict_of) ->
 @pytest.mark.parametrize(
     ("role", "fact", "why"),
     [
-        ("policy", attention("policy", "eager_attention_forward"), "the policy computed its attention by eager"),
+        ("policy", attention("policy", "eager"), "the policy computed its attention by eager"),
         ("policy", attention("policy", masked=False), "tokens see earlier sequences"),
         ("rollout", attention("rollout", "flash_attention_forward"), "the rollout computed its attention by flash"),
     ],

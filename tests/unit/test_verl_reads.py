@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +14,8 @@ import pytest
 from experiment_specs.load import build_condition, load_sweep
 from tests.conftest import TINY
 from tests.verl_reads import Traced, leaves, make
+from workers.events import read_events
+from workers.launch import RUN_DIR_VARIABLE, Order, write_order
 from workers.verl_config import known_keys
 from workers.verl_reads import BASES, EXTRAS, TABLE, names_that_read, never_read, table, taken_from, why_unread
 
@@ -37,13 +40,13 @@ print(json.dumps(seen))
 
 @pytest.fixture
 def reads(tmp_path: Path):
-    def made(code: str) -> set[str]:
+    def made(code: str, by: str = "reader.py") -> set[str]:
         file = tmp_path / "reader.py"
         file.write_text(code)
         done = subprocess.run(
             [sys.executable, "-c", READER, str(file)], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
-        return {name for name, place in json.loads(done.stdout.splitlines()[-1]) if place == "reader.py"}
+        return {name for name, place in json.loads(done.stdout.splitlines()[-1]) if by in place}
 
     return made
 
@@ -61,6 +64,44 @@ def test_values_taken_from_nodes_and_from_verls_dataclasses_are_reads_and_copies
     values = {name for name in found if name in leaves() or name.endswith(".*")}
     optimiser = "actor_rollout_ref.actor.optim"
     assert values == {"trainer.nnodes", "data.shuffle", f"{optimiser}.betas", f"{optimiser}.weight_decay"}
+
+
+def test_other_ways_to_take_a_value_are_reads_too(reads) -> None:
+    found = reads(
+        "from omegaconf import open_dict\n"
+        "with open_dict(config):\n"
+        "    config.actor_rollout_ref.ref.pop('log_prob_micro_batch_size')\n"
+        "OmegaConf.select(config, 'global_profiler.steps')\n"
+        "OmegaConf.create(config.transfer_queue)\n"
+    )
+    assert {"actor_rollout_ref.ref.log_prob_micro_batch_size", "global_profiler.steps", "transfer_queue.*"} <= found
+
+
+def test_checking_a_value_is_not_reading_it(reads) -> None:
+    """verl's dataclasses look at every mode of the loss when they are made, whichever is used."""
+    code = "actor = config.actor_rollout_ref.actor\nactor.ppo_micro_batch_size_per_gpu = 1\nomega_conf_to_dataclass(actor)\n"
+    assert reads(code, "") & set(leaves()) == set()
+
+
+def test_all_keys_of_a_mapping_that_is_handed_over_are_noted(write_spec, tmp_path: Path) -> None:
+    keys = [f"actor_rollout_ref.model.override_config.{name}" for name in ("first", "second")]
+    condition = build_condition(load_sweep(write_spec(TINY)), {"trainer": dict.fromkeys(keys, 1)})
+    order = Order(
+        "run", 1, "token", "label", condition.id, condition.model_dump(mode="json"), seed=1, total_steps=1,
+        steps_per_epoch=1, eval_steps=[1], gpus=1, assets="",
+    )  # fmt: skip
+    write_order(tmp_path / "run", order)
+    code = (
+        "from workers.verl import trace_reads; trace_reads.start()\n"
+        "from omegaconf import OmegaConf\n"
+        "config = OmegaConf.create({'actor_rollout_ref': {'model': {'override_config': {'first': 1, 'second': 1}}}})\n"
+        "OmegaConf.to_container(config.actor_rollout_ref.model.override_config)\n"
+    )
+    environment = os.environ | {RUN_DIR_VARIABLE: str(tmp_path / "run")}
+    (tmp_path / "reader.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "reader.py")]
+    subprocess.run(command, env=environment | {"PYTHONPATH": str(REPOSITORY)}, check=True)
+    assert [event.data["key"] for event in read_events(tmp_path / "run")[0]] == keys
 
 
 def test_a_mapping_that_is_handed_over_whole_counts_with_all_that_is_in_it(reads) -> None:

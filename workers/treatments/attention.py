@@ -14,11 +14,14 @@ from typing import Any
 
 from torch import nn
 
+EAGER = "eager"
+"""What is noted where a module computes with its own function, which every architecture names in its own way."""
+
 
 @dataclass
 class AttentionSeen:
-    """``functions``: qualified names with how often each was handed out. ``masked``: had the forward a mask of
-    padding? None where no forward of the model was seen."""
+    """``functions``: names with how often each was looked up; ``eager``: the modules' own. ``masked``: had the forward
+    a mask of padding? None where no forward of the model was seen."""
 
     functions: dict[str, int] = field(default_factory=dict)
     masked: bool | None = None
@@ -34,12 +37,20 @@ def watch_attention(model: nn.Module) -> Iterator[AttentionSeen]:
     from transformers.modeling_utils import AttentionInterface
 
     seen = AttentionSeen()
-    original = AttentionInterface.get_interface
+    ask, take = AttentionInterface.get_interface, AttentionInterface.__getitem__
 
-    def get_and_note(self: Any, *args: Any, **kwargs: Any) -> Any:
-        function = original(self, *args, **kwargs)
-        name = getattr(function, "__name__", repr(function))
+    def note(name: str) -> None:
         seen.functions[name] = seen.functions.get(name, 0) + 1
+
+    def ask_and_note(self: Any, attn_implementation: str, default: Any) -> Any:
+        function = ask(self, attn_implementation, default)  # takes it where it is one of transformers'
+        if function is default:
+            note(EAGER)
+        return function
+
+    def take_and_note(self: Any, name: str) -> Any:
+        function = take(self, name)
+        note(getattr(function, "__name__", repr(function)))
         return function
 
     def note_mask(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -47,9 +58,9 @@ def watch_attention(model: nn.Module) -> Iterator[AttentionSeen]:
         seen.masked = mask is not None
 
     handle = model.register_forward_pre_hook(note_mask, with_kwargs=True)
-    AttentionInterface.get_interface = get_and_note
+    AttentionInterface.get_interface, AttentionInterface.__getitem__ = ask_and_note, take_and_note
     try:
         yield seen
     finally:
-        AttentionInterface.get_interface = original
+        AttentionInterface.get_interface, AttentionInterface.__getitem__ = ask, take
         handle.remove()

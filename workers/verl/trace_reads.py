@@ -2,17 +2,21 @@
 
 verl lists keys that nothing reads, and accepts values for them: a setting that silently does nothing. A key counts as
 read when code takes its value from the composed configuration: from OmegaConf's nodes, or from the dataclasses that
-verl makes of them. Copying, converting, printing and validating a configuration is not reading it. A mapping that is
-handed over whole, as a plain one, counts as read with everything below it: what happens to it later is not seen.
+verl makes of them. Printing, pickling and checking a configuration is not reading it. A mapping that is handed over
+whole, as a plain one or as a copy, counts as read with everything below it: what happens to it later is not seen.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
+import pickle
+import pprint
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +28,15 @@ from workers.verl_reads import ANYTHING_BELOW, TRACE_VARIABLE, names_that_read
 KEY = "_read_as"
 """The attribute of one of verl's dataclasses that says which key of the configuration it was made of."""
 
-_CARRIERS = ("/omegaconf/", "/verl/base_config.py", "/dataclasses.py", "/_collections_abc.py", "/trace_reads.py")
-"""Code that carries a value from the configuration to whoever reads it."""
-_COPIERS = ("/hydra/", "/pprint.py", "/copy.py", "/pickle.py", "/cloudpickle/", "/verl/utils/tracking.py")
+_CARRIERS = ("omegaconf/", "verl/base_config.py", "workers/verl/trace_reads.py")
+_STANDARD_CARRIERS = (dataclasses.__file__, "<frozen _collections_abc>", "<string>")
+"""Code that carries a value from the configuration to whoever reads it; ``<string>``: methods that dataclasses make."""
+_COPIERS = ("hydra/", "cloudpickle/", "ray/cloudpickle/", "verl/utils/tracking.py")
+_STANDARD_COPIERS = (pprint.__file__, copy.__file__, pickle.__file__)
 """Code that takes all of a configuration and acts on none of it."""
+_CHECKERS = ("verl/utils/config.py", "verl/utils/profiler/config.py", "verl/trainer/config/", "verl/workers/config/")
+_ACTS_AT_ONCE = "verl/workers/config/model.py"
+"""Where verl's dataclasses check values, in ``__post_init__`` and ``validate``; the model's loads its files there."""
 
 Wants = Callable[[str], bool]
 Report = Callable[[str, str], None]
@@ -43,14 +52,19 @@ def start() -> None:
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     if run_dir is None or not (asked := read_order(run_dir).typed_condition.trainer):
         return
-    spool, told = Spool(run_dir), set[str]()
-    keys = {name: key for key in asked for name in names_that_read(key)}
+    spool = Spool(run_dir)
+    open_keys: dict[str, set[str]] = {}
+    for key in asked:
+        for name in names_that_read(key):
+            open_keys.setdefault(name, set()).add(key)
 
     def report(name: str, place: str) -> None:
-        told.add(keys[name])
-        spool.append("setting_read", {"key": keys[name], "place": place})
+        for key in sorted(open_keys[name]):
+            spool.append("setting_read", {"key": key, "place": place})
+            for keys in open_keys.values():
+                keys.discard(key)
 
-    install(lambda name: name in keys and keys[name] not in told, report)
+    install(lambda name: bool(open_keys.get(name)), report)
 
 
 def _write_all_reads(folder: Path) -> None:
@@ -88,10 +102,10 @@ def install(wants: Wants, report: Report) -> None:
 
 
 def _trace_nodes(read: Read) -> None:
-    """Values taken from OmegaConf's mappings, by attribute, item or ``get``."""
-    from omegaconf import DictConfig
+    """Values taken from OmegaConf's mappings, by attribute, item, ``get``, ``pop`` or ``select``."""
+    from omegaconf import DictConfig, OmegaConf
 
-    take = DictConfig._get_impl
+    take, remove, select = DictConfig._get_impl, DictConfig.pop, OmegaConf.select
 
     @wraps(take)
     def take_and_tell(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +115,25 @@ def _trace_nodes(read: Read) -> None:
             read(str(self._get_full_key(key)), value)
         return value
 
+    @wraps(remove)
+    def remove_and_tell(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        content = self.__dict__["_content"]
+        name = str(self._get_full_key(key)) if isinstance(content, dict) and key in content else None
+        value = remove(self, key, *args, **kwargs)
+        if name is not None:
+            read(name, value)
+        return value
+
+    @wraps(select)
+    def select_and_tell(config: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        value = select(config, key, *args, **kwargs)
+        if isinstance(config, DictConfig):
+            read(".".join(part for part in (str(config._get_full_key(None)), key) if part), value)
+        return value
+
     DictConfig._get_impl = take_and_tell  # type: ignore[method-assign]
+    DictConfig.pop = remove_and_tell  # type: ignore[method-assign]
+    OmegaConf.select = staticmethod(select_and_tell)  # type: ignore[method-assign]
 
 
 def _trace_dataclasses(read: Read) -> None:
@@ -143,7 +175,8 @@ def _trace_conversions(read: Read) -> None:
     from omegaconf import DictConfig, OmegaConf
     from verl.utils import config as conversion
 
-    convert, merge, to_dataclass = OmegaConf.to_container, OmegaConf.merge, conversion.omega_conf_to_dataclass
+    convert, merge, create = OmegaConf.to_container, OmegaConf.merge, OmegaConf.create
+    to_dataclass = conversion.omega_conf_to_dataclass
 
     def hand_over(*configs: Any) -> None:
         for config in configs:
@@ -160,6 +193,11 @@ def _trace_conversions(read: Read) -> None:
         hand_over(*configs)
         return merge(*configs)
 
+    @wraps(create)
+    def create_and_tell(*args: Any, **kwargs: Any) -> Any:
+        hand_over(*args[:1])
+        return create(*args, **kwargs)
+
     @wraps(to_dataclass)
     def to_dataclass_and_tell(config: Any, dataclass_type: Any = None) -> Any:
         if dataclass_type is not None:  # else Hydra makes it, and knows its place
@@ -168,23 +206,34 @@ def _trace_conversions(read: Read) -> None:
 
     OmegaConf.to_container = staticmethod(convert_and_tell)  # type: ignore[method-assign]
     OmegaConf.merge = staticmethod(merge_and_tell)  # type: ignore[method-assign]
+    OmegaConf.create = staticmethod(create_and_tell)  # type: ignore[method-assign]
     conversion.omega_conf_to_dataclass = to_dataclass_and_tell
 
 
 def _reader(frame: FrameType | None) -> str | None:
     """Who took the value; None where that was no reading."""
-    while frame is not None and any(part in frame.f_code.co_filename for part in _CARRIERS):
-        if frame.f_code.co_name in ("resolve", "__repr__", "__str__"):
+    while frame is not None and _is_of(frame, _CARRIERS, _STANDARD_CARRIERS):
+        if frame.f_code.co_name in ("resolve", "__repr__", "__str__", "__eq__"):
             return None
         frame = frame.f_back
-    if frame is None:
+    if frame is None or _is_of(frame, _COPIERS, _STANDARD_COPIERS):
         return None
-    file, function = frame.f_code.co_filename, frame.f_code.co_name
-    if any(part in file for part in _COPIERS) or function.lstrip("_").startswith("validate") or file == "<string>":
+    place, function = _short(frame.f_code.co_filename), frame.f_code.co_name
+    checks = function == "__post_init__" or function.lstrip("_").startswith("validate")
+    if checks and place.startswith(_CHECKERS) and place != _ACTS_AT_ONCE:
         return None
-    return f"{_short(file)}:{frame.f_lineno}"
+    return f"{place}:{frame.f_lineno}"
 
 
+def _is_of(frame: FrameType, places: tuple[str, ...], files: tuple[str, ...]) -> bool:
+    file = frame.f_code.co_filename
+    return file in files or _short(file).startswith(places)
+
+
+@cache
 def _short(file: str) -> str:
     """A path from the package on."""
-    return file.rpartition("site-packages/")[2] if "site-packages/" in file else "/".join(Path(file).parts[-3:])
+    for folder in ("/site-packages/", f"{Path(__file__).parents[2]}/"):
+        if folder in file:
+            return file.rpartition(folder)[2]
+    return file

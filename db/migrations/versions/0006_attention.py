@@ -17,6 +17,7 @@ depends_on = None
 CONDITIONS = sa.table(
     "conditions", sa.column("id", sa.String), sa.column("schema_version", sa.Integer), sa.column("body", sa.JSON)
 )
+FACTS = sa.table("facts", sa.column("subject", sa.String), sa.column("body", sa.JSON))
 SWEEPS = sa.table("sweeps", sa.column("id", sa.Integer), sa.column("details", sa.JSON))
 
 
@@ -29,6 +30,11 @@ def upgrade() -> None:
         renamed = with_new_ids(details, new_ids)
         if renamed != details:
             connection.execute(sa.update(SWEEPS).where(SWEEPS.c.id == identifier).values(details=renamed))
+    for subject, body in connection.execute(sa.select(FACTS.c.subject, FACTS.c.body)).all():
+        condition = body.get("condition")
+        if isinstance(condition, dict) and "rollout" in condition and "attention" not in condition:
+            told = {**body, "condition": in_schema_3(condition)}  # bug rules ask a condition's fields there
+            connection.execute(sa.update(FACTS).where(FACTS.c.subject == subject).values(body=told))
 
 
 def _rename(connection: sa.Connection, old: str, body: dict[str, Any]) -> str:
