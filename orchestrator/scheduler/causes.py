@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from orchestrator.scheduler.signs import Place, Signs
+from orchestrator.scheduler.signs import Place, Signs, is_mistake
 from orchestrator.scheduler.statements import EXCEPTION, Statement, read_statement, read_statements
 
 Budget = Literal["infrastructure", "memory", "hang", "unexplained", "own"]
@@ -45,8 +45,11 @@ class Cause:
     announced: bool = False
     """Is it said some time before the run ends?"""
 
+    outside: bool = False
+    """Does it arise outside the code? Then an exception that says that code or a value is wrong does not say it."""
+
     def said_by(self, statement: Statement) -> bool:
-        if statement.low and not self.any_level:
+        if (statement.low and not self.any_level) or (self.outside and is_mistake(statement.text)):
             return False
         said = self.signs.said_by(statement) or any(place.said_by(statement) for place in self.there)
         return said and not self.unless.holds(statement)
@@ -113,7 +116,7 @@ def _by_signal(exit_code: int | None) -> bool:
 
 def _candidates(statements: Sequence[Statement]) -> list[Found]:
     """What may have ended the attempt, in the order of the log. Own errors that were only logged come after the rest:
-    the process that logged one went on."""
+    the process that logged one continued."""
     begin = max((index + 1 for index, said in enumerate(statements) if _STEP_DONE.search(said.text)), default=0)
     recovered = {said.writer: index for index, said in enumerate(statements) if said.recovery}
     matches = [_match(said, only_announced=index < begin) for index, said in enumerate(statements)]

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 from orchestrator.scheduler.statements import Statement
 
@@ -34,6 +34,32 @@ _OS_TEXT = re.compile(
 )
 _OS_NAMES = {os.strerror(number).lower(): name for number, name in numbers.errorcode.items()}
 _NAMES_A_FILE = re.compile(r"(?:^|[\s'\"(=:])/[\w.~-]+/|: '[^']*'$")
+_MISTAKES = (
+    "ArithmeticError",
+    "AssertionError",
+    "AttributeError",
+    "LookupError",
+    "NameError",
+    "NotImplementedError",
+    "SyntaxError",
+    "TypeError",
+    "ValueError",
+)
+"""What Python raises where code or a value is wrong; with their built-in subclasses."""
+_STATED = re.compile(
+    r"\b([A-Z]\w*(?:Error|Exception|Timeout))(?:\)?:(?:\s|$)|\(['\"])"
+    r"|[Ee]rrno:?[ =]*\d|\(os error \d|ConnectionPool\(host=|\b\d{3} (?:Client|Server) Error: "
+)
+"""Where a text states an error, its own or one that it wraps: ``ValueError: …``, ``ConnectionError('…')``,
+``[Errno 111]``, urllib3's ``HTTPSConnectionPool(host=…``, requests' ``503 Server Error: …``."""
+
+
+@lru_cache(maxsize=1024)
+def is_mistake(text: str) -> bool:
+    """Does a text state, as the innermost of its errors, that code or a value is wrong? Its words then name what was
+    wrong, as in ``ValueError: rate limit must be positive``, and not what happened."""
+    stated = _STATED.findall(text)
+    return bool(stated) and stated[-1] in _with_subclasses(_MISTAKES)
 
 
 @lru_cache(maxsize=1024)
@@ -125,7 +151,8 @@ def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(scoped) or _NEVER)
 
 
-def _with_subclasses(names: Iterable[str]) -> frozenset[str]:
+@cache
+def _with_subclasses(names: tuple[str, ...]) -> frozenset[str]:
     """Exception classes, and the built-in ones that inherit from them."""
     found: set[str] = set()
     todo = list(names)

@@ -19,7 +19,9 @@ from orchestrator.raylog import ANSI, REPEATED, WRITER
 INNER_FRAMES = 6
 """How many of a traceback's innermost files say where an error arose; library helpers take up the last few."""
 MAX_CHARACTERS = 3000
-"""How much of a line is read: what it states stands near its beginning, and some lines hold whole batches."""
+"""How much of a statement is read: what it says stands near its beginning, and some lines hold whole batches."""
+LINE_CHARACTERS = 4 * MAX_CHARACTERS
+"""How much of a line is looked at: a statement, and before it colours, labels, a header, and indentation."""
 RETRY_LINES = 3
 """Within how many lines of its writer an announced retry belongs to the error before it."""
 
@@ -29,7 +31,7 @@ class Statement:
     """One line.
 
     ``low``: it calls itself a warning or information. ``logged``: a logger wrote it, or the line before the traceback
-    that it ends, so that its process went on. ``raised``: it is the exception that ends a traceback. ``files``: the
+    that it ends, so its process continued. ``raised``: it is the exception that ends a traceback. ``files``: the
     innermost files of the traceback that it ends or, in a message of several lines, follows. ``outcomes``: the indices
     of the exceptions that were raised from this one or while it was being handled, and of further lines of its message.
     ``harmless``: it says itself, or a line after it, that it ended nothing. ``recovery``: it says that what had failed
@@ -64,6 +66,7 @@ _HEADER = re.compile(
 )
 _RANK = re.compile(r"\[(?:rank|default)\d+\]:\s?|\d{1,4}: |[\w.-]+\s+\| ")
 """Labels of torchrun, of `srun --label`, and of containers."""
+_LABEL = re.compile(rf"\s*({WRITER.pattern}|{_RANK.pattern})")
 _GROUP = re.compile(r"\s*(?:\|\s|\+ (?=Exception Group Traceback))")
 """Before the lines of an exception group."""
 _LOW = re.compile(r"(?<![=\w])(?:WARN(?:ING)?|INFO|DEBUG|NOTICE)\b|^\[?[WI]\d{3,4} |\d [WI] \d")
@@ -76,9 +79,11 @@ _WARNED = re.compile(r"^(?:\w*Warning:|warnings\.warn|\[\w+\] warning)")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
 _FRAME = re.compile(r'^\s*File "([^"]+)", line \d+')
 _CODE = re.compile(
-    r"^\s*(?:(?:raise|return|assert|if|with|for|def|await|except|try|else|elif)\b.*|self\.\w.*|\s{3}[\w.]+ = .*"
-    r"|[~^\s]+\^[~^\s]*|\[Previous line repeated .*)$"
+    r"^(?:\s*(?:raise|return|assert|if|with|for|def|await|except|try|else|elif)\b.*|\s*self\.\w.*|\s{3,}[\w.]+ = .*"
+    r"|[~\s]*\^[~^\s]*|\s*\[Previous line repeated .*)$"
 )
+"""No two repetitions that match the same character follow each other, here and below: on a long row of it, the time to
+try every division between them grows with the square of its length."""
 _QUOTED = re.compile(
     r"^[\s{\[(]*['\"](?!(?:level|severity|msg|message|reason|error)['\"])[\w.@/-]+['\"]\s*:"
     r"|^Namespace\(|^(?:[\w.]+=\S*(?:\s+|$))+$|^[+$] |^\[(?:prompt|response|ground_truth|score)\]"
@@ -95,7 +100,6 @@ _CHAIN = re.compile(r"^(?:During handling of the above exception|The above excep
 _RETRY = re.compile(
     r"\b[Rr]e-?trying\b|\b[Rr]etry(?:ing)? (?:in|after) \d|[Tt]rying (?:again|(?:the )?next|another)"
     r"|will (?:be )?(?:retried|retry|try)\b|\b(?:and|before(?: the)?(?: next)?) (?:retry|attempt)\b"
-    r""
     r"|\bbacking off\b|\bretry loop\b|\b[Rr]econnecting\b"
 )
 _ATTEMPT = re.compile(r"\b(?:[Aa]ttempt|[Rr]etry|[Tt]ry)[ #:=]*(\d+) ?(?:/|of|out of) ?(\d+)")
@@ -121,9 +125,10 @@ class _Writer:
     """What is known of a process while its lines are read.
 
     ``inside`` a traceback, whose ``files`` were seen, whose next line is ``source``, and which is ``harmless`` or
-    ``logged`` as its statement will be. ``chain``: the indices of the exceptions so far of a chain, which goes on where
-    ``chained``. ``before``: the last statement. ``head``: the index of the exception whose message may have further
-    lines, its level, and as ``trail`` its files. ``recent``: numbers of lines, out of ``count``, and their statements.
+    ``logged`` as its statement will be. ``chain``: the indices of the exceptions so far of a chain, which continues
+    where ``chained``. ``before``: the last statement. ``head``: the index of the exception whose message may have
+    further lines, its level, and as ``trail`` its files. ``recent``: numbers of lines, out of ``count``, and their
+    statements.
     """
 
     inside: bool = False
@@ -147,7 +152,7 @@ def read_statements(log: Iterable[str]) -> list[Statement]:
     writers: defaultdict[str, _Writer] = defaultdict(_Writer)
     for line in log:
         for part in line.rstrip("\n").split("\r"):
-            name, level, body = _split(part)
+            name, level, body = _split(part) if part.strip() else ("", "", "")
             if body.strip():
                 _take(body, level, name, writers[name], found)
             else:
@@ -163,15 +168,18 @@ def read_statement(line: str) -> Statement:
 
 def _split(line: str) -> tuple[str, _Level, str]:
     """A line's writer, its level, and its body with its indentation."""
-    rest, writer = REPEATED.sub("", ANSI.sub("", line)).rstrip(), ""
-    while (named := WRITER.match(rest.lstrip()) or _RANK.match(rest.lstrip())) is not None:
-        writer, rest = writer + named[0].strip(), rest.lstrip()[named.end() :]
+    text = REPEATED.sub("", ANSI.sub("", line[:LINE_CHARACTERS])).rstrip()
+    writer, begin = "", 0
+    while (label := _LABEL.match(text, begin)) is not None:
+        writer, begin = writer + label[1].strip(), label.end()
+    rest = text[begin:]
     header = _header(rest)
-    body = rest[len(header) :]
-    if (rank := _RANK.match(body)) is not None:
-        body = body[rank.end() :]
-    while (grouped := _GROUP.match(body)) is not None:
-        body = body[grouped.end() :]
+    end = len(header)
+    if (rank := _RANK.match(rest, end)) is not None:
+        end = rank.end()
+    while (grouped := _GROUP.match(rest, end)) is not None:
+        end = grouped.end()
+    body = rest[end:]
     level = header if _LOW.search(header) or _HIGH.search(header) else rest[:_LEVEL_WITHIN]
     if _HIGH.search(level):
         return writer, "high", body

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from orchestrator.raylog import REPEATED
+from orchestrator.scheduler import statements
 from orchestrator.scheduler.causes import BY_NAME, CAUSES, find_cause
 from orchestrator.scheduler.retry import TRIES, Ended, decide_retry
 from orchestrator.scheduler.signs import Signs
@@ -133,11 +137,101 @@ def test_a_recovery_clears_the_losses_of_its_own_process_only() -> None:
     assert find_cause(unnumbered, None, 1).cause.name == "own-error"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ValueError: rate limit must be positive",
+        "ValueError: http status 503 is no valid choice",
+        "ValueError: bad reward: connection refused is not a label",
+        "AttributeError: 'X' object has no attribute 'TimeoutError'",
+        "TypeError: cannot pickle ConnectionError objects",
+        "KeyError: 'Bad Gateway'",
+        "IndexError: Port 80 is in use by entry 7 of 3",
+        "AssertionError: Broken pipe",
+        "UnicodeDecodeError: stale file handle: Stale file handle",
+        "NotImplementedError: spot instance",
+        "RuntimeError: the reward failed: ValueError: rate limit must be positive",
+        "RayTaskError(ValueError): rate limit must be positive",
+    ],
+)
+def test_a_wrong_value_that_mentions_a_loss_is_an_own_error(said) -> None:
+    assert find_cause([said], None, 1).cause.name == "own-error"
+    assert find_cause([], said, 1).cause.name == "own-error"
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("ValueError: cannot load x: ConnectionError: no answer", "network"),
+        ("ValueError: cannot load x: ReadTimeout('no answer')", "network"),
+        ("ValueError: HTTPSConnectionPool(host='x', port=443): Max retries exceeded with url: /y", "network"),
+        ("ValueError: 503 Server Error: Service Unavailable for url: https://x/y", "network"),
+        ("ValueError: cannot read x: [Errno 116] Stale file handle", "storage"),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened while locating the file", "network"),
+        ("huggingface_hub.errors.EntryNotFoundError: 404 Client Error.", "missing-file"),
+        ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", "network"),
+        ("ValueError: Free memory on device cuda:0 (1/80 GiB) is less than desired GPU memory utilization", "gpu-busy"),
+    ],
+)
+def test_a_loss_that_a_wrong_value_wraps_or_a_hub_calls_one_keeps_its_cause(said, cause) -> None:
+    assert find_cause([said], None, 1).cause.name == cause
+
+
+def test_a_chain_tells_of_what_a_wrong_value_came() -> None:
+    frames = ["Traceback (most recent call last):", '  File "/opt/x.py", line 3, in f', "    g()"]
+    lost, wrong = "ConnectionRefusedError: [Errno 111] Connection refused", "ValueError: no connection timed out"
+    chained = ["", "The above exception was the direct cause of the following exception:", ""]
+    found = find_cause([*frames, lost, *chained, *frames, wrong], None, 1)
+    assert (found.cause.name, found.line) == ("network", lost)
+    assert find_cause([*frames, "KeyError: 17", *chained, *frames, wrong], None, 1).cause.name == "own-error"
+
+
+@pytest.mark.parametrize("filler", [" ", "^", "[", "(", ".", "~^", "| ", "1: ", "(raylet) ", "\r", "[repeated 1x "])
+def test_of_a_long_line_only_the_beginning_is_looked_at(filler, monkeypatch) -> None:
+    offered: list[int] = []
+
+    def noting(pattern: re.Pattern[str]) -> SimpleNamespace:
+        def match(text: str, begin: int = 0) -> re.Match[str] | None:
+            offered.append(len(text))
+            return pattern.match(text, begin)
+
+        def search(text: str) -> re.Match[str] | None:
+            offered.append(len(text))
+            return pattern.search(text)
+
+        def sub(by: str, text: str) -> str:
+            offered.append(len(text))
+            return pattern.sub(by, text)
+
+        return SimpleNamespace(match=match, search=search, sub=sub)
+
+    for name, value in vars(statements).copy().items():
+        if isinstance(value, re.Pattern):
+            monkeypatch.setattr(statements, name, noting(value))
+    line = (filler * 512 * 1024)[: 512 * 1024] + "x"
+    found = [*statements.read_statements([line]), statements.read_statement(line)]
+    assert max(offered) <= statements.LINE_CHARACTERS
+    assert max(len(statement.text) for statement in found) <= statements.MAX_CHARACTERS
+
+
+def test_what_a_long_line_states_at_its_beginning_counts() -> None:
+    said = "OSError: [Errno 28] No space left on device"
+    for filler in (" ", "^", "[", "."):
+        assert find_cause([f"(WorkerDict pid=12) {said}{filler * 512 * 1024}x"], None, 1).cause.name == "disk-full"
+    assert find_cause([said + " " * 5000 + "[repeated 7x across cluster]"], None, 1).line == said
+
+
+def test_a_count_of_repetitions_is_looked_for_once_in_a_row_of_spaces() -> None:
+    counted = "x     [repeated 7x across cluster]"
+    assert REPEATED.sub("", counted) == "x"
+    assert [begin for begin in range(len(counted)) if REPEATED.match(counted, begin)] == [1]
+
+
 def test_the_first_of_an_own_error_and_a_broken_connection_is_the_root() -> None:
     own, echo = "[rank0]: KeyError: 17", "[rank1]: RuntimeError: Connection closed by peer"
     assert find_cause([own, echo], None, 1).cause.name == "own-error"
     assert find_cause([echo, own], None, 1).cause.name == "communication"
-    logged = "2026-11-02 10:33:01,123 - tools - ERROR - KeyError: 17"  # its process went on
+    logged = "2026-11-02 10:33:01,123 - tools - ERROR - KeyError: 17"  # its process continued
     assert find_cause([logged, echo], None, 1).cause.name == "communication"
 
 
