@@ -205,7 +205,10 @@ def matches(sweep: Sweep, condition: Condition, pattern: Mapping[str, Any], wher
     for key, wanted in pattern.items():
         if (unknown := unknown_part(key)) is not None:
             raise sweep.error("unknown field of a condition", (*where, key), *unknown)
-        if not _same(_lookup(dumped, key), _resolved(sweep, key, wanted, (*where, key))):
+        value = _resolved(sweep, key, wanted, (*where, key))
+        if value == "auto" and key in dumped:  # what it means in this condition
+            value = getattr(Condition.model_validate(dumped | {key: value}, strict=False), key)
+        if not _same(_lookup(dumped, key), value):
             return False
     return True
 

@@ -241,7 +241,8 @@ NOT_DONE: tuple[tuple[str, str], ...] = (
     (r"\.(megatron|veomni|torchtitan|automodel|mindspeed\w*)\.|^model_engine$|\.turbo_config\.|"
      r"^actor_rollout_ref\.model\.(lora\.(?!merge)|mtp\.)|routing_replay|router_replay", ON_ONE_NODE),
     (r"\.engine_kwargs\.(sglang|trtllm)\b", "answers come from vLLM, or from transformers"),
-    (r"\.rollout\.(expert|pipeline_model|data)_parallel_size$|\.rollout\.disaggregation\.", "each GPU answers with a whole model"),
+    (r"\.rollout\.(expert|pipeline_model|data)_parallel_size$|\.rollout\.disaggregation\.",
+     "each GPU answers with a whole model"),
     (r"^transfer_queue\.backend\.(?!SimpleStorage|storage_backend)", "the queue keeps its rows in memory"),
     (r"\.rollout\.(multi_turn|agent|skip_tokenizer_init|limit_images)\b|^data\.(image|video|audio|tool|mcp)_|"
      r"\.mm_|mm_preprocessor|^data\.return_multi_modal", _ONE_ANSWER),

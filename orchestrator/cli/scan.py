@@ -97,6 +97,8 @@ def _wanted(model: str, dtype: str, questions: str, prompts: int, most: int, com
 
     if compute not in ("fp32", "bf16"):
         raise SpecError("is not accepted", key="--compute", value=compute, accepted=["fp32", "bf16"])
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        raise SpecError(f"{model} is no folder", key="MODEL", value=model)
     if not questions.startswith("tiny/") and not Path(questions).is_file():
         raise SpecError(f"no such file, seen from {Path.cwd()}", key="--questions", value=questions)
     return Scan(

@@ -114,7 +114,14 @@ def test_an_axis_of_verls_keys_is_checked_too(write_spec) -> None:
         ("data.image_key", "pictures", "runs here have no use for it: each question gets one answer in text"),
         ("reward.reward_model.enable", True, "answers are scored by a rule"),
         ("distillation.enabled", True, "no teacher takes part"),
-        ("reward_model.enable", True, "its place is reward.reward_model.enable"),
+        ("reward_model.enable", True, "never reads it, and answers are scored by a rule"),
+        ("reward_model.overlong_buffer.len", 4, "algorithm.overlong decides it"),
+        ("actor_rollout_ref.rollout.response_length", 8, "which data.max_response_tokens decides"),
+        ("actor_rollout_ref.rollout.prompt_length", 8, "which data.max_prompt_tokens decides"),
+        ("actor_rollout_ref.actor.optim.min_lr_ratio", 0.1, "constant after its warm-up"),
+        ("actor_rollout_ref.rollout.val_kwargs.top_p", 0.5, "evals take the most likely token"),
+        ("actor_rollout_ref.rollout.expert_parallel_size", 2, "with a whole model"),
+        ("transfer_queue.backend.MooncakeStore.protocol", "tcp", "keeps its rows in memory"),
     ],
 )
 def test_a_key_without_an_effect_is_an_error_that_says_why(write_spec, key, value, why) -> None:

@@ -128,3 +128,13 @@ def test_a_twin_has_the_runs_of_its_family(twin) -> None:
         for path in (SWEEPS / "seed" / twin.name, twin)
     ]  # fmt: skip
     assert sorted(dtypes[0]) == sorted(dtypes[1])
+
+
+def test_auto_names_what_it_became(write_spec) -> None:
+    text = TINY.replace("aqn: [none, standard]", "attention: [auto, eager]").replace(
+        "dtype: [bf16, mxfp4]", "dtype: [bf16]"
+    )
+    text += "labels: {A: {attention: auto}}\ncontrasts: {k: {vary: attention, from: auto, to: eager}}\n"
+    plan = make_plan(load_sweep(write_spec(text)))
+    assert {c.label: c.condition.attention for c in plan.conditions}["A"] == "sdpa"
+    assert not [warning for warning in plan.warnings if "differ in attention" in warning]
