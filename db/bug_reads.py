@@ -139,6 +139,12 @@ def claim(engine: Engine, name: str) -> Claim | None:
     return claims(engine, ids=[found])[0] if found is not None else None
 
 
+def labels(engine: Engine, history: str) -> dict[str, str]:
+    """Id → label of the claims of a history."""
+    with Session(engine.execution_options(read_only=True)) as session:
+        return dict(session.execute(select(ClaimRow.id, ClaimRow.label).where(ClaimRow.history == history)).all())
+
+
 def claim_names(engine: Engine) -> list[str]:
     with Session(engine.execution_options(read_only=True)) as session:
         query = select(ClaimRow.label, ClaimRow.id).order_by(ClaimRow.recorded_at.desc()).limit(1000)

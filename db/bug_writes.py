@@ -333,6 +333,8 @@ class NewClaim:
     position: int = 0
     links: Sequence[tuple[str, str]] = ()
     """(kind, id of another claim)."""
+    recorded_at: float | None = None
+    """Seconds since 1970; None: as the history."""
 
 
 @dataclass(frozen=True)
@@ -360,14 +362,15 @@ def import_claims(  # noqa: PLR0917 - one call site
             raise MovedOnError
         _note_history(session, name, about, now, partial=partial)
         have = {row.id: row for row in session.scalars(select(ClaimRow).where(ClaimRow.history == name))}
+        days = {c.id: recorded_at if c.recorded_at is None else c.recorded_at for c in claims}
         fresh = [claim for claim in claims if claim.id not in have]
-        changed = [c for c in claims if c.id in have and not _alike(have[c.id], c, recorded_at)]
+        changed = [c for c in claims if c.id in have and not _alike(have[c.id], c, days[c.id])]
         versions = {c.id: have[c.id].version + 1 if c.id in have else 1 for c in (*fresh, *changed)}
         _note_conditions(session, (*fresh, *changed), schema)
         rows = {
             claim.id: {
                 "id": claim.id, "history": name, "label": claim.label, "version": versions[claim.id],
-                "condition_id": claim.condition_id, "recorded_at": recorded_at, "position": claim.position,
+                "condition_id": claim.condition_id, "recorded_at": days[claim.id], "position": claim.position,
                 "body": claim.body,
             }
             for claim in (*fresh, *changed)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from db.bug_writes import Imported
     from orchestrator.importers.curves import ImportedCurve
-    from orchestrator.importers.tracked import LeftOut, Tracked, TrackedCurve
+    from orchestrator.importers.tracked import LeftOut, Tracked
 
 app = typer.Typer(no_args_is_help=True, help="Record what was there before: histories, logs, trackers' runs, scripts.")
 app.command()(script)
@@ -136,7 +136,7 @@ def wandb(  # noqa: PLR0917 - typer reads them as options
     """
     from orchestrator.importers.wandb_files import read
 
-    _tracked(read(folder), str(folder), folder, "W&B", metric, questions, name, recorded, as_json=as_json)
+    _tracked(read(folder), folder, "W&B", metric, questions, name, recorded, as_json=as_json)
 
 
 @app.command()
@@ -167,7 +167,7 @@ def mlflow(  # noqa: PLR0917 - typer reads them as options
     tags = [tag_of(tag) for tag in metric or ()]
     server = uri.rpartition("@")[2].rpartition("//")[2].strip("/")
     named = name or _as_history(path.resolve().name if path is not None else server)
-    _tracked(read(uri, tuple(tags)), uri, path, "MLflow", tags, questions, named, recorded, as_json=as_json)
+    _tracked(read(uri, tuple(tags)), path, "MLflow", tags, questions, named, recorded, as_json=as_json)
 
 
 @app.command()
@@ -194,7 +194,7 @@ def parquet(  # noqa: PLR0917 - typer reads them as options
     """
     from orchestrator.importers.metric_tables import read
 
-    _tracked(read(file), str(file), file, "a tracker's export", metric, questions, name, recorded, as_json=as_json)
+    _tracked(read(file), file, "a tracker's export", metric, questions, name, recorded, as_json=as_json)
 
 
 def _as_history(words: str) -> str:
@@ -207,43 +207,37 @@ def _as_history(words: str) -> str:
 
 
 def _tracked(  # noqa: PLR0917 - what the three commands share
-    tracked: Tracked, source: str, path: Path | None, tracker: str, metric: Sequence[str] | None,
-    questions: Sequence[str] | None, name: str | None, recorded: str | None, *, as_json: bool,
+    tracked: Tracked, path: Path | None, tracker: str, metric: Sequence[str] | None, questions: Sequence[str] | None,
+    name: str | None, recorded: str | None, *, as_json: bool,
 ) -> None:  # fmt: skip
     from orchestrator.cli.common import registry
+    from orchestrator.importers.curve_claims import with_questions
     from orchestrator.importers.tracked import curves_of
-    from orchestrator.importers.tracked_claims import record_tracked
+    from orchestrator.importers.tracked_claims import record_tracked, with_kept_labels
 
     asked = _questions(questions)
-    curves, left_out = curves_of(tracked, tuple(metric or ()), source)
+    curves, left_out = curves_of(tracked, tuple(metric or ()))
     changed_at = path.stat().st_mtime if path is not None else time.time()
-    history_name, else_day = _filed(path or Path(source), name, recorded, changed_at)
-    imported = record_tracked(registry(create=True), history_name, curves, tracker, recorded, else_day, asked)
-    if as_json:
-        print_json(
-            {part: list(getattr(imported, part)) for part in ("created", "changed", "same", "missing")}
-            | {"left_out": [{"run": one.name, "why": one.why} for one in left_out]}
-        )
-        return
-    _print_tracked(curves, left_out)
-    _tell_unused(asked, list(dict.fromkeys(one.curve.test_set for one in curves)))
-    _tell(imported, as_json=False, then="aqn runs; aqn show CLAIM; aqn audit")
+    history_name, else_day = _filed(path or Path(tracked.source), name, recorded, changed_at)
+    with_questions([one.curve for one in curves], asked)  # what is wrong with them, before a registry is made
+    engine = registry(create=True)
+    curves = with_kept_labels(engine, history_name, curves)
+    _tell_read([one.curve for one in curves], asked, as_json=as_json)
+    if not as_json:
+        _tell_left_out(left_out)
+    imported = record_tracked(engine, history_name, curves, tracker, recorded, else_day, asked)
+    _tell(
+        imported, as_json=as_json, then="aqn runs; aqn show CLAIM; aqn audit",
+        left_out=[{"run": one.name, "why": one.why} for one in left_out],
+    )  # fmt: skip
 
 
-def _print_tracked(curves: Sequence[TrackedCurve], left_out: Sequence[LeftOut]) -> None:
-    from rich.padding import Padding
+def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
     from rich.text import Text
 
     from orchestrator.cli.render import console
 
     screen = console()
-    for one in curves:
-        curve = one.curve
-        ended = f", ended {curve.ended}" if curve.ended != "unknown" else ""
-        last = f": {curve.points[-1].percent:.2f} % at step {curve.points[-1].step}{ended}"
-        screen.print(Text.assemble((curve.name, "bold"), last))
-        for note in curve.notes:
-            screen.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
     for run in left_out:
         screen.print(Text.assemble(("left out  ", "yellow"), f"{run.name}: {run.why}"))
 
@@ -253,30 +247,30 @@ def _curves(
     recorded: str | None, *, as_json: bool,
 ) -> None:  # fmt: skip
     from orchestrator.cli.common import registry
-    from orchestrator.importers.curve_claims import record_curves, with_questions
+    from orchestrator.importers.curve_claims import record_curves
 
-    found = [curve for curve in curves if curve.points]
-    sets = list(dict.fromkeys(curve.test_set for curve in found))
-    if isinstance(questions, dict) and found and (unknown := [one for one in questions if one not in sets]):
-        from experiment_specs.errors import SpecError
-
-        raise SpecError("no such test set was read", key="--questions", value=unknown[0], accepted=filter(None, sets))
-    if not found:
+    if not any(curve.points for curve in curves):
         if as_json:
             print_json({"created": [], "changed": [], "same": [], "missing": [], "left_out": _left_out(curves)})
         _tell_curves(curves)
         typer.echo("nothing was recorded: a claim needs a score", err=True)
         raise typer.Exit(NOTHING_MATCHED)
     history_name, day = _filed(source, name, recorded, source.stat().st_mtime)
-    engine = registry(create=True)
-    imported = record_curves(engine, history_name, curves, day, questions)
-    if not as_json:
-        _tell_curves([*(curve for curve, _ in with_questions(curves, questions)), *(c for c in curves if not c.points)])
-    _tell_unused(questions, sets)
+    _tell_read(curves, questions, as_json=as_json)
+    imported = record_curves(registry(create=True), history_name, curves, day, questions)
     _tell(imported, as_json=as_json, then="aqn runs; aqn audit", left_out=_left_out(curves))
 
 
-def _tell_unused(questions: int | dict[str, int] | None, sets: Sequence[str | None]) -> None:
+def _tell_read(
+    curves: Sequence[ImportedCurve], questions: int | dict[str, int] | None, *, as_json: bool
+) -> None:  # fmt: skip
+    """What was read, and what of ``--questions`` is not used. Raises SpecError for questions of an unknown test set."""
+    from orchestrator.importers.curve_claims import with_questions
+
+    counted = [curve for curve, _ in with_questions(curves, questions)]
+    if not as_json:
+        _tell_curves([*counted, *(curve for curve in curves if not curve.points)])
+    sets = list(dict.fromkeys(curve.test_set for curve in counted))
     if isinstance(questions, int) and len(sets) > 1:
         each = " ".join(f"--questions {shlex.quote(one)}=N" for one in sets if one)
         unused = f"--questions {questions} was not used: there are several test sets. Say {each}"
@@ -294,7 +288,8 @@ def _tell_curves(curves: Sequence[ImportedCurve]) -> None:
         steps = f"{curve.last_step} of {curve.planned_steps} steps" if curve.planned_steps else ""
         ended = f"ended {curve.ended}" if curve.ended != "unknown" else ""
         score = "left out" if out else f"{curve.points[-1].percent:.2f} % at step {curve.points[-1].step}"
-        typer.echo(f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}", err=out)
+        line = f"{curve.name}: {', '.join(part for part in (score, steps, ended) if part)}"
+        typer.echo(textwrap.fill(line, **INDENTED | {"initial_indent": ""}), err=out)
         evals = "1 eval" if len(curve.points) == 1 else f"{len(curve.points)} evals"
         read = (f"{evals} of {curve.metric}", *curve.notes)
         for line in (curve.left_out or "it has no eval",) if out else read:

@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 
 from db.bug_writes import Imported
 from experiment_specs.claims import ClaimedRun, Point, Statement
+from experiment_specs.errors import SpecError
 from orchestrator.bugs.facts import facts_of_claim
 from orchestrator.claimed_counts import claimed_counts
-from orchestrator.importers.curves import MAX_STEP, ImportedCurve, is_reward
+from orchestrator.importers.curves import MAX_STEP, ImportedCurve, as_label, is_reward, told_apart
 from orchestrator.importers.history import claim_id, new_claim, record
 
 Questions = int | Mapping[str, int] | None
@@ -23,7 +24,7 @@ def record_curves(
 ) -> Imported:
     """File curves under a history's name, one claim each. Reading a source again changes what it changed.
 
-    A curve without points has no score, and is no claim.
+    A curve without points has no score, and is no claim. Raises :class:`SpecError` as :func:`with_questions` does.
     """
     claims = []
     first: dict[tuple[str, str], str] = {}
@@ -47,12 +48,19 @@ def record_curves(
 def with_questions(curves: Sequence[ImportedCurve], questions: Questions) -> list[tuple[ImportedCurve, int | None]]:
     """The curves that have points, each with the questions that its percentages are shares of, where they are known.
 
-    A note says why stated questions are not used. A reward may have other values than right and wrong: its mean is then
-    no share of the questions, and no mistake either.
+    Names that would make the same label are numbered. A note says why stated questions are not used. A reward may have
+    other values than right and wrong: its mean is then no share of the questions, and no mistake either. Raises
+    :class:`SpecError` for questions of a test set of which there is no curve.
     """
-    asked = questions_of_sets(curves, questions)
+    scored = [curve for curve in curves if curve.points]
+    sets = list(dict.fromkeys(curve.test_set for curve in scored))
+    if sets and isinstance(questions, Mapping) and (unknown := [name for name in questions if name not in sets]):
+        accepted = [name for name in sets if name]
+        raise SpecError("no such test set was read", key="--questions", value=unknown[0], accepted=accepted)
+    asked = questions_of_sets(scored, questions)
     found: list[tuple[ImportedCurve, int | None]] = []
-    for curve in (curve for curve in curves if curve.points):
+    labels = told_apart(curve.name for curve in scored)
+    for curve in (replace(one, name=label) for one, label in zip(scored, labels, strict=True)):
         n, why = asked.get(curve.test_set), ""
         if n is not None and not curve.shares:
             why = f"{n} questions are not used: {curve.metric} is no number of right answers to all of them"
@@ -91,9 +99,8 @@ def claimed_run(curve: ImportedCurve) -> ClaimedRun:
         notes="; ".join((curve.metric, *curve.notes)),
     )
     points = tuple(Point(step=p.step, percent=p.percent, decimals=p.decimals) for p in curve.points)
-    label = "".join(c if c.isprintable() else "_" for c in curve.name).strip()[:200].strip() or "unnamed"
     return ClaimedRun(
-        label=label,
+        label=as_label(curve.name),
         tensorboard=curve.name,
         samples=curve.samples if curve.samples > 1 else None,
         said=(said,),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 from experiment_specs.errors import SpecError
@@ -136,6 +137,32 @@ def named(tags: Iterable[str]) -> str:
         return "none"
     more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
     return ", ".join(known[:MOST_NAMES]) + more
+
+
+def printable(text: str) -> str:
+    """The text on one line that every terminal and database takes: what is no printable letter is ``_``."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "_" for c in text)
+
+
+def as_label(name: str) -> str:
+    """The name as a claim's label may be: printable, without blanks around it, not empty, not too long."""
+    return printable(name).strip()[:LONGEST_NAME].strip() or "unnamed"
+
+
+def numbered(label: str) -> Iterator[str]:
+    """The label, then the same with ``#2``, ``#3``, …: for what has no name of its own."""
+    yield as_label(label)
+    for number in count(2):
+        end = f" #{number}"
+        yield f"{as_label(label)[: LONGEST_NAME - len(end)].strip()}{end}"
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """The names as labels, each different from all before it."""
+    found: dict[str, None] = {}
+    for name in names:
+        found[next(label for label in numbered(name) if label not in found)] = None
+    return list(found)
 
 
 def called(name: str, test_set: str = "", attempt: int | None = None) -> str:

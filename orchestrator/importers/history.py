@@ -24,9 +24,14 @@ from orchestrator.bugs.facts import facts_of_claim
 from orchestrator.expand import expand
 
 
-def claim_id(history: str, label: str) -> str:
-    """The same claim keeps its id, whatever it says."""
-    return "c" + hashlib.sha256(f"{history}\0{label}".encode()).hexdigest()[:9]
+def claim_id(history: str, identity: str) -> str:
+    """The same claim keeps its id, whatever it says. ``identity``: its label, or what makes it the same one instead."""
+    return "c" + hashlib.sha256(f"{history}\0{identity}".encode()).hexdigest()[:9]
+
+
+def at_midnight(day: str) -> float:
+    """Seconds since 1970 at which a day begins, in UTC."""
+    return float(calendar.timegm(time.strptime(day, "%Y-%m-%d")))
 
 
 def import_history(engine: Engine, path: Path) -> Imported:
@@ -126,9 +131,9 @@ def record(
 ) -> Imported:
     """Record claims of a history; what the applied bug rules say of them is recorded with them.
 
-    ``recorded``: a day. ``partial``: these are not all claims of it.
+    ``recorded``: a day; a claim may have its own. ``partial``: these are not all claims of it.
     """
-    at = float(calendar.timegm(time.strptime(recorded, "%Y-%m-%d")))
+    at = at_midnight(recorded)
     for _ in range(TRIES):
         applied = rules(engine)
         judged = [one for claim in claims for one in judge_one(engine, applied, claim.facts, _names(claim))]

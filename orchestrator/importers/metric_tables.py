@@ -81,7 +81,7 @@ def read(path: Path) -> Tracked:
             continue
         for key, one in found.items():
             gathered[key] = _merged(gathered[key], one) if key in gathered else one
-    return Tracked(tuple(_run(one, path) for one in gathered.values()), tuple(left_out))
+    return Tracked(str(path), tuple(_run(one, path) for one in gathered.values()), tuple(left_out))
 
 
 def _beside(path: Path) -> bool:

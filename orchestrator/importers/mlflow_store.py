@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from experiment_specs.errors import SpecError
 from orchestrator.importers.curves import Ended, rank
@@ -29,6 +29,7 @@ PAGE = 1000
 ENDED: dict[str, Ended] = {"FINISHED": "complete", "FAILED": "early", "KILLED": "early"}
 ACCEPTED = "sqlite:///FILE, a database file, a folder mlruns, or http(s)://SERVER"
 
+_WITH_PASSWORD = re.compile(r"[a-z+]*:/+.*@|[^/]+:.*@", re.IGNORECASE)
 _SAMPLES = re.compile(r"(?<=/mean)_at_(?=\d+$)")
 
 
@@ -68,13 +69,16 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def _first_line(error: Exception) -> str:
     """Without the password of an address."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    return re.sub(r"//[^/@\s]+@", "//", line)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"(:/+)\S*@", r"\1", line)[:300]
 
 
 def source_path(uri: str) -> Path | None:
     """The file or folder of a store on this machine; None for a server."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SpecError(f"is no address: {error}; accepted: {ACCEPTED}", file=_without_password(uri)) from error
     if parts.scheme in ("http", "https"):
         return None
     if parts.scheme == "sqlite":
@@ -94,11 +98,16 @@ def _shown(uri: str) -> str:
     """The same from every folder, and without a password."""
     if "://" not in uri or uri.startswith(("sqlite:", "file:")):
         path = source_path(uri)
-        return str(path.resolve()) if path else uri
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+        return str(path.resolve()) if path else _without_password(uri)
+    return _without_password(uri)
+
+
+def _without_password(uri: str) -> str:
+    """Also of an address that is written wrongly: with a ``/`` or ``#`` in its password, or without its ``http://``."""
+    if _WITH_PASSWORD.match(uri) is None:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    scheme = re.match(r"[a-z+]*:/+", uri, re.IGNORECASE)
+    return (scheme[0] if scheme else "") + uri.rpartition("@")[2]
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def _opened(uri: str) -> Iterator[str]:
         yield uri
         return
     if not path.exists():
-        raise SpecError(f"no such file or folder; accepted: {ACCEPTED}", file=str(path))
+        raise SpecError(f"no such file or folder; accepted: {ACCEPTED}", file=_without_password(str(path)))
     with tempfile.TemporaryDirectory(prefix="aqn-mlflow-") as folder:
         if path.is_dir():
             yield _links(path, Path(folder))
@@ -200,7 +209,7 @@ def _sorted_out(client: Any, found: Iterator[tuple[str, Any]], uri: str, metrics
         left_out.append(LeftOut(_count(deleted, "run"), "deleted in MLflow"))
     if not runs and not left_out:
         raise SpecError("no run in this MLflow store", file=uri)
-    return Tracked(tuple(sorted(runs, key=lambda one: (one.started or 0.0, one.run_id))), tuple(left_out))
+    return Tracked(uri, tuple(sorted(runs, key=lambda one: (one.started or 0.0, one.run_id))), tuple(left_out))
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,17 +6,32 @@ points that were written twice, is decided here alone.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from experiment_specs.errors import SpecError, nearest
-from orchestrator.importers.curves import Ended, ImportedCurve, Point, percent, rank, remarks
+from orchestrator.importers.curves import (
+    LONGEST_NAME,
+    Ended,
+    ImportedCurve,
+    Point,
+    as_label,
+    numbered,
+    percent,
+    printable,
+    rank,
+    remarks,
+)
 
 MAX_NAMED = 8
+MAX_PART = 60
+"""Letters of a run's id, a project or a tag in a label."""
 GLOBAL_STEP = "training/global_step"
 _DATASET = re.compile(r"val-core/(?P<core>.+)/(?:acc|reward)/mean[@_]\d+|val/test_score/(?P<old>.+)")
 _HEX = re.compile(r"[0-9a-f]{24,}")
@@ -45,12 +60,22 @@ class TrackedRun:
 
     @property
     def label(self) -> str:
-        """Names are not unique in a tracker, ids are; a label stays the same when other runs and parts come."""
-        part = f" part {self.part}" if self.part > 1 else ""
+        """What the run is called: its name and id, at most 200 printable letters. See :meth:`called`."""
+        return self.called()
+
+    def called(self, of: str = "", *, project: bool = False) -> str:
+        """The label of a curve of this run. ``of``: its test set or tag, where that has to be said.
+
+        Names are not unique in a tracker, ids are, within a project (``project`` puts it in front). A long name loses
+        its end, before anything that tells curves apart does; two labels may still be equal.
+        """
+        where = f"{_end_of(self.project or self.source)}: " if project else ""
         own = self.run_id[:8] if _HEX.fullmatch(self.run_id) else self.run_id
-        name = self.name[:120]
-        full = name if own in ("", self.name) else f"{name} ({own[:60]})" if name else own[:60]
-        return f"{full}{part}"
+        name, own_id = printable(self.name).strip(), printable(own)[:MAX_PART].strip()
+        end = f" ({own_id})" if name and own not in ("", self.name) else ""
+        end += f" part {self.part}" if self.part > 1 else ""
+        end += f" {_end_of(of)}" if of else ""
+        return as_label(f"{where}{name or own_id}"[: LONGEST_NAME - len(end)].rstrip() + end)
 
 
 @dataclass(frozen=True)
@@ -63,22 +88,29 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a source holds."""
+    """What a source holds. ``source``: what it is called in errors, without a password."""
 
+    source: str
     runs: tuple[TrackedRun, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
 class TrackedCurve:
-    """One curve and the run that it is of."""
+    """One curve and the run that it is of.
+
+    ``of``: the test set or tag in its label, if any. ``identity``: what makes it the same curve when its source is read
+    again, whatever else is read with it: project, run, part of the run, tag.
+    """
 
     run: TrackedRun
     curve: ImportedCurve
+    of: str
+    identity: str
 
 
-def curves_of(tracked: Tracked, metrics: Sequence[str], source: str) -> tuple[list[TrackedCurve], list[LeftOut]]:
-    """The curves of every run, and the runs without one.
+def curves_of(tracked: Tracked, metrics: Sequence[str]) -> tuple[list[TrackedCurve], list[LeftOut]]:
+    """The curves of every run, each with a label of its own, and the runs without one.
 
     ``metrics``: tags to read; none: verl's accuracy on every test set. Raises :class:`SpecError` where no run has a
     curve, or a tag of ``metrics``.
@@ -88,46 +120,69 @@ def curves_of(tracked: Tracked, metrics: Sequence[str], source: str) -> tuple[li
         if tracked.runs and wanted not in seen:
             close = nearest(wanted, seen)
             hint = f"did you mean {close!r}?" if close else f"the tags are {_some(seen)}"
-            raise SpecError(f"no run has this tag; {hint}", file=source, key="--metric", value=wanted)
+            raise SpecError(f"no run has this tag; {hint}", file=tracked.source, key="--metric", value=wanted)
     found: list[TrackedCurve] = []
-    left_out = list(tracked.left_out)
+    left_out = [LeftOut(printable(one.name), printable(one.why)) for one in tracked.left_out]
+    same: Counter[str] = Counter()
     for run in tracked.runs:
         named = _chosen(run, metrics)
         if not named:
             left_out.append(LeftOut(run.label, _no_score(run, asked=bool(metrics))))
-        for tag, label in named.items():
+        for tag, of in named.items():
             try:
-                found.append(TrackedCurve(run, _curve(run, tag, label)))
+                curve = _curve(run, tag, run.called(of))
             except SpecError as error:  # of one test set: the others of the run are read
-                left_out.append(LeftOut(label, str(error)))
+                left_out.append(LeftOut(run.called(of), printable(str(error))))
+                continue
+            identity = _identity(run, tag)
+            same[identity] += 1
+            found.append(TrackedCurve(run, curve, of, f"{identity} #{same[identity]}"))
     if not found:
         reasons = "; ".join(f"{one.name}: {one.why}" for one in left_out[:3])
         more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
-        raise SpecError(f"nothing here can be a claim: {reasons}{more}", file=source)
-    return _told_apart(found), left_out
+        raise SpecError(f"nothing here can be a claim: {reasons}{more}", file=tracked.source)
+    return with_labels(found), left_out
 
 
-def _told_apart(found: list[TrackedCurve]) -> list[TrackedCurve]:
-    """Curves of one label: their projects tell them apart, since a tracker's ids are unique within one."""
-    labels = Counter(one.curve.name for one in found)
-    seen: Counter[str] = Counter()
-    apart = []
+def _identity(run: TrackedRun, tag: str) -> str:
+    """Of a run that has an id the name can be changed, and is no part of it."""
+    return json.dumps(["tracked", run.project, run.run_id, run.name if not run.run_id else "", run.part, tag])
+
+
+def with_labels(
+    found: Sequence[TrackedCurve], kept: Mapping[str, str] | None = None, taken: Iterable[str] = ()
+) -> list[TrackedCurve]:
+    """Each curve with a label of its own.
+
+    ``kept``: identity → the label that the curve got before and keeps. ``taken``: labels that no other curve may have.
+    A tracker's ids are unique within a project, so projects tell curves of one label apart.
+    """
+    known = kept or {}
+    used = {*taken, *known.values()}
+    equal = Counter(one.run.called(one.of) for one in found)
+    labelled = []
     for one in found:
-        name = one.curve.name
-        if labels[name] > 1:
-            name = f"{one.run.project or one.run.source}: {name}"
-        seen[name] += 1
-        if seen[name] > 1:
-            name = f"{name} #{seen[name]}"
-        apart.append(replace(one, curve=replace(one.curve, name=name)))
-    return apart
+        label = known.get(one.identity)
+        if label is None:
+            short, full = one.run.called(one.of), one.run.called(one.of, project=True)
+            free = chain([short] if equal[short] == 1 else [], numbered(full))
+            label = next(name for name in free if name not in used)
+        used.add(label)
+        labelled.append(replace(one, curve=replace(one.curve, name=label)))
+    return labelled
+
+
+def _end_of(text: str) -> str:
+    """The end of a long project or tag tells more than its beginning."""
+    shown = printable(text)
+    return shown if len(shown) <= MAX_PART else f"…{shown[1 - MAX_PART :]}"
 
 
 def _chosen(run: TrackedRun, wanted: Sequence[str]) -> dict[str, str]:
-    """Tag → label. The label of a tag is the same whether it was chosen or found."""
+    """Tag → what of it is in the label. That is the same whether the tag was chosen or found."""
     best = list(best_tags(run.metrics).values())
     chosen = [tag for tag in dict.fromkeys(wanted) if tag in run.metrics] if wanted else best
-    return {tag: run.label if [tag] == best else f"{run.label} {dataset_of(tag)}" for tag in chosen}
+    return {tag: "" if [tag] == best else dataset_of(tag) for tag in chosen}
 
 
 def _no_score(run: TrackedRun, *, asked: bool) -> str:
@@ -157,6 +212,7 @@ def dataset_of(tag: str) -> str:
 def _curve(run: TrackedRun, tag: str, label: str) -> ImportedCurve:
     values: dict[int, float] = {}
     notes = list(run.notes)
+    metric, source = printable(tag), printable(run.source)
     for step, value in run.metrics[tag]:
         if step in values and not _same(values[step], value):
             notes.append(f"step {step} was written again: {value:g} in the place of {values[step]:g}")
@@ -165,17 +221,18 @@ def _curve(run: TrackedRun, tag: str, label: str) -> ImportedCurve:
         notes.append(f"the eval of step {step} gave no number")
         del values[step]
     if not values:
-        raise SpecError(f"{tag} has no number at any step")
+        raise SpecError(f"{metric} has no number at any step")
     if min(values) < 0:
-        raise SpecError(f"{tag} has a value at step {min(values)}: steps are counted from 0")
+        raise SpecError(f"{metric} has a value at step {min(values)}: steps are counted from 0")
     points = tuple(
-        Point(step, percent(value, tag=tag, file=run.source)) for step, value in sorted(values.items())
+        Point(step, percent(value, tag=metric, file=source)) for step, value in sorted(values.items())
     )  # fmt: skip
     notes += remarks(tag, [other for other in run.metrics if dataset_of(other) in (dataset_of(tag), other)])
     trained = run.metrics.get(GLOBAL_STEP, ())
     notes += _about_steps(trained)
     done = max((int(value) for _, value in trained if math.isfinite(value)), default=0)
-    return ImportedCurve(label, run.source, tag, points, done, None, run.ended, run.why, tuple(dict.fromkeys(notes)))
+    told = tuple(dict.fromkeys(map(printable, notes)))
+    return ImportedCurve(label, source, metric, points, done, None, run.ended, printable(run.why), told)
 
 
 def _about_steps(trained: Sequence[tuple[int, float]]) -> Iterator[str]:
@@ -193,6 +250,6 @@ def _same(one: float, other: float) -> bool:
 
 
 def _some(tags: Sequence[str]) -> str:
-    ordered = sorted(tags, key=lambda tag: (not re.search(r"val|eval|test|acc", tag), tag))
+    ordered = sorted(map(printable, tags), key=lambda tag: (not re.search(r"val|eval|test|acc", tag), tag))
     more = f" and {len(tags) - MAX_NAMED} more" if len(tags) > MAX_NAMED else ""
     return ", ".join(ordered[:MAX_NAMED]) + more

@@ -112,7 +112,7 @@ def read(top: Path) -> Tracked:
             left_out.append(LeftOut(path.stem.removeprefix("run-"), str(error)))
             continue
         parts.setdefault((part.entity, part.project, part.run_id), []).append(part)
-    return Tracked(tuple(run for found in parts.values() for run in _runs(found)), tuple(left_out))
+    return Tracked(str(top), tuple(run for found in parts.values() for run in _runs(found)), tuple(left_out))
 
 
 def _files(top: Path) -> Iterator[Path]:

@@ -106,6 +106,59 @@ def test_a_name_or_a_day_that_is_none_writes_nothing(offline: Path) -> None:
     assert not Path(os.environ["AQN_HOME"]).exists()
 
 
+def test_questions_of_an_unknown_test_set_write_nothing(offline: Path) -> None:
+    for words in ((), ("--json",)):
+        done = aqn("import", "wandb", offline, "--questions", "openai/gsm8=1319", *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "--questions: no such test set was read; accepted: " in done.stderr
+        assert "did you mean 'openai/gsm8k'?" in done.stderr
+    assert not Path(os.environ["AQN_HOME"]).exists()
+
+
+def test_one_number_of_questions_for_several_test_sets_is_told(offline: Path) -> None:
+    for words in ((), ("--json",)):
+        done = aqn("import", "wandb", offline, "--questions", "30", *words)
+        assert done.exit_code == 0
+        assert "--questions 30 was not used: there are several test sets" in flat(done.stderr)
+    assert json.loads(done.stdout)["same"] == ["exp (one) math", "exp (one) openai/gsm8k"]
+
+
+def test_why_questions_are_not_used_is_shown(tmp_path: Path) -> None:
+    write_run(tmp_path, {3: {"val-core/math/reward/mean@1": 0.5371}}, id="r")
+    told = flat(ok("import", "wandb", tmp_path, "--questions", "7"))
+    assert "7 questions are not used: not every value of the reward is a number of right answers" in told
+
+
+def test_no_password_of_a_server_is_printed_or_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What MLflow's client gives is that of a store beside it: only the address is a server's."""
+    import mlflow
+
+    real, store, asked = mlflow.MlflowClient, f"sqlite:///{tmp_path / 'store.db'}", []
+    client = real(tracking_uri=store)
+    run_id = client.create_run(client.create_experiment("study"), run_name="exp").info.run_id
+    client.log_metric(run_id, "eval/acc", 0.5, step=1)
+
+    def from_server(tracking_uri: str) -> mlflow.MlflowClient:
+        asked.append(tracking_uri)
+        return real(tracking_uri=store)
+
+    monkeypatch.setattr(mlflow, "MlflowClient", from_server)
+    uri = "http://me:secret@tracking.example:5000"
+    for words in ((), ("--metric", "eval/acd")):
+        failed = aqn("import", "mlflow", uri, *words)
+        assert failed.exit_code == 2
+        assert "http://tracking.example:5000: " in failed.stderr
+        assert "secret" not in failed.output + failed.stderr
+    done = aqn("import", "mlflow", uri, "--metric", "eval/acc")
+    assert done.exit_code == 0
+    shown = aqn("show", f"exp ({run_id[:8]}) eval/acc", "--json").stdout
+    assert f"http://tracking.example:5000 run {run_id}" in shown
+    assert set(asked) == {uri}
+    kept = b"".join(file.read_bytes() for file in Path(os.environ["AQN_HOME"]).rglob("*") if file.is_file())
+    assert b"tracking.example" in kept
+    assert b"secret" not in (done.output + done.stderr + shown).encode() + kept
+
+
 def test_runs_without_any_score_are_one_error(offline: Path, tmp_path: Path) -> None:
     [folder] = offline.glob("offline-run-*-two")
     shutil.copytree(folder, tmp_path / folder.name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from db import bug_reads
 from db.bug_writes import Imported
@@ -38,7 +41,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def record(engine: Engine, tracked: Tracked, *metrics: str) -> Imported:
-    curves, _ = curves_of(tracked, metrics, "source")
+    curves, _ = curves_of(tracked, metrics)
     return record_tracked(engine, "old", curves, "W&B", None, "2026-01-01", None)
 
 
@@ -149,6 +152,61 @@ def test_importing_again_changes_nothing_and_other_runs_change_no_claim(tmp_path
     assert record(engine, wandb_files.read(tmp_path), MATH).same == (labels[0],)
 
 
+def tracked_run(project: str, run_id: str = "id1", started: float = 1.0, **how: Any) -> TrackedRun:
+    metrics = {GSM8K: [(3, 0.5)]}
+    return TrackedRun("a", run_id, f"{project}/{run_id}", how.pop("metrics", metrics), project, started, **how)
+
+
+def test_a_second_project_with_the_same_run_id_changes_and_doubles_no_claim(engine: Engine) -> None:
+    p, q = tracked_run("p"), tracked_run("q")
+    assert record(engine, Tracked("s", (p,))).created == ("a (id1)",)
+    before = claims(engine)
+    for runs in ((p, q), (q, p), (p,), (q,)):
+        told = record(engine, Tracked("s", runs))
+        assert told.changed == ()
+        assert {*told.created, *told.same} == {{"p": "a (id1)", "q": "q: a (id1)"}[run.project] for run in runs}
+    found = claims(engine)
+    assert set(found) == {"a (id1)", "q: a (id1)"}
+    assert found["a (id1)"] == before["a (id1)"]
+    assert [found[label].body["tracker"]["project"] for label in ("a (id1)", "q: a (id1)")] == ["p", "q"]
+
+
+def test_a_run_that_gets_a_second_test_set_or_another_name_is_the_same_claim(engine: Engine) -> None:
+    record(engine, Tracked("s", (tracked_run("p"),)))
+    more = tracked_run("p", metrics={GSM8K: [(3, 0.5)], MATH: [(3, 0.25)]})
+    told = record(engine, Tracked("s", (more,)))
+    assert (told.created, told.changed, told.same) == (("a (id1) math",), (), ("a (id1)",))
+    renamed = record(engine, Tracked("s", (replace(more, name="b"),)))
+    assert (renamed.created, set(renamed.changed)) == ((), {"a (id1)", "a (id1) math"})
+    assert claims(engine)["a (id1)"].body["tracker"]["name"] == "b"
+
+
+def test_two_tags_of_a_long_common_beginning_are_two_claims(engine: Engine) -> None:
+    tags = [f"val-core/{'x' * 150}{end}/acc/mean@1" for end in ("a", "b", "\0", "\t")]
+    odd = TrackedRun("n" * 119, "i" * 59, "s", {tag: [(0, 0.5)] for tag in tags}, "p\0")
+    told = record(engine, Tracked("s", (odd, tracked_run("p", started=86_400.0))))
+    assert len(told.created) == len(claims(engine)) == 5
+    assert len(record(engine, Tracked("s", (odd,))).same) == 4
+
+
+def test_runs_of_several_days_are_recorded_all_or_none(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER stop BEFORE INSERT ON claims WHEN NEW.label = 'a (late)'"
+            " BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+    early, late = tracked_run("p", "early", 86_400.0), tracked_run("p", "late", 5 * 86_400.0)
+    with pytest.raises(IntegrityError, match="no room"):
+        record(engine, Tracked("s", (late, early)))
+    assert claims(engine) == {}
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER stop")
+    assert record(engine, Tracked("s", (late, early))).created == ("a (early)", "a (late)")
+    days = {label: (claim.body["recorded"], claim.recorded_at) for label, claim in claims(engine).items()}
+    assert days == {"a (early)": ("1970-01-02", 86_400.0), "a (late)": ("1970-01-06", 5 * 86_400.0)}
+    assert len(record(engine, Tracked("s", (late, early))).same) == 2
+
+
 def test_bug_rules_know_the_fields_that_a_configuration_tells_and_no_others(tmp_path: Path, engine: Engine) -> None:
     write_run(tmp_path, EVALS, config=verl_config(), id="r1")
     record(engine, wandb_files.read(tmp_path))
@@ -224,7 +282,7 @@ def test_runs_of_a_store(store: Path, client: MlflowClient, logged: WriteRun, en
     assert {run.run_id for run in tracked.runs} == {done, failed, running, child, other}
     assert [(one.name, one.why) for one in tracked.left_out] == [("1 run", "deleted in MLflow")]
     assert of(tracked, child).notes == (f"a child of run {done}",)
-    curves, left_out = curves_of(tracked, (), "x")
+    curves, left_out = curves_of(tracked, ())
     assert [one.name for one in left_out] == ["1 run", f"exp ({other[:8]})"]
     assert "its tags are loss" in left_out[1].why
     imported = record_tracked(engine, "old", curves, "MLflow", None, "2026-01-01", 1319)
@@ -241,7 +299,7 @@ def test_runs_of_a_store(store: Path, client: MlflowClient, logged: WriteRun, en
     )
     assert claims(engine)[f"exp ({running[:8]})"].body["claim"]["said"][0]["status"] is None
     again = record_tracked(
-        engine, "old", curves_of(mlflow_store.read(str(store)), (), "x")[0], "MLflow", None, "2026-02-02", 1319
+        engine, "old", curves_of(mlflow_store.read(str(store)), ())[0], "MLflow", None, "2026-02-02", 1319
     )
     assert (again.created, again.changed, len(again.same)) == ((), (), 4)
 
@@ -253,7 +311,7 @@ def test_a_step_that_was_written_twice(store: Path, client: MlflowClient, logged
         client.log_metric(run_id, TAG, value, timestamp=6_000, step=50)
     client.log_metric(run_id, TAG, 0.5, timestamp=1_010, step=10)
     client.log_metric(run_id, TAG, 0.5, timestamp=1_010, step=10)
-    [one], _ = curves_of(mlflow_store.read(str(store)), (), "x")
+    [one], _ = curves_of(mlflow_store.read(str(store)), ())
     assert [(p.step, p.percent) for p in one.curve.points] == [(0, 10.0), (10, 50.0), (20, 60.0)]
     assert set(one.curve.notes) == {
         "step 20 was written again: 0.6 in the place of 0.9",
@@ -267,8 +325,8 @@ def test_a_step_that_was_written_twice(store: Path, client: MlflowClient, logged
 def test_a_chosen_tag_is_read_whatever_it_is_called(store: Path, logged: WriteRun) -> None:
     logged({0: 0.1, 20: 0.5}, tag="eval/accuracy")
     with pytest.raises(SpecError, match="its tags are eval/accuracy"):
-        curves_of(mlflow_store.read(str(store)), (), "x")
-    [one], _ = curves_of(mlflow_store.read(str(store), ("eval/accuracy",)), ("eval/accuracy",), "x")
+        curves_of(mlflow_store.read(str(store)), ())
+    [one], _ = curves_of(mlflow_store.read(str(store), ("eval/accuracy",)), ("eval/accuracy",))
     assert [(p.step, p.percent) for p in one.curve.points] == [(0, 10.0), (20, 50.0)]
 
 
@@ -286,7 +344,7 @@ def test_this_platforms_own_projection_is_recognised(
     [one] = tracked.left_out
     assert (one.name, "this platform wrote them" in one.why) == ("1 run", True)
     with pytest.raises(SpecError, match="this platform wrote them"):
-        curves_of(tracked, (), "x")
+        curves_of(tracked, ())
 
 
 def test_a_run_of_ours_beside_anothers(store: Path, logged: WriteRun) -> None:
@@ -355,6 +413,12 @@ def test_one_damaged_run_of_a_file_store_does_not_refuse_the_others(
         ("empty", "no MLflow run in this folder"),
         ("postgresql://me:secret@host/db", "mlflow server"),
         ("http://me:secret@127.0.0.1:9", "MLflow cannot read this"),
+        ("http://me:p@secret@127.0.0.1:9", "MLflow cannot read this"),
+        ("http://me:secret/more#1@127.0.0.1:9", "MLflow cannot read this"),
+        ("http:/me:secret@127.0.0.1:9", "MLflow cannot read this"),
+        ("http://me:sec[ret@127.0.0.1:9", "is no address"),
+        ("me:secret@127.0.0.1:9", "no such file or folder"),
+        ("sqlite://me:secret@host/db", "no such file or folder"),
     ],
 )
 def test_what_is_no_store_is_told_without_passwords(
@@ -368,7 +432,7 @@ def test_what_is_no_store_is_told_without_passwords(
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SpecError, match=problem) as told:
         mlflow_store.read(uri)
-    assert "secret" not in str(told.value)
+    assert not re.search("secret|sec.ret|more", str(told.value))
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_specs.errors import SpecError
 from orchestrator.importers.curve_claims import questions_of_sets, with_questions
 from orchestrator.importers.curves import (
     ImportedCurve,
@@ -21,6 +23,7 @@ from orchestrator.importers.curves import (
     named,
     set_of,
     starts_over,
+    told_apart,
 )
 
 
@@ -122,3 +125,22 @@ def test_questions_are_not_used_for_what_is_no_share_of_them() -> None:
         None, ("3 questions are not used: not every value of the reward is a number of right answers to them",)
     )  # fmt: skip
     assert [n for _, n in with_questions([curve("a", value=51.0)], 3)] == [3], "accuracy has to be k of n"
+
+
+def test_questions_of_a_test_set_that_no_curve_has_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"--questions: no such test set was read; accepted: aime24; did you mean"):
+        with_questions([curve("aime24")], {"aime25": 30})
+
+
+@given(st.lists(st.one_of(st.text(max_size=4), st.text("ab\0\n ", min_size=195, max_size=205)), max_size=8))
+def test_labels_differ_whatever_the_names_are(names: list[str]) -> None:
+    labels = told_apart(names)
+    assert len(set(labels)) == len(names)
+    assert all(0 < len(label) <= 200 and label.isprintable() and label == label.strip() for label in labels)
+    assert told_apart(labels) == labels
+
+
+def test_curves_whose_names_differ_in_what_is_cut_off_or_replaced_have_labels_of_their_own() -> None:
+    names = ["a\0", "a\n", "x" * 200 + "y", "x" * 200 + "z"]
+    counted = with_questions([replace(curve("a"), name=name) for name in names], None)
+    assert [one.name for one, _ in counted] == ["a_", "a_ #2", "x" * 200, "x" * 197 + " #2"]
