@@ -181,7 +181,7 @@ class Ignored:
 
 
 def _constant_rate(condition: Condition) -> bool:
-    return condition.trainer.get("actor_rollout_ref.actor.optim.lr_scheduler_type", "constant") == "constant"
+    return bool(condition.trainer.get("actor_rollout_ref.actor.optim.lr_scheduler_type", "constant") == "constant")
 
 
 def _greedy_evals(condition: Condition) -> bool:

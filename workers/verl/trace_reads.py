@@ -133,7 +133,7 @@ def _trace_nodes(read: Read) -> None:
 
     DictConfig._get_impl = take_and_tell  # type: ignore[method-assign]
     DictConfig.pop = remove_and_tell  # type: ignore[method-assign]
-    OmegaConf.select = staticmethod(select_and_tell)  # type: ignore[method-assign]
+    OmegaConf.select = staticmethod(select_and_tell)  # type: ignore[method-assign,assignment]
 
 
 def _trace_dataclasses(read: Read) -> None:
