@@ -260,8 +260,9 @@ def ignored(key: str, condition: Condition) -> str | None:
     for known in IGNORED:
         if key.startswith(known.prefix) and known.when(condition):
             return f"verl ignores it: {known.why}"
-    unread = why_unread(key, condition)
-    return unread or (f"runs here have no use for it: {why}" if (why := not_done(key)) is not None else None)
+    if (why := not_done(key)) is not None:
+        return f"runs here have no use for it: {why}"
+    return why_unread(key, condition)
 
 
 def compose(changes: Mapping[str, Any]) -> DictConfig:
