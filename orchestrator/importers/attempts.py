@@ -107,7 +107,7 @@ def _empty(name: str, source: str, attempt: Attempt) -> ImportedCurve:
     )
 
 
-def _curve(  # noqa: PLR0914 - what a curve is made of
+def _curve(
     empty: ImportedCurve, attempt: Attempt, tag: str, chosen: Mapping[str, str], *, asked: bool
 ) -> ImportedCurve:  # fmt: skip
     """One curve. A tag that was not asked for by name is followed where the number of answers in it changes."""
@@ -119,7 +119,9 @@ def _curve(  # noqa: PLR0914 - what a curve is made of
         written = attempt.evals[own][step]
         last = written[-1]
         if len(written) > 1:
-            notes.append(f"step {step} was evaluated {len(written)} times: {last.text or f'{last.value:g}'} was the last")
+            notes.append(
+                f"step {step} was evaluated {len(written)} times: {last.text or f'{last.value:g}'} was the last"
+            )
         if not math.isfinite(last.value):
             missing.append(_no_number(step, last))
             continue
@@ -176,7 +178,9 @@ def _newer(
     test_set = set_of(read[last])
     for tag in evals if followed and test_set else ():
         if rank(tag) is not None and set_of(tag) == test_set and max(evals[tag], default=0) > newest:
-            notes.append(f"the newest eval of the test set, of step {max(evals[tag])}, has only {tag}, which is not read")
+            notes.append(
+                f"the newest eval of the test set, of step {max(evals[tag])}, has only {tag}, which is not read"
+            )
     return notes
 
 

@@ -39,12 +39,14 @@ def records(data: bytes) -> Iterator[Record | Gap]:
     """All bytes of a file, in their order."""
     at = 0
     while at < len(data):
-        part = _record(data, at)
-        if part is None:
-            following = _next(data, at + 1)
-            part = Gap(at, len(data) if following is None else following, following is None and _torn(data, at))
+        part = _record(data, at) or _gap(data, at)
         yield part
         at = part.end
+
+
+def _gap(data: bytes, at: int) -> Gap:
+    following = _next(data, at + 1)
+    return Gap(at, len(data), _torn(data, at)) if following is None else Gap(at, following)
 
 
 def _record(data: bytes, at: int) -> Record | None:

@@ -133,7 +133,9 @@ def _gather(path: Path) -> dict[tuple[str, str], _Gathered]:
     ]  # fmt: skip
     if twice := [name for name, count in Counter(filled).items() if count > 1]:
         places = ", ".join(str(n) for n, name in enumerate(table.column_names, 1) if name == twice[0])
-        problem = f"columns {places} are all called {twice[0]!r}: nothing says which is meant; accepted: one of each name"
+        problem = (
+            f"columns {places} are all called {twice[0]!r}: nothing says which is meant; accepted: one of each name"
+        )
         raise SpecError(problem, file=str(path))
     columns = _Columns(table.column_names)
     rows = table.to_pylist()
@@ -358,7 +360,9 @@ def _about_odd(one: _Gathered) -> Iterator[str]:
         values = dict(one.metrics[tag])  # of a step that was written twice, the later value
         newest = max(values)
         missed = math.isnan(values[newest]) and newest in {cell.step for cell in cells}
-        older = f"; the newest value of {tag}, of step {newest}, is among them: its score is an older one" if missed else ""
+        older = (
+            f"; the newest value of {tag}, of step {newest}, is among them: its score is an older one" if missed else ""
+        )
         yield _told_cells(cells) + older
     if others:
         more = f" and {len(others) - MOST_CELLS} more" if len(others) > MOST_CELLS else ""

@@ -77,7 +77,9 @@ def folders(top: Path, closed: Callable[[OSError], object]) -> Iterator[tuple[st
 
 def run(folder: Path, names: Sequence[str], name: str, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
     """The event files of one folder are one run, in as many attempts as its steps begin again."""
-    stretches, notes, unreadable = [], [], []
+    stretches: list[Stretch] = []
+    notes: list[str] = []
+    unreadable: list[str] = []
     for file in names:
         try:
             read_file = event_file(folder / file, metrics)
@@ -171,9 +173,8 @@ def _not_read(name: str, gaps: Sequence[Gap], count: int, size: int) -> Iterator
         more = f" and {len(damaged) - MOST_PLACES} more places" if len(damaged) > MOST_PLACES else ""
         lost = sum(gap.end - gap.start for gap in damaged)
         rest = "nothing behind them is a record" if damaged[-1].end == size else "the records behind them were read"
-        yield (
-            f"{name} is damaged at byte {starts}{more}: {lost} bytes were not read, and evals in them are missing; {rest}"
-        )
+        missing = f"{lost} bytes were not read, and evals in them are missing"
+        yield f"{name} is damaged at byte {starts}{more}: {missing}; {rest}"
     if not size or (gaps and gaps[-1].torn):
         yield f"{name} is cut off after {count} records: its writer was killed or still writes"
 

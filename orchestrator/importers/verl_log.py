@@ -45,7 +45,8 @@ TAGS = re.compile(r" - ([^\s:][^:]*):")
 ENDS_WITH_EVAL = re.compile(r" - val[-/][^:]*:[^:]*$")
 SPOKEN = re.compile(r"""\(?(["']?)(Initial|Final) validation metrics: \{""")
 SPOKEN_VALUE = re.compile(
-    rf"'([^']+)': (?:np\.\w+\(({NUMBER})\)(?=\s*[,}}])|({NUMBER})(?=\s*(?:,\s*'|,?\s*}}))|(.*?)(?=,\s*'|,?\s*}}))", re.DOTALL
+    rf"'([^']+)': (?:np\.\w+\(({NUMBER})\)(?=\s*[,}}])|({NUMBER})(?=\s*(?:,\s*'|,?\s*}}))|(.*?)(?=,\s*'|,?\s*}}))",
+    re.DOTALL,
 )
 FIRST_MONTHS = "test_score/"
 """How verl's first months named a score in the dicts that they printed; their step lines had ``val/`` before it."""
@@ -183,8 +184,8 @@ def read(path: Path, label: str | None = None, metrics: Sequence[str] = ()) -> l
     attempts = [attempt for attempt in reader.attempts if attempt.trained]
     if not any(attempt.step >= 0 or evaluated(attempt) for attempt in attempts):
         raise SpecError(
-            f"{path.name} is no verl console log: neither a step line (step:N - TAG:VALUE) nor a printed dict of metrics"
-            f" in it, nor a record of verl's file logger{beside}",
+            f"{path.name} is no verl console log: neither a step line (step:N - TAG:VALUE) nor a printed dict of"
+            f" metrics in it, nor a record of verl's file logger{beside}",
             file=str(path),
         )
     if (last := reader.attempts[-1]) is not attempts[-1]:

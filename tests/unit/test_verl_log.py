@@ -670,7 +670,7 @@ def test_what_is_no_log_is_refused(log, text: str) -> None:
 
 
 def test_a_file_that_names_a_score_elsewhere_is_refused_and_its_line_is_told(log) -> None:
-    with pytest.raises(SpecError, match="no verl console log: .*; line 2 names val-core, and is neither$"):
+    with pytest.raises(SpecError, match=r"no verl console log: .*; line 2 names val-core, and is neither$"):
         read(log(f"wandb: Run summary:\nwandb:   {GSM8K} 0.54284\n"))
 
 
