@@ -36,7 +36,7 @@ class ImportedCurve:
     source: str
     """The file or folder it was read from."""
     metric: str
-    """The tag that was read; empty where no eval was found."""
+    """The tag that was read, of the last eval where it changes; empty where no eval was found."""
     points: tuple[Point, ...]
     last_step: int
     planned_steps: int | None
@@ -56,7 +56,7 @@ class ImportedCurve:
 
     @property
     def samples(self) -> int:
-        """Answers to each question that an eval is the mean of: 32 of mean@32."""
+        """Answers to each question that the last eval is the mean of: 32 of mean@32."""
         return answers_of(self.metric)
 
 
@@ -120,6 +120,12 @@ def answers_of(tag: str) -> int:
     """Answers to each question, of which a tag is the mean."""
     found = ANSWERS.search(tag)
     return max(int(found[1]), 1) if found else 1
+
+
+def same_mean(tag: str, other: str) -> bool:
+    """Whether two scores differ in nothing but the number of answers to each question."""
+    one, two = TAG.fullmatch(tag), TAG.fullmatch(other)
+    return bool(one and two and one["samples"] and one.group("set", "variable") == two.group("set", "variable"))
 
 
 def starts_over(step: int, first: int) -> bool:
@@ -192,8 +198,8 @@ def _single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def remarks(chosen: str, tags: Iterable[str]) -> list[str]:
-    """Notes on the tag that was read and on those that were not."""
+def remarks(chosen: str, tags: Iterable[str], together: Iterable[str] | None = None) -> list[str]:
+    """Notes on the tag that was read and on those that were not. ``together``: those of the same evals; None: all."""
     known = list(dict.fromkeys(tags))
     found = TAG.fullmatch(chosen)
     notes = []
@@ -207,7 +213,7 @@ def remarks(chosen: str, tags: Iterable[str]) -> list[str]:
     if others:
         more = f" and {len(others) - MOST_NAMES} more" if len(others) > MOST_NAMES else ""
         notes.append(f"not read: {', '.join(others[:MOST_NAMES])}{more}")
-    if aside := answered_otherwise(chosen, known):
+    if aside := answered_otherwise(chosen, known if together is None else together):
         # verl calls core only the mean over the prompts with the most answers.
         notes.append(f"prompts were answered different numbers of times: {chosen} leaves out those of {aside[0]}")
     return notes

@@ -79,11 +79,19 @@ def _take(known: Known, step: int, data: dict[str, Any], number: int, metrics: S
     known.step, known.last = step, max(known.last, step)
     for tag, value in data.items():
         known.tags[tag] = None
-        if not (tag.startswith("val") or tag in metrics) or isinstance(value, bool):
-            continue
-        if value is None or isinstance(value, int | float):
-            written = Eval(math.nan if value is None else float(value), line=number)
-            known.evals.setdefault(tag, {}).setdefault(step, []).append(written)
+        if tag.startswith("val") or tag in metrics:
+            known.evals.setdefault(tag, {}).setdefault(step, []).append(_eval(value, number))
+
+
+def _eval(value: Any, line: int) -> Eval:
+    if value is None:
+        return Eval(math.nan, line=line)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return Eval(float(value), line=line)
+    except OverflowError:
+        pass
+    return Eval(math.nan, line=line, text=json.dumps(value))
 
 
 def _records(path: Path) -> Iterator[tuple[int, tuple[int, dict[str, Any]] | None]]:

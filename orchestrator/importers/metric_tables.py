@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiment_specs.errors import SpecError
+from orchestrator.importers.curves import LIKE_A_SCORE, rank
 from orchestrator.importers.tracked import LeftOut, Tracked, TrackedRun
 
 STEP = ("step", "_step", "global_step", "training/global_step", "trainer/global_step")
@@ -35,7 +37,25 @@ LAYOUTS = (
 )
 _CHART = re.compile(r"(?P<run>.+) - (?P<metric>[^ ].*)")
 _CHART_BAND = ("__MIN", "__MAX")
+MOST_CELLS = 3
+"""Cells of one column that a note names."""
+LONGEST_CELL = 60
 _TYPES_OF_PARAMETERS = ("float", "int", "string", "bool", "datetime", "string_set")
+
+
+@dataclass(frozen=True)
+class _Odd:
+    """A cell with something other than a number; ``row`` is counted from 1, without the row of names."""
+
+    row: int
+    column: str
+    text: str
+    step: int | None
+    is_text: bool
+
+    def __str__(self) -> str:
+        text = self.text if len(self.text) <= LONGEST_CELL else self.text[: LONGEST_CELL - 1] + "…"
+        return f"row {self.row}, column {self.column}: {text!r}"
 
 
 @dataclass
@@ -49,16 +69,26 @@ class _Gathered:
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     no_step: int = 0
+    odd: dict[str, list[_Odd]] = field(default_factory=dict)
+    """Tag → its cells that are no number."""
 
-    def point(self, tag: str, step: Any, value: Any) -> None:
+    def point(self, tag: str, step: Any, value: Any, row: int, column: str) -> None:
+        """One cell. What is no number stands as NaN at its step, so that no older value passes for the newest."""
         number = _number(value)
-        if number is None:
-            return
         whole = _number(step)
-        if whole is None or not whole.is_integer():
+        at = int(whole) if whole is not None and whole.is_integer() else None
+        if number is None and not (isinstance(value, str) and not value.strip()):
+            text = value if isinstance(value, str) else repr(value)
+            self.odd.setdefault(tag, []).append(_Odd(row, column, text, at, isinstance(value, str)))
+            number = math.nan if at is not None else None
+        if number is not None and at is not None:
+            self.metrics.setdefault(tag, []).append((at, number))
+        elif number is not None:
             self.no_step += 1
-        else:
-            self.metrics.setdefault(tag, []).append((int(whole), number))
+
+    def has_numbers(self, tag: str) -> bool:
+        odd = sum(cell.step is not None for cell in self.odd.get(tag, ()))
+        return len(self.metrics.get(tag, ())) > odd
 
 
 def read(path: Path) -> Tracked:
@@ -80,7 +110,13 @@ def read(path: Path) -> Tracked:
             left_out.append(LeftOut(part.name, str(error)))
             continue
         for key, one in found.items():
+            if len(parts) > 1:
+                one.odd = {tag: [replace(cell, column=f"{cell.column} of {part.name}") for cell in cells]
+                           for tag, cells in one.odd.items()}  # fmt: skip
             gathered[key] = _merged(gathered[key], one) if key in gathered else one
+    for one in gathered.values():
+        scores = (tag for tag in one.odd if rank(tag) is not None and not one.has_numbers(tag))
+        left_out += [LeftOut(one.name, _told_cells(one.odd[tag])) for tag in scores]
     return Tracked(str(path), tuple(_run(one, path) for one in gathered.values()), tuple(left_out))
 
 
@@ -91,6 +127,16 @@ def _beside(path: Path) -> bool:
 
 def _gather(path: Path) -> dict[tuple[str, str], _Gathered]:
     table = _table(path)
+    filled = [  # a comma at the end of each line makes columns without a name or a value
+        name for name, column in zip(table.column_names, table.columns, strict=True)
+        if name.strip() or column.null_count < len(column)
+    ]  # fmt: skip
+    if twice := [name for name, count in Counter(filled).items() if count > 1]:
+        places = ", ".join(str(n) for n, name in enumerate(table.column_names, 1) if name == twice[0])
+        problem = (
+            f"columns {places} are all called {twice[0]!r}: nothing says which is meant; accepted: one of each name"
+        )
+        raise SpecError(problem, file=str(path))
     columns = _Columns(table.column_names)
     rows = table.to_pylist()
     if columns.metric and columns.value and columns.step:
@@ -120,7 +166,9 @@ def _table(path: Path) -> Any:
 
             tab = csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             blank = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)  # NaN is a value that was logged
-            return csv.read_csv(path, parse_options=tab, convert_options=blank)
+            # One block: a column's type is that of its first block, and words may come later.
+            whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
+            return csv.read_csv(path, parse_options=tab, convert_options=blank, read_options=whole)
         from pyarrow import parquet
 
         return parquet.ParquetFile(path).read()  # not read_table: it takes folder names like a=b for columns
@@ -151,10 +199,10 @@ class _Columns:
 
 def _of(
     rows: Sequence[Mapping[str, Any]], columns: _Columns, alone: str
-) -> Iterator[tuple[_Gathered, Mapping[str, Any]]]:
-    """Each row with its run. ``alone``: the run's name where no column tells it."""
+) -> Iterator[tuple[int, _Gathered, Mapping[str, Any]]]:
+    """Each row with its number and its run. ``alone``: the run's name where no column tells it."""
     runs: dict[tuple[str, str], _Gathered] = {}
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         run_id = _word(row.get(columns.run_id)) if columns.run_id else ""
         name = _word(row.get(columns.run_name)) if columns.run_name else "" if columns.run_id else alone
         project = _word(row.get(columns.project)) if columns.project else ""
@@ -164,7 +212,7 @@ def _of(
             one = runs[key] = _Gathered(name or run_id or "unnamed", run_id, project)
         if columns.time and (at := _time(row.get(columns.time))) is not None:
             one.started = at if one.started is None else min(at, one.started)
-        yield one, row
+        yield number, one, row
 
 
 def _keyed(runs: Iterator[_Gathered]) -> dict[tuple[str, str], _Gathered]:
@@ -177,10 +225,10 @@ def _wide(
     tags = [name for name in names if name not in columns.known]
 
     def filled() -> Iterator[_Gathered]:
-        for one, row in _of(rows, columns, alone):
+        for number, one, row in _of(rows, columns, alone):
             for tag in tags:
                 if row[tag] is not None:
-                    one.point(tag, row[columns.step or ""], row[tag])
+                    one.point(tag, row[columns.step or ""], row[tag], number, tag)
             yield one
 
     return _keyed(filled())
@@ -188,7 +236,7 @@ def _wide(
 
 def _long(rows: Sequence[Mapping[str, Any]], columns: _Columns) -> dict[tuple[str, str], _Gathered]:
     def filled() -> Iterator[_Gathered]:
-        for one, row in _of(rows, columns, "run"):
+        for number, one, row in _of(rows, columns, "run"):
             tag = _word(row[columns.metric or ""])
             if columns.kind and row[columns.kind] in _TYPES_OF_PARAMETERS:
                 value = next((row[name] for name in row if name.endswith("_value") and row[name] is not None), None)
@@ -196,7 +244,7 @@ def _long(rows: Sequence[Mapping[str, Any]], columns: _Columns) -> dict[tuple[st
                 if tag == "sys/name" and isinstance(value, str):
                     one.name = value
             elif tag and row[columns.value or ""] is not None:
-                one.point(tag, row[columns.step or ""], row[columns.value or ""])
+                one.point(tag, row[columns.step or ""], row[columns.value or ""], number, f"{columns.value} ({tag})")
             yield one
 
     return _keyed(filled())
@@ -222,9 +270,9 @@ def _charts(
     runs: dict[tuple[str, str], _Gathered] = {}
     for column, (name, metric) in charts.items():
         one = runs.setdefault(("", name), _Gathered(name))
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             if row[column] not in (None, ""):
-                one.point(metric, row[step], row[column])
+                one.point(metric, row[step], row[column], number, column)
     return runs
 
 
@@ -262,6 +310,8 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
 def _merged(one: _Gathered, other: _Gathered) -> _Gathered:
     for tag, points in other.metrics.items():
         one.metrics.setdefault(tag, []).extend(points)
+    for tag, cells in other.odd.items():
+        one.odd.setdefault(tag, []).extend(cells)
     one.config |= other.config
     one.name = one.name if one.name != one.run_id else other.name
     starts = [at for at in (one.started, other.started) if at is not None]
@@ -270,17 +320,58 @@ def _merged(one: _Gathered, other: _Gathered) -> _Gathered:
 
 
 def _run(one: _Gathered, path: Path) -> TrackedRun:
-    notes = (f"{one.no_step} values stand at no whole step, and are left out",) if one.no_step else ()
+    notes = [f"{one.no_step} values stand at no whole step, and are left out"] if one.no_step else []
     return TrackedRun(
         name=one.name,
         run_id=one.run_id,
         source=f"{path.resolve()} run {one.run_id or one.name}",
-        metrics=one.metrics,
+        metrics=_of_numbers(one),
         project=one.project,
         started=one.started,
         config=one.config,
-        notes=notes,
+        notes=(*notes, *_about_odd(one)),
     )
+
+
+def _of_numbers(one: _Gathered) -> dict[str, list[tuple[int, float]]]:
+    """The metrics without what is none: columns of words or of media, which have no number at all.
+
+    A score without a number is kept, so that it is named; and other words, without points, so that a user who asks for
+    their column is told that it has no number.
+    """
+    found = {}
+    for tag, points in one.metrics.items():
+        if one.has_numbers(tag) or rank(tag) is not None:
+            found[tag] = points
+        elif any(cell.is_text for cell in one.odd[tag]):
+            found[tag] = []
+    return found
+
+
+def _about_odd(one: _Gathered) -> Iterator[str]:
+    """Notes of the cells that are no number, in columns of numbers; cell by cell where one may be a score."""
+    others = []
+    for tag, cells in one.odd.items():
+        if not one.has_numbers(tag):
+            continue
+        if LIKE_A_SCORE.search(tag) is None:
+            others.append(tag)
+            continue
+        values = dict(one.metrics[tag])  # of a step that was written twice, the later value
+        newest = max(values)
+        missed = math.isnan(values[newest]) and newest in {cell.step for cell in cells}
+        older = (
+            f"; the newest value of {tag}, of step {newest}, is among them: its score is an older one" if missed else ""
+        )
+        yield _told_cells(cells) + older
+    if others:
+        more = f" and {len(others) - MOST_CELLS} more" if len(others) > MOST_CELLS else ""
+        yield f"columns with cells that are no number: {', '.join(others[:MOST_CELLS])}{more}"
+
+
+def _told_cells(cells: Sequence[_Odd]) -> str:
+    more = f" and {len(cells) - MOST_CELLS} more cells" if len(cells) > MOST_CELLS else ""
+    return f"no number in {'; '.join(map(str, cells[:MOST_CELLS]))}{more}"
 
 
 def _word(value: Any) -> str:
@@ -289,7 +380,7 @@ def _word(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     """A number; trackers write NaN and infinity as words where they write JSON."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         return None
     try:
         return float(value)

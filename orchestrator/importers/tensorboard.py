@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,11 @@ from typing import Any
 from experiment_specs.errors import SpecError
 from orchestrator.importers.attempts import Attempt, Eval, curves_of, not_read
 from orchestrator.importers.curves import ImportedCurve, starts_over
+from orchestrator.importers.event_records import Gap, records
 
 MARK = "tfevents"
+MOST_PLACES = 3
+"""Places of damage that a note names."""
 FLOAT, DOUBLE = 1, 2
 """tensorboard's DataType of 32 and of 64 bits."""
 
@@ -39,10 +41,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class EventFile:
-    """The stretches of one file, and whether it was read to its end."""
+    """The stretches of one file, and what of it was not read."""
 
     stretches: list[Stretch]
-    cut_off: str = ""
+    not_read: tuple[str, ...] = ()
 
 
 def read(folder: Path, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
@@ -75,7 +77,9 @@ def folders(top: Path, closed: Callable[[OSError], object]) -> Iterator[tuple[st
 
 def run(folder: Path, names: Sequence[str], name: str, metrics: Sequence[str] = ()) -> list[ImportedCurve]:
     """The event files of one folder are one run, in as many attempts as its steps begin again."""
-    stretches, notes, unreadable = [], [], []
+    stretches: list[Stretch] = []
+    notes: list[str] = []
+    unreadable: list[str] = []
     for file in names:
         try:
             read_file = event_file(folder / file, metrics)
@@ -83,7 +87,7 @@ def run(folder: Path, names: Sequence[str], name: str, metrics: Sequence[str] = 
             unreadable.append(f"{file}: {error.problem}")
             continue
         stretches += read_file.stretches
-        notes += [read_file.cut_off] if read_file.cut_off else []
+        notes += read_file.not_read
     if not stretches:
         return [not_read(name, str(folder), "; ".join(unreadable or notes or ["its event files hold no scalars"]))]
     attempts = [attempt_of(own) for own in grouped(stretches)]
@@ -127,30 +131,52 @@ def attempt_of(stretches: Sequence[Stretch]) -> Attempt:
 
 
 def event_file(path: Path, metrics: Sequence[str] = ()) -> EventFile:
-    """All scalars of a file up to where it is torn. Raises SpecError where it cannot be opened."""
+    """All scalars of a file that can be found in it. Raises SpecError where it cannot be opened."""
     from google.protobuf.message import DecodeError
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
 
     try:
-        framed, whole = frames(path)
+        data = path.read_bytes()
     except OSError as error:
         raise SpecError(f"this event file cannot be read: {error.strerror}", file=str(path)) from error
     stretches = [Stretch(path.name, math.inf)]
-    records = 0
-    try:
-        for event in LegacyEventFileLoader(str(path)).Load():
-            records += 1
-            stretches[-1].began = min(stretches[-1].began, event.wall_time)
-            for entry in event.summary.value:
-                value = scalar(entry)
-                if value is not None:
-                    keep = entry.tag.startswith("val") or entry.tag in metrics
-                    _take(stretches, entry.tag, event.step, Eval(value, file=str(path)), event.wall_time, keep=keep)
-    except DecodeError:
-        whole = False  # its checksums are right, and it is no event
-    cut_off = f"{path.name} is cut off after {records} records: its writer was killed or still writes"
+    gaps: list[Gap] = []
+    count = 0
+    for record in records(data):
+        if isinstance(record, Gap):
+            gaps.append(record)
+            continue
+        try:
+            event = Event.FromString(record.event)
+        except DecodeError:  # its checksums are right, and it is no event
+            gaps.append(Gap(record.start, record.end))
+            continue
+        count += 1
+        stretches[-1].began = min(stretches[-1].began, event.wall_time)
+        for entry in event.summary.value:
+            value = scalar(entry)
+            if value is not None:
+                keep = entry.tag.startswith("val") or entry.tag in metrics
+                _take(stretches, entry.tag, event.step, Eval(value, file=str(path)), event.wall_time, keep=keep)
     with_scalars = [stretch for stretch in stretches if stretch.tags]
-    return EventFile(with_scalars, "" if whole and records == framed else cut_off)
+    return EventFile(with_scalars, tuple(_not_read(path.name, gaps, count, len(data))))
+
+
+def _not_read(name: str, gaps: Sequence[Gap], count: int, size: int) -> Iterator[str]:
+    """What is to be known of a file of ``size`` bytes that is not whole."""
+    damaged = [gap for gap in gaps if not gap.torn]
+    if damaged and not count:
+        yield f"{name} is no event file"
+        return
+    if damaged:
+        starts = ", ".join(str(gap.start) for gap in damaged[:MOST_PLACES])
+        more = f" and {len(damaged) - MOST_PLACES} more places" if len(damaged) > MOST_PLACES else ""
+        lost = sum(gap.end - gap.start for gap in damaged)
+        rest = "nothing behind them is a record" if damaged[-1].end == size else "the records behind them were read"
+        missing = f"{lost} bytes were not read, and evals in them are missing"
+        yield f"{name} is damaged at byte {starts}{more}: {missing}; {rest}"
+    if not size or (gaps and gaps[-1].torn):
+        yield f"{name} is cut off after {count} records: its writer was killed or still writes"
 
 
 def _take(stretches: list[Stretch], tag: str, step: int, value: Eval, at: float, *, keep: bool) -> None:
@@ -176,20 +202,3 @@ def scalar(entry: Any) -> float | None:
         if array.size == 1:
             return float(array.item())
     return None
-
-
-def frames(path: Path) -> tuple[int, bool]:
-    """How many whole records a file has, and whether it ends with one: the loader passes over a torn end in silence."""
-    size = path.stat().st_size
-    count = position = 0
-    with path.open("rb") as handle:
-        while position < size:
-            header = handle.read(12)
-            if len(header) < 12:
-                return count, False
-            position += 12 + struct.unpack("<Q", header[:8])[0] + 4
-            if position > size:
-                return count, False
-            handle.seek(position)
-            count += 1
-    return count, count > 0

@@ -11,8 +11,9 @@ import ast
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 from experiment_specs.errors import SpecError
@@ -21,22 +22,32 @@ from orchestrator.importers.attempts import Attempt, Eval, curves_of
 from orchestrator.importers.curves import Ended, ImportedCurve
 from orchestrator.raylog import ANSI, REPEATED, WRITER
 
-NUMBER = r"[-+]?(?:nan|inf|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*(?:e[-+]?\d+)?)"
+NUMBER = (
+    r"[-+]?(?:(?i:nan|inf(?:inity)?)|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+)  # fmt: skip
 VALUE = rf"(?:np\.\w+\({NUMBER}\)|{NUMBER}|True|False)"
 INNER_WRITER = re.compile(r"\([^()\s]{1,80} pid=\d+(?:, ip=[^()\s]+)?\) |\(raylet(?:, ip=[^()\s]+)?\) ")
 BAR = re.compile(r"Training Progress:\s*\d+%\|[^|]*\|\s*(\d{1,9})/(\d{1,9}) \[[^\]]*\]")
-STEP = re.compile(r"(?<![^\s\])>])step:(\d{1,9}) - (?=[^\s:]+/[^:]*(?:$|:(?:$|[-+\dnitTF])))")
+STEP_BEGINS = r"step:(\d{1,9}) - (?=[^\s:]+/[^:]*(?:$|:(?:$|[-+.\dnNiItTF]))|val[-/][^:]*:\S)"
+STEP = re.compile(rf"(?<![^\s\])>]){STEP_BEGINS}")
+STEP_BEHIND_A_NUMBER = re.compile(rf"(?<=[\d).]){STEP_BEGINS}")
+ENDS_WITH_NUMBER = re.compile(rf" - [^\s:][^:]*:(?:np\.\w+\({NUMBER}\)|{NUMBER})$")
 STEP_LINE = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+\s*")
 STEP_TORN_EARLY = re.compile(r"step:(?:\d+(?: (?:- ?[^\s:/]*)?)?)?")
 ITEMS_THEN_TORN = re.compile(rf"step:\d+(?: - [^\s:][^:]*:{VALUE})+ - .*")
 # The number at the end of a piece may be torn, but for one in parentheses.
 ITEM_VALUE = rf"(?:np\.\w+\(({NUMBER})\)|({NUMBER})(?= - |\s*$))"
 EVAL_TAG = r"val[-/][^:]*"
-EVAL = re.compile(rf" - ({EVAL_TAG}):{ITEM_VALUE}")
+EVAL = re.compile(rf" - ({EVAL_TAG}):{ITEM_VALUE}| - val-(?:core|aux)/[^\s:]+:\S")
+NUMBER_HERE = re.compile(ITEM_VALUE)
+ITEM_END = r"(?= - [^\s:][^:]*:|\s*$)"
 TAGS = re.compile(r" - ([^\s:][^:]*):")
 ENDS_WITH_EVAL = re.compile(r" - val[-/][^:]*:[^:]*$")
 SPOKEN = re.compile(r"""\(?(["']?)(Initial|Final) validation metrics: \{""")
-SPOKEN_VALUE = re.compile(rf"'([^']+)': (?:np\.\w+\(({NUMBER})\)|({NUMBER})(?=[,}}]))")
+SPOKEN_VALUE = re.compile(
+    rf"'([^']+)': (?:np\.\w+\(({NUMBER})\)(?=\s*[,}}])|({NUMBER})(?=\s*(?:,\s*'|,?\s*}}))|(.*?)(?=,\s*'|,?\s*}}))",
+    re.DOTALL,
+)
 FIRST_MONTHS = "test_score/"
 """How verl's first months named a score in the dicts that they printed; their step lines had ``val/`` before it."""
 FRAGMENT = re.compile(r"""\s*\(?(["'].*["'])\)?\s*""")
@@ -157,10 +168,13 @@ def read(path: Path, label: str | None = None, metrics: Sequence[str] = ()) -> l
     if json_lines.recognised(path):
         return curves_of(name, str(path), json_lines.read(path, metrics), metrics)
     reader = Reader(metrics)
+    beside = ""
     try:
         with path.open("rb") as handle:
             number = 1
             while raw := handle.readline(LONGEST_LINE):
+                if not beside and b"val-core/" in raw:
+                    beside = f"; line {number} names val-core, and is neither"
                 if reader.waiting or TELLING.search(raw):
                     reader.take(number, raw.decode("utf-8", "replace").replace(UNICODE_MINUS, "-"))
                 number += raw.endswith(b"\n")
@@ -170,8 +184,8 @@ def read(path: Path, label: str | None = None, metrics: Sequence[str] = ()) -> l
     attempts = [attempt for attempt in reader.attempts if attempt.trained]
     if not any(attempt.step >= 0 or evaluated(attempt) for attempt in attempts):
         raise SpecError(
-            f"{path.name} is no verl console log: neither a step line nor val-core in it, nor a record of verl's file"
-            " logger",
+            f"{path.name} is no verl console log: neither a step line (step:N - TAG:VALUE) nor a printed dict of"
+            f" metrics in it, nor a record of verl's file logger{beside}",
             file=str(path),
         )
     if (last := reader.attempts[-1]) is not attempts[-1]:
@@ -210,12 +224,28 @@ def by_writer(number: int, writer: str, text: str, *, complete: bool) -> Iterato
     yield Piece(number, writer, REPEATED.sub("", text), complete=complete)
 
 
+def step_lines(piece: Piece) -> list[Piece]:
+    """What stands before the first step line, and each step line: two of them on one line are of two steps.
+
+    Directly behind a number, a step line may have overwritten the end of it: that number counts as torn.
+    """
+    text = piece.text
+    clean = {found.start() for found in STEP.finditer(text)}
+    behind = {found.start() for found in STEP_BEHIND_A_NUMBER.finditer(text)} - clean
+    glued = {start for start in behind if ENDS_WITH_NUMBER.search(text[:start])}
+    cuts = [0, *sorted(clean | glued), len(text)]
+    return [
+        Piece(piece.line, piece.writer, text[start:end], piece.complete if end == len(text) else end not in glued)
+        for start, end in pairwise(cuts)
+    ]
+
+
 class Reader:
     """Line by line to attempts."""
 
     def __init__(self, metrics: Sequence[str] = ()) -> None:
         tags = "|".join([EVAL_TAG, *(re.escape(tag) for tag in metrics)])
-        self._eval = re.compile(rf" - ({tags}):{ITEM_VALUE}")
+        self._item = re.compile(rf" - ({tags}):(.*?){ITEM_END}")
         self.attempts: list[Known] = []
         self._torn: dict[str, Torn] = {}
         self._head: dict[str, str] = {}
@@ -265,6 +295,14 @@ class Reader:
         return self.attempts[-1]
 
     def _piece(self, piece: Piece) -> None:
+        waits = piece.writer in self._torn or piece.writer in self._head
+        before, *steps = step_lines(piece)
+        if waits and steps and before.text.strip():
+            self._step_goes_on(before)  # else it is a time or another prefix
+        for step in steps or [before]:
+            self._line(step)
+
+    def _line(self, piece: Piece) -> None:
         if self._dict_goes_on(piece) or self._step_goes_on(piece):
             return
         self._head.pop(piece.writer, None)
@@ -354,11 +392,23 @@ class Reader:
     def _store(self, torn: Torn) -> None:
         step = int(torn.text[len("step:") :].split(" ", 1)[0])
         text = torn.text if torn.complete else torn.text + "\0"  # so that no number ends where the text does
-        for tag, wrapped, plain in self._eval.findall(text):
-            written = eval_of(wrapped, plain, torn.line)
+        whole = torn.text  # with a number in the place of every eval that is none
+        found: list[tuple[str, Eval]] = []
+        for item in reversed(list(self._item.finditer(text))):
+            tag, value = item.groups()
+            if number := NUMBER_HERE.match(text, item.start(2)):
+                written = eval_of(number[1], number[2], torn.line)
+            elif value.strip() and not value.endswith("\0"):
+                written = Eval(math.nan, line=torn.line, text=value.strip())
+                whole = f"{whole[: item.start(2)]}0{whole[item.end(2) :]}"
+            else:
+                continue
+            found.append((tag, written))
+        for tag, written in reversed(found):
             torn.attempt.evals.setdefault(tag, {}).setdefault(step, []).append(written)
         torn.attempt.tags |= dict.fromkeys(TAGS.findall(torn.text))
-        if not STEP_LINE.fullmatch(torn.text) or (not torn.looks_whole and ENDS_WITH_EVAL.search(torn.text)):
+        told = replace(torn, text=whole)
+        if not STEP_LINE.fullmatch(whole) or (not told.looks_whole and ENDS_WITH_EVAL.search(whole)):
             torn.attempt.torn.append(torn.line)
 
     # Printed dicts
@@ -390,8 +440,13 @@ class Reader:
             return
         del self._spoken[writer]
         values = {
-            f"val/{tag}" if tag.startswith(FIRST_MONTHS) else tag: eval_of(wrapped, plain, spoken.line)
-            for tag, wrapped, plain in SPOKEN_VALUE.findall(spoken.text)
+            f"val/{tag}" if tag.startswith(FIRST_MONTHS) else tag: (
+                Eval(math.nan, line=spoken.line, text=other.strip())
+                if other.strip()
+                else eval_of(wrapped, plain, spoken.line)
+            )
+            for tag, wrapped, plain, other in SPOKEN_VALUE.findall(spoken.text)
+            if wrapped or plain or other.strip()
         }
         spoken.attempt.spoken.append((spoken.kind, spoken.step, values))
 
@@ -477,12 +532,19 @@ def evals_of(attempt: Known, tag: str) -> dict[int, list[Eval]]:
         at = last_step(attempt) if kind == "Final" and attempt.step < 0 else spoken_at
         # verl's first versions printed the final eval before its step line.
         where = [s for s in sorted(found) if s == at or (s > at and kind == "Final")]
-        same = next((s for s in where if found[s][-1].value in (spoken.value, round(spoken.value, 3))), None)
+        same = next((s for s in where if _is_told_of(found[s][-1], spoken, here=s == at)), None)
         if same is not None:
             found[same][-1] = spoken
         elif at not in found:
             found[at] = [spoken]
     return found
+
+
+def _is_told_of(written: Eval, spoken: Eval, *, here: bool) -> bool:
+    """Whether a printed dict has the eval of a step line, which rounds it or has no number."""
+    if spoken.text:
+        return False
+    return written.value in (spoken.value, round(spoken.value, 3)) or (here and bool(written.text))
 
 
 def why(attempt: Known, last: int, ended: Ended) -> str:

@@ -169,3 +169,27 @@ def test_verls_file_logger_becomes_a_claim(tmp_path: Path) -> None:
     assert "the eval of step 10 gave no number" in done.stdout
     [row] = claims().values()
     assert (row["score"]["step"], row["score"]["percent"], row["score"]["k"]) == (5, 20.0, 2)
+
+
+def test_a_changed_number_of_answers_keeps_the_last_eval_and_is_not_accused(tmp_path: Path) -> None:
+    path = tmp_path / "exp.log"
+    path.write_text("step:0 - val-core/aime24/acc/mean@32:0.05\nstep:5 - val-core/aime24/acc/mean@64:0.096\n")
+    done = aqn("import", "verl-log", path, "--questions", "30")
+    assert "9.60 % at step 5" in done.stdout
+    assert "mean@32 at step 0, mean@64 at step 5" in flat(done.stdout)
+    assert "30 questions are not used" in flat(done.stdout)
+    assert "1 claims, 0 contradictions" in aqn("audit").stdout
+    [row] = claims().values()
+    assert (row["score"]["step"], row["score"]["n"], row["score"]["samples"]) == (5, None, 64)
+
+
+def test_a_cell_that_is_no_number_is_told_with_the_score(tmp_path: Path) -> None:
+    path = tmp_path / "exp.csv"
+    path.write_text(f"step,{GSM8K}\n0,0.5\n5,62.5%\n")
+    done = aqn("import", "parquet", path)
+    assert done.exit_code == 0
+    assert f"no number in row 2, column {GSM8K}: '62.5%'" in flat(done.stdout)
+    assert "its score is an older one" in flat(done.stdout)
+    path.write_text(f"step,{GSM8K},{GSM8K}\n0,0.5,0.1\n")
+    twice = aqn("import", "parquet", path, "--history", "twice")
+    assert (twice.exit_code, "columns 2, 3 are all called" in twice.stderr) == (2, True)

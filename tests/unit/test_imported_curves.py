@@ -21,6 +21,7 @@ from orchestrator.importers.curves import (
     called,
     choose_each,
     named,
+    same_mean,
     set_of,
     starts_over,
     told_apart,
@@ -64,6 +65,15 @@ def test_means_after_other_numbers_of_answers() -> None:
     assert answered_otherwise("val-core/a/acc/mean@8", tags) == ["val-aux/a/acc/mean@4"]
     assert answered_otherwise("val-core/b/acc/mean@4", ["val-core/b/acc/mean@4"]) == []
     assert answered_otherwise("val/success_rate", tags) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [("val-core/a/acc/mean@64", True), ("val-core/a/acc/mean_8", True), ("val-core/b/acc/mean@32", False),
+     ("val-core/a/reward/mean@32", False), ("val-aux/a/acc/mean@8", False), ("val/test_score/a", False)],
+)  # fmt: skip
+def test_a_mean_after_another_number_of_answers_is_the_same_mean(other: str, same: bool) -> None:
+    assert same_mean("val-core/a/acc/mean@32", other) is same
 
 
 def test_a_name_keeps_its_test_set_and_attempt_however_long_it_is() -> None:

@@ -13,7 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from experiment_specs.errors import SpecError
+from orchestrator.importers.curves import ImportedCurve
 from orchestrator.importers.metric_tables import read
+from orchestrator.importers.tracked import Tracked, curves_of
 
 ACC = "val-core/openai/gsm8k/acc/mean@1"
 
@@ -137,3 +139,89 @@ def test_one_bad_part_does_not_refuse_the_others(tmp_path: Path) -> None:
 def _empty(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
+
+
+# Cells that are no number
+
+
+def _curves(tracked: Tracked, *metrics: str) -> list[ImportedCurve]:
+    return [one.curve for one in curves_of(tracked, metrics, "file")[0]]
+
+
+@pytest.mark.parametrize("cell", ["62.5%", "0,625", "x", "0_625", "true", '"0.5 (best)"', "-"])
+def test_a_cell_that_is_no_number_is_named_and_its_step_is_not_passed_over(tmp_path: Path, cell: str) -> None:
+    file = tmp_path / "exp.csv"
+    quoted = f'"{cell}"' if "," in cell else cell
+    file.write_text(f"step,{ACC}\n0,0.5\n5,{quoted}\n")
+    [curve] = _curves(read(file))
+    assert [(point.step, point.percent) for point in curve.points] == [(0, 50.0)]
+    text = cell.strip('"')
+    assert curve.notes[0] == (
+        f"no number in row 2, column {ACC}: {text!r}; the newest value of {ACC}, of step 5, is among them:"
+        " its score is an older one"
+    )
+    file.write_text(f"step,{ACC}\n0,0.5\n5,{quoted}\n10,0.75\n")
+    [curve] = _curves(read(file))
+    assert [(point.step, point.percent) for point in curve.points] == [(0, 50.0), (10, 75.0)]
+    assert curve.notes[0] == f"no number in row 2, column {ACC}: {text!r}"
+
+
+def test_words_in_every_layout_are_named(tmp_path: Path) -> None:
+    wide = read(write(tmp_path / "w.parquet", [{"step": 0, ACC: "0.5"}, {"step": 5, ACC: "x"}])).runs[0]
+    assert wide.notes[0].startswith(f"no number in row 2, column {ACC}: 'x'; the newest value")
+    (tmp_path / "long.csv").write_text(f"run,step,metric,value\na,0,{ACC},0.5\na,5,{ACC},50 %\n")
+    [long] = read(tmp_path / "long.csv").runs
+    assert long.notes[0].startswith(f"no number in row 2, column value ({ACC}): '50 %'; the newest value")
+    (tmp_path / "chart.csv").write_text(f"Step,a - {ACC}\n0,0.5\n5,n/a\n")
+    [chart] = read(tmp_path / "chart.csv").runs
+    assert chart.notes[0].startswith(f"no number in row 2, column a - {ACC}: 'n/a'; the newest value")
+
+
+def test_a_cell_of_one_part_names_its_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [{"step": 0, "run": "r", ACC: 0.5}])
+    write(tmp_path / "b.parquet", [{"step": 5, "run": "r", ACC: "x"}])
+    [run] = read(tmp_path).runs
+    assert run.notes[0].startswith(f"no number in row 1, column {ACC} of b.parquet: 'x'; the newest value")
+
+
+def test_words_far_behind_the_first_block_refuse_no_file(tmp_path: Path) -> None:
+    rows = "".join(f"{step},0.5\n" for step in range(200_000))
+    (tmp_path / "long.csv").write_text(f"step,{ACC}\n{rows}200000,62.5%\n")
+    [run] = read(tmp_path / "long.csv").runs
+    assert len(run.metrics[ACC]) == 200_001
+    assert "row 200001" in run.notes[0]
+
+
+def test_many_odd_cells_are_counted_and_columns_of_words_are_no_metric(tmp_path: Path) -> None:
+    file = tmp_path / "exp.csv"
+    rows = "".join(f"{step},{'x' if step else 0.5},fine,{'-' if step else 1}\n" for step in range(9))
+    file.write_text(f"step,{ACC},remark,speed\n{rows}")
+    tracked = read(file)
+    [run] = tracked.runs
+    assert "row 4" in run.notes[0]
+    assert " and 5 more cells; the newest value" in run.notes[0]
+    assert run.notes[1:] == ("columns with cells that are no number: speed",)
+    with pytest.raises(SpecError, match="remark has no number at any step"):
+        curves_of(tracked, ("remark",), "file")
+
+
+def test_a_score_without_any_number_is_left_out_and_its_cells_are_named(tmp_path: Path) -> None:
+    other = "val-core/math/acc/mean@1"
+    file = tmp_path / "exp.csv"
+    file.write_text(f"step,{ACC},{other}\n0,50%,0.5\n5,60%,0.6\n")
+    curves, left_out = curves_of(read(file), (), "file")
+    assert [one.curve.metric for one in curves] == [other]
+    assert f"no number in row 1, column {ACC}: '50%'; row 2, column {ACC}: '60%'" in {one.why for one in left_out}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "exp.csv"
+    file.write_text(f"step,{ACC},x,{ACC}\n0,0.5,1,0.1\n")
+    with pytest.raises(SpecError, match=f"columns 2, 4 are all called '{ACC}'"):
+        read(file)
+    table = pa.Table.from_arrays([pa.array([0]), pa.array([0.5]), pa.array([0.1])], names=["step", ACC, ACC])
+    parquet.write_table(table, tmp_path / "exp.parquet")
+    with pytest.raises(SpecError, match="columns 2, 3 are all called"):
+        read(tmp_path / "exp.parquet")
+    file.write_text(f"step,{ACC},,\n0,0.5,,\n5,0.6,,\n")
+    assert read(file).runs[0].metrics == {ACC: [(0, 0.5), (5, 0.6)]}

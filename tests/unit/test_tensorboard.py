@@ -95,14 +95,42 @@ def test_a_cut_file_gives_what_is_whole(tmp_path: Path) -> None:
         assert curve.left_out.startswith(f"{file.name} is cut off after ")
 
 
-def test_a_spoilt_record_ends_what_is_read(tmp_path: Path) -> None:
+def test_one_flipped_byte_costs_one_record_wherever_it_is(tmp_path: Path) -> None:
+    evals = {step: step / 100 for step in range(0, 20, 5)}
+    file = write(tmp_path / "exp", evals, range(20))
+    data = file.read_bytes()
+    for at in range(len(data)):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        [curve] = read(tmp_path)
+        lost = set(evals) - {step for step, _ in points(curve)}
+        assert len(lost) <= 1
+        assert {step: share / 100 for step, share in points(curve)} == {s: v for s, v in evals.items() if s not in lost}
+        [note] = curve.notes
+        assert note.startswith(f"{file.name} is damaged at byte ")
+        start = int(note.split("at byte ")[1].split(":")[0])
+        size = int(note.split(": ")[1].split(" bytes")[0])
+        assert start <= at < start + size
+        last = start + size == len(data)
+        assert note.endswith("nothing behind them is a record" if last else "the records behind them were read")
+
+
+def test_damage_and_a_cut_end_are_both_told(tmp_path: Path) -> None:
     file = write(tmp_path, CURVE)
-    data = bytearray(file.read_bytes())
-    data[len(data) * 2 // 3] ^= 0xFF
-    file.write_bytes(data)
+    data = file.read_bytes()
+    middle = len(data) // 2
+    file.write_bytes(data[:middle] + bytes(5000) + data[middle:-1])
     [curve] = read(tmp_path)
-    assert len(curve.points) == 2
-    assert "is cut off after" in curve.notes[0]
+    assert len(curve.points) >= 2
+    assert "is damaged at byte " in curve.notes[0]
+    assert "the records behind them were read" in curve.notes[0]
+    assert "is cut off after " in curve.notes[1]
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 5000, b"some words of a person\n" * 99, bytes(100_000), b"a few words"])
+def test_what_is_no_event_file_is_called_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "events.out.tfevents.1.host").write_bytes(content)
+    [curve] = read(tmp_path)
+    assert curve.left_out == "events.out.tfevents.1.host is no event file"
 
 
 def write_tags(folder: Path, values: Mapping[str, Mapping[int, float]], at: float | None = None) -> None:
@@ -159,7 +187,10 @@ def test_an_eval_that_gave_no_number_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, {0: 0.1, 20: math.nan, 30: math.inf}, range(31))
     [curve] = read(tmp_path)
     assert points(curve) == [(0, 10.0)]
-    assert curve.notes == ("the eval of step 20 gave no number", "the eval of step 30 gave no number")
+    assert curve.notes == (
+        "the eval of step 20 gave no number", "the eval of step 30 gave no number",
+        "the score is that of step 0: the newest eval, of step 30, has no number",
+    )  # fmt: skip
 
 
 def test_a_run_whose_evals_all_gave_no_number_is_left_out(tmp_path: Path) -> None:
@@ -275,9 +306,9 @@ def test_a_file_that_cannot_be_read_refuses_no_other(tmp_path: Path) -> None:
     broken, good, other, text = read(tmp_path)
     assert len(good.points) == 4
     assert (broken.points, other.points, text.points) == ((), (), ())
-    assert "is cut off after 0 records" in other.left_out
+    assert "is no event file" in other.left_out
     assert "cannot be read: No such file" in broken.left_out
-    assert "is cut off after 0 records" in text.left_out
+    assert "is no event file" in text.left_out
 
 
 def test_steps_that_are_no_training_steps_are_left_out_and_refuse_no_other(tmp_path: Path) -> None:

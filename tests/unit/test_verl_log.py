@@ -385,9 +385,31 @@ def test_the_mean_with_most_evals_is_read(log) -> None:
     tag = "val-core/math/acc/mean@"
     text = "".join(line(step, "0.25", f"{tag}8") for step in (0, 5)) + line(10, "0.5", f"{tag}7")
     [curve] = read(log(text))
-    assert (curve.metric, points(curve)) == (f"{tag}8", [(0, 25.0), (5, 25.0)])
-    assert f"not read: {tag}7" in curve.notes
+    assert (curve.metric, points(curve)) == (f"{tag}7", [(0, 25.0), (5, 25.0), (10, 50.0)])
+    assert curve.notes == ("the number of answers to each question changes: mean@8 at steps 0 to 5, mean@7 at step 10",)
     assert not curve.shares
+
+
+def test_a_curve_continues_when_the_number_of_answers_changes(log) -> None:
+    tag = "val-core/aime24/acc/mean@"
+    for order in ((32, 64), (64, 32)):
+        text = "".join(line(5 * n, f"0.{n + 1}", f"{tag}{samples}") for n, samples in enumerate(order))
+        [curve] = read(log(text, "a.log"))
+        assert (points(curve), curve.metric, curve.samples) == ([(0, 10.0), (5, 20.0)], f"{tag}{order[1]}", order[1])
+        assert curve.notes == (
+            f"the number of answers to each question changes: mean@{order[0]} at step 0, mean@{order[1]} at step 5",
+        )
+        assert not curve.shares, "k of n would take one number of answers for all points"
+    [asked] = read(log(text, "a.log"), metrics=[f"{tag}64"])
+    assert (points(asked), asked.shares) == ([(0, 10.0)], True)
+    assert f"not read: {tag}32" in asked.notes
+
+
+def test_a_newer_eval_of_another_tag_of_the_set_is_noted(log) -> None:
+    reward = GSM8K.replace("acc", "reward")
+    [curve] = read(log(line(0, "0.1") + line(5, "0.9", reward)))
+    assert points(curve) == [(0, 10.0)]
+    assert f"the newest eval of the test set, of step 5, has only {reward}, which is not read" in curve.notes
 
 
 @pytest.mark.parametrize("value", ["-0.5", "1.2", "np.float64(73.77)", "\N{MINUS SIGN}0.5", "1,234", "1,234.5"])
@@ -405,7 +427,66 @@ def test_what_is_no_share_is_left_out_and_refuses_no_other(log, value: str) -> N
 def test_a_decimal_comma_is_never_read_as_a_number_and_the_line_is_named(log) -> None:
     [curve] = read(log(line(0, "0.5") + line(5, "0,621") + line(10)))
     assert points(curve) == [(0, 50.0)]
+    assert curve.notes == (
+        "line 2: the eval of step 5 is '0,621', which is no number",
+        "the score is that of step 0: the newest eval, of step 5, has no number",
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["0,5", "62.5%", "None", "tensor(0.5)", "[0.5]", "0.5.1", "True", "np.float64(0,5)", "1,23,4", "0x1", "x"]
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_an_eval_that_is_no_number_is_named_with_its_line(log, value: str, first: bool) -> None:
+    odd = f"step:5 - {GSM8K}:{value} - training/global_step:5\n" if first else line(5, value)
+    named = f"the eval of step 5 is {value!r}, which is no number"
+    [alone] = read(log(odd))
+    assert (alone.points, alone.left_out) == ((), f"no eval of {GSM8K} gave a number; line 1: {named}")
+    [curve] = read(log(line(0, "0.5") + odd + line(10, "0.75")))
+    assert (points(curve), curve.notes) == ([(0, 50.0), (10, 75.0)], (f"line 2: {named}",))
+
+
+@pytest.mark.parametrize(("value", "share"), [(".5", 50.0), ("6.25E-1", 62.5), ("+.5e0", 50.0), ("5.e-1", 50.0)])
+def test_other_ways_to_write_a_number_are_read(log, value: str, share: float) -> None:
+    for text in (f"step:5 - {GSM8K}:{value}\n", line(5, value), line(5, f"np.float64({value})")):
+        [curve] = read(log(text))
+        assert (points(curve), curve.notes) == ([(5, share)], ())
+
+
+def test_a_printed_dict_names_what_is_no_number_and_tells_what_a_step_line_could_not(log) -> None:
+    said = "\"Final validation metrics: {'val-aux/x': 1, '" + GSM8K + "': %s}\"\n"
+    [curve] = read(log(line(0, "0.5") + line(5) + said % "0,625"))
+    assert points(curve) == [(0, 50.0)]
+    assert curve.notes[0] == "line 3: the eval of step 5 is '0,625', which is no number"
+    [curve] = read(log(line(0, "0.5") + line(5, "0,625") + said % "0.625"))
+    assert (points(curve), curve.notes) == ([(0, 50.0), (5, 62.5)], ())
+
+
+@pytest.mark.parametrize("between", [" ", "  ", "\t", "\r"])
+def test_two_step_lines_on_one_line_are_two_steps(log, between: str) -> None:
+    one, two, three = (f"step:{n} - {GSM8K}:0.{n} - training/global_step:{n}" for n in (1, 5, 7))
+    for prefix in ("", "(TaskRunner pid=1) "):
+        [curve] = read(log(prefix + between.join((one, two, three)) + "\n"))
+        assert (points(curve), curve.last_step, curve.notes) == ([(1, 10.0), (5, 50.0), (7, 70.0)], 7, ())
+
+
+def test_a_step_line_directly_behind_a_number_does_not_pass_that_number_for_whole(log) -> None:
+    [curve] = read(log(f"step:0 - {GSM8K}:0.25\nstep:5 - {GSM8K}:0.5step:10 - {GSM8K}:0.75\n"))
+    assert points(curve) == [(0, 25.0), (10, 75.0)]
     assert curve.notes == ("torn step lines: 1, first line 2; evals in them may be missing",)
+    [curve] = read(log(f"step:5 - {GSM8K}:np.float64(0.5)step:10 - {GSM8K}:0.75\n"))
+    assert (points(curve), curve.notes) == ([(5, 50.0), (10, 75.0)], ())
+
+
+def test_the_rest_of_a_torn_line_may_stand_before_the_next_step_line(log) -> None:
+    torn = f"step:5 - actor/x:1 - {GSM8K}:np.float64(0.7376(WorkerDict pid=2) saved\n800606) - a/b:1 step:6 - a/b:1\n"
+    [curve] = read(log(torn))
+    assert (points(curve), curve.last_step) == ([(5, 73.76800606)], 6)
+
+
+def test_a_metric_with_the_name_of_a_step_is_no_step_line(log) -> None:
+    [curve] = read(log(f"step:4 - timing_s/step:2 - a/step:1.5 - {GSM8K}:0.5\n"))
+    assert (points(curve), curve.last_step) == ([(4, 50.0)], 4)
 
 
 def test_a_unicode_minus_or_thousands_elsewhere_disturb_no_eval(log) -> None:
@@ -467,7 +548,10 @@ def test_an_eval_that_gave_no_number_is_left_out(log) -> None:
 
 def test_an_eval_of_infinity_is_left_out(log) -> None:
     [curve] = read(log(line(0, "0.1") + line(20, "inf")))
-    assert (points(curve), curve.notes) == ([(0, 10.0)], ("the eval of step 20 gave no number",))
+    assert points(curve) == [(0, 10.0)]
+    assert curve.notes == (
+        "the eval of step 20 gave no number", "the score is that of step 0: the newest eval, of step 20, has no number",
+    )  # fmt: skip
 
 
 def test_a_run_without_evals_is_a_curve_without_points(log) -> None:
@@ -498,6 +582,15 @@ def test_null_in_verls_file_is_no_number_and_not_a_missing_eval(log) -> None:
     assert curve.notes == ("the eval of step 5 gave no number", "the eval of step 10 gave no number")
     [none] = read(log(record(0) + record(5), "none.jsonl"))
     assert (none.points, none.left_out) == ((), f"no eval of {GSM8K} gave a number")
+
+
+@pytest.mark.parametrize("value", ["0.5", True, [0.5], {"mean": 0.5}, 10**400])
+def test_what_is_no_number_in_verls_file_is_named(log, value: object) -> None:
+    text = record(0, 0.1) + json.dumps({"step": 5, "data": {GSM8K: value}}) + "\n"
+    [curve] = read(log(text, "exp.jsonl"))
+    assert points(curve) == [(0, 10.0)]
+    assert curve.notes[0].startswith("line 2: the eval of step 5 is ")
+    assert curve.notes[1] == "the score is that of step 0: the newest eval, of step 5, has no number"
 
 
 def test_what_the_file_of_a_resumed_run_lost_is_told(log) -> None:
@@ -571,8 +664,14 @@ def test_names(tmp_path: Path, name: str, called: str) -> None:
     ["", "hello\n", bar(1, 4), "Total training steps: 4\n" + "\0\xff\n" * 9, "step:5 - next\nstep:6 - and/or: no\n"],
 )
 def test_what_is_no_log_is_refused(log, text: str) -> None:
-    with pytest.raises(SpecError, match="no verl console log: neither"):
+    with pytest.raises(SpecError, match="no verl console log: neither") as told:
         read(log(text))
+    assert "val-core" not in str(told.value)
+
+
+def test_a_file_that_names_a_score_elsewhere_is_refused_and_its_line_is_told(log) -> None:
+    with pytest.raises(SpecError, match=r"no verl console log: .*; line 2 names val-core, and is neither$"):
+        read(log(f"wandb: Run summary:\nwandb:   {GSM8K} 0.54284\n"))
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
