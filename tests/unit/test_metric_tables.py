@@ -145,7 +145,7 @@ def _empty(tmp_path: Path) -> Path:
 
 
 def _curves(tracked: Tracked, *metrics: str) -> list[ImportedCurve]:
-    return [one.curve for one in curves_of(tracked, metrics, "file")[0]]
+    return [one.curve for one in curves_of(tracked, metrics)[0]]
 
 
 @pytest.mark.parametrize("cell", ["62.5%", "0,625", "x", "0_625", "true", '"0.5 (best)"', "-"])
@@ -202,14 +202,14 @@ def test_many_odd_cells_are_counted_and_columns_of_words_are_no_metric(tmp_path:
     assert " and 5 more cells; the newest value" in run.notes[0]
     assert run.notes[1:] == ("columns with cells that are no number: speed",)
     with pytest.raises(SpecError, match="remark has no number at any step"):
-        curves_of(tracked, ("remark",), "file")
+        curves_of(tracked, ("remark",))
 
 
 def test_a_score_without_any_number_is_left_out_and_its_cells_are_named(tmp_path: Path) -> None:
     other = "val-core/math/acc/mean@1"
     file = tmp_path / "exp.csv"
     file.write_text(f"step,{ACC},{other}\n0,50%,0.5\n5,60%,0.6\n")
-    curves, left_out = curves_of(read(file), (), "file")
+    curves, left_out = curves_of(read(file), ())
     assert [one.curve.metric for one in curves] == [other]
     assert f"no number in row 1, column {ACC}: '50%'; row 2, column {ACC}: '60%'" in {one.why for one in left_out}
 
