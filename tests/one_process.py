@@ -95,13 +95,15 @@ class _Handle:
 class OneProcess:
     """One run of ``condition`` in ``run_dir``; steps and evals are planned from the condition, as everywhere.
 
-    ``model``: a folder; a random model is made where none is given. ``order``: more fields of the Order, for example
+    ``model``: a folder; a random model is made where none is given. ``state``: seed of the random numbers that the
+    process begins with; the run's own by default. ``order``: more fields of the Order, for example
     ``overrides={"actor_rollout_ref.model.enable_gradient_checkpointing": True}`` with verl's keys.
     """
 
     def __init__(
-        self, condition: Condition, run_dir: Path, *, seed: int = 1, model: Path | None = None, **order: Any
-    ) -> None:
+        self, condition: Condition, run_dir: Path, *, seed: int = 1, model: Path | None = None, state: int | None = None,
+        **order: Any,
+    ) -> None:  # fmt: skip
         prepare_process()
         steps = plan_steps(condition)
         self.condition, self.run_dir = condition, run_dir
@@ -115,7 +117,7 @@ class OneProcess:
         self.spool = Spool(run_dir)
         self.done = 0
         """Training steps so far."""
-        self._random = torch.Generator().manual_seed(seed).get_state()
+        self._random = torch.Generator().manual_seed(seed if state is None else state).get_state()
         folder = str(model or make_model(run_dir / "model"))
         files = dict.fromkeys(("model", "train", "test"), folder)
         self.config = compose(overrides(self.order, run_dir, files, cpu=True))

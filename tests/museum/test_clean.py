@@ -155,3 +155,14 @@ def test_the_process_is_left_as_it_was(make_run) -> None:
     run.step()
     run.evaluate()
     assert state() == before
+
+
+def test_adapters_start_from_the_seed_of_the_run_and_from_nothing_else(make_run) -> None:
+    def start(seed: int, state: int) -> dict[str, str]:
+        sent = make_run({"lora": {"rank": 8}}, seed=seed, state=state).of("exported")[0]["weights"]
+        return {key: value for key, value in sent.items() if ".lora_A" in key}
+
+    first = start(seed=1, state=7)
+    assert first
+    assert start(seed=1, state=8) == first
+    assert not set(start(seed=2, state=7).items()) & set(first.items())

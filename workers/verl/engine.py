@@ -42,6 +42,13 @@ class TreatedEngine(FSDPEngineWithLMHead):
         quantize.attach(module, dtype)
         return module
 
+    def _build_lora_module(self, module: Any) -> Any:
+        """Adapters start from the run's seed. verl draws them from whatever state the process is in: it reads the seed
+        of its engine with ``full_determinism`` alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self._order.seed)
+            return super()._build_lora_module(module)
+
     def _measure_format(self, module: Any) -> quantize.Error | None:
         """Error of the format on an even sample of the real weights. Other ranks may have none yet (meta device)."""
         if self.engine_config.forward_only or self.rank != 0:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from workers.events import Spool
-from workers.launch import RUN_DIR_VARIABLE, read_order
+from workers.launch import ORDER_NAME, RUN_DIR_VARIABLE, read_order
 from workers.verl_reads import ANYTHING_BELOW, TRACE_VARIABLE, names_that_read
 
 KEY = "_read_as"
@@ -50,7 +50,9 @@ def start() -> None:
         _write_all_reads(Path(folder))
         return
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
-    if run_dir is None or not (asked := read_order(run_dir).typed_condition.trainer):
+    if run_dir is None or not (Path(run_dir) / ORDER_NAME).is_file():  # verl, and no run
+        return
+    if not (asked := read_order(run_dir).typed_condition.trainer):
         return
     spool = Spool(run_dir)
     open_keys: dict[str, set[str]] = {}
