@@ -91,7 +91,7 @@ def test_flash_attention_is_told_without_importing_it() -> None:
 @NO_GPU
 def test_a_whole_run_is_proven_on_the_cpu_and_one_by_vllm_is_refused_at_once(tmp_path) -> None:
     (tmp_path / "one.yaml").write_text(SPEC)
-    by_vllm = SPEC.replace("gpu-env", "by-vllm").replace("set:", "set:\n  rollout: vllm")
+    by_vllm = SPEC.replace("gpu-env", "by-vllm").replace("\nset:\n", "\nset:\n  rollout: vllm\n")
     (tmp_path / "two.yaml").write_text(by_vllm)
     try:
         done = aqn(tmp_path, "submit", "one.yaml")

@@ -58,9 +58,11 @@ def watch_attention(model: nn.Module) -> Iterator[AttentionSeen]:
         seen.masked = mask is not None
 
     handle = model.register_forward_pre_hook(note_mask, with_kwargs=True)
-    AttentionInterface.get_interface, AttentionInterface.__getitem__ = ask_and_note, take_and_note
+    AttentionInterface.get_interface = ask_and_note
+    AttentionInterface.__getitem__ = take_and_note
     try:
         yield seen
     finally:
-        AttentionInterface.get_interface, AttentionInterface.__getitem__ = ask, take
+        AttentionInterface.get_interface = ask
+        AttentionInterface.__getitem__ = take
         handle.remove()
