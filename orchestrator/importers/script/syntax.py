@@ -20,8 +20,39 @@ def _parser() -> Parser:
 
 def parse(text: str) -> Node:
     """The tree of a script. What is not understood is in nodes of the type ERROR."""
-    whole = re.sub(r"(?:\\\s*)+\Z", "\n", text)  # a backslash at the end continues nothing
-    return _parser().parse(whole.encode()).root_node
+    whole = re.sub(r"(?:\\\s*)+\Z", "\n", text).encode()  # a backslash at the end continues nothing
+    root = _parser().parse(whole).root_node
+    for _ in range(MAX_COMMENTS):
+        span = _commented(root, whole)
+        if span is None:
+            return root
+        whole = whole[: span[0]] + _uncommented(whole[span[0] + 1 : span[1]]) + whole[span[1] + 1 :]
+        root = _parser().parse(whole).root_node
+    return root
+
+
+MAX_COMMENTS = 1_000
+"""Comments between backticks in one script."""
+
+
+def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
+    """Where the first ``\\`# comment\\``` starts and ends. bash ends it at the next backtick; the parser reads on."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        opens = node.parent is not None and node.parent.children[0] == node
+        if node.type == "`" and opens and node.end_byte > node.start_byte:
+            found = re.compile(rb"((?:[^`\\]|\\.)*)`", re.DOTALL).match(text, node.end_byte)
+            if found is not None and re.search(rb"(?:^|\s)#[^\n]*$", found[1]):
+                return node.start_byte, found.end() - 1
+        waiting += reversed(node.children)
+    return None
+
+
+def _uncommented(inner: bytes) -> bytes:
+    """The same substitution without its comments."""
+    rest = re.sub(rb"(^|\s)#[^\n]*", rb"\1", inner)
+    return b"$(" + (rest if rest.strip() else b":" + rest) + b")"
 
 
 def if_arms(node: Node) -> list[tuple[Node | None, Node | None, list[Node]]]:
