@@ -155,8 +155,14 @@ def print_into(words: Sequence[Text], state: State) -> None:
 
 def let(words: Sequence[Text], state: State) -> bool | None:
     """The status of ``let``: that of its last expression."""
-    values = [compute(word, state) for word in words]
-    return None if not values or values[-1] is None else bool(values[-1])
+    value: int | None = None
+    for at, word in enumerate(words):
+        value = compute(word, state)
+        if value is None:  # where bash refuses an expression, it reads none of those behind it
+            for later in words[at + 1 :]:
+                compute(join((later, hole(later.text))), state)
+            return None
+    return None if value is None else bool(value)
 
 
 def unset_words(words: Sequence[Text], state: State) -> None:
@@ -196,6 +202,8 @@ def declare_one(kind: str, flags: str, name: str, value: Value | None, add: bool
         return
     if kind in ("declare", "typeset", "local") and any(letter in flags for letter in "fFp"):
         return
+    if kind == "local" and state.outer is None:
+        return  # bash refuses it outside of a function
     if "g" in flags and state.outer is not None:
         if name in state.outer:
             state.outer[name] = (hole(f"${name}"), "")

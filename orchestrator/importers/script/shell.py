@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import PurePosixPath
@@ -213,7 +213,7 @@ class _Walk:
             return value_of(value, state)
         items = [item for item in value.children if item.is_named and item.type != "comment"]
         if any(re.match(r"\[[^\]]*\]\+?=", source(item)) for item in items):
-            return hole(f"{_short(source(value))}")  # items with places of their own
+            return (replace(hole(_short(source(value))), many=True),)  # items with places of their own
         return tuple(word for item in items for word in words_of(item, state))
 
     def assign_item(self, name: Node, value: Node | None, node: Node, state: State) -> None:
@@ -561,6 +561,8 @@ class _Walk:
         environment: dict[str, Text] = {}
         words: list[tuple[Text, Node]] = []
         for child in (*node.children, *more):
+            if child.type == "comment":
+                continue
             if child.type == "variable_assignment":
                 name, value = child.child_by_field_name("name"), child.child_by_field_name("value")
                 if name is not None:

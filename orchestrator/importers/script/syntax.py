@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,32 +23,54 @@ def _parser() -> Parser:
 def parse(text: str) -> Node:
     """The tree of a script. What is not understood is in nodes of the type ERROR."""
     whole = re.sub(r"(?:\\\s*)+\Z", "\n", text).encode()  # a backslash at the end continues nothing
-    root = _parser().parse(whole).root_node
-    for _ in range(MAX_COMMENTS):
-        span = _commented(root, whole)
-        if span is None:
-            return root
-        whole = whole[: span[0]] + _uncommented(whole[span[0] + 1 : span[1]]) + whole[span[1] + 1 :]
+    for _ in range(MAX_CORRECTIONS):
         root = _parser().parse(whole).root_node
+        if (span := _commented(root, whole)) is not None:
+            whole = whole[: span[0]] + _uncommented(whole[span[0] + 1 : span[1]]) + whole[span[1] + 1 :]
+        elif ends := _unended(root, whole):
+            for at in ends:
+                whole = whole[:at] + b";" + whole[at:]
+        else:
+            break
     return root
 
 
-MAX_COMMENTS = 1_000
-"""Comments between backticks in one script."""
+MAX_CORRECTIONS = 1_000
+"""Places of one script that the parser and bash read differently."""
 
 
-def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
-    """Where the first ``\\`# comment\\``` starts and ends. bash ends it at the next backtick; the parser reads on."""
+def _nodes(root: Node) -> Iterator[Node]:
+    """Every node, in the order of the text."""
     waiting = [root]
     while waiting:
         node = waiting.pop()
+        yield node
+        waiting += reversed(node.children)
+
+
+def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
+    """Where the first ``\`# comment\``` starts and ends. bash ends it at the next backtick; the parser reads on."""
+    for node in _nodes(root):
         opens = node.parent is not None and node.parent.children[0] == node
         if node.type == "`" and opens and node.end_byte > node.start_byte:
             found = re.compile(rb"((?:[^`\\]|\\.)*)`", re.DOTALL).match(text, node.end_byte)
             if found is not None and re.search(rb"(?:^|\s)#[^\n]*$", found[1]):
                 return node.start_byte, found.end() - 1
-        waiting += reversed(node.children)
     return None
+
+
+def _unended(root: Node, text: bytes) -> list[int]:
+    """Where a line of several assignments ends, from the last: the parser takes the next line for their command."""
+    found = []
+    for node in _nodes(root):
+        if node.type not in ("command", "variable_assignments"):
+            continue
+        for child, following in pairwise(node.children):
+            if child.type != "variable_assignment":
+                break
+            if re.search(rb"(?<!\\)\n", text[child.end_byte : following.start_byte]):
+                found.append(child.end_byte)
+    return found[::-1]
 
 
 def _uncommented(inner: bytes) -> bytes:
