@@ -292,7 +292,7 @@ class _Walk:
         else:
             self.under(taken[0], lambda: ends.append(walk()))
         [(then, otherwise)] = ends
-        then, otherwise = ((taken[0] if not sure else end[0], end[1]) for end in (then, otherwise))
+        then = (taken[0], then[1])
         if sign == "&&":
             return then, _one_of(otherwise, passed)
         return _one_of(then, passed), otherwise
@@ -305,11 +305,13 @@ class _Walk:
     def branch(self, node: Node, state: State) -> None:
         arms = if_arms(node) if node.type == "if_statement" else []
         branches: list[tuple[str, State]] = []
-        cases = arms or [(item, item, body) for item, body in case_arms(node)]
+        cases = arms or [([item], item, body) for item, body in case_arms(node)]
         subject = node.child_by_field_name("value") if node.type == "case_statement" else None
-        for test, shown, body in cases:
-            falls = subject is not None and any(child.type in (";&", ";;&") for child in (test or node).children)
-            holds = True if test is None else None if falls else self.holds(test, subject, state)
+        for tests, shown, body in cases:
+            holds: bool | None = True
+            for test in tests:
+                falls = subject is not None and any(child.type in (";&", ";;&") for child in test.children)
+                holds = None if falls else self.holds(test, subject, state)
             if holds is False:
                 continue
             if holds is True and not branches:
@@ -469,10 +471,10 @@ class _Walk:
             self.round(loop, round_)
             self.breaks.pop()
             joined = merged([(label, round_), ("", state.copy())])
+            if turn > 2:
+                _widen(joined, state)
             if _alike(joined, state):
                 break
-            if turn > 1:
-                _widen(joined, state)
             state.take(joined)
         else:
             forget_all(state)

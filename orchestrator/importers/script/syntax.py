@@ -49,7 +49,8 @@ def _nodes(root: Node) -> Iterator[Node]:
 
 
 def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
-    """Where the first ``\`# comment\``` starts and ends. bash ends it at the next backtick; the parser reads on."""
+    """Where the first comment between backticks starts and ends: bash ends it at the next backtick, and the parser
+    reads on."""
     for node in _nodes(root):
         opens = node.parent is not None and node.parent.children[0] == node
         if node.type == "`" and opens and node.end_byte > node.start_byte:
@@ -79,21 +80,21 @@ def _uncommented(inner: bytes) -> bytes:
     return b"$(" + (rest if rest.strip() else b":" + rest) + b")"
 
 
-def if_arms(node: Node) -> list[tuple[Node | None, Node | None, list[Node]]]:
-    """(condition, what to show of it, body) of if, elif and else."""
+def if_arms(node: Node) -> list[tuple[list[Node], Node | None, list[Node]]]:
+    """(commands of which the last decides, what to show of them, body) of if, elif and else."""
     tests: list[Node] = []
     body: list[Node] = []
-    arms: list[tuple[Node | None, Node | None, list[Node]]] = []
+    arms: list[tuple[list[Node], Node | None, list[Node]]] = []
     inside = False
     for child in node.children:
         if child.type in ("elif_clause", "else_clause", "fi"):
             if tests or body:
-                arms.append((tests[-1] if tests else None, tests[-1] if tests else None, body))
+                arms.append((tests, tests[-1] if tests else None, body))
                 tests, body = [], []
             if child.type == "elif_clause":
                 arms += if_arms(child)
             elif child.type == "else_clause":
-                arms.append((None, None, list(child.children[1:])))
+                arms.append(([], None, list(child.children[1:])))
         elif child.type == "then":
             inside = True
         elif inside:
@@ -101,7 +102,7 @@ def if_arms(node: Node) -> list[tuple[Node | None, Node | None, list[Node]]]:
         elif child.is_named and child.type != "comment":
             tests.append(child)
     if tests or body:  # an elif clause has no fi of its own
-        arms.append((tests[-1] if tests else None, tests[-1] if tests else None, body))
+        arms.append((tests, tests[-1] if tests else None, body))
     return arms
 
 

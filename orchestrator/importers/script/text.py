@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tree_sitter import Node
 
+UNSURE = "A"
+"""The attributes of a variable that may have one: nothing that is assigned to it is known."""
 HOLE = "\ufffc"
 """Stands in a text for a part that is not known."""
 
@@ -167,7 +169,7 @@ def merged(branches: Sequence[tuple[str, State]]) -> State:
             result.variables[name] = values[0][1]
     for name in dict.fromkeys(name for state in states for name in state.attributes):
         if len({state.attributes.get(name, "") for state in states}) > 1:
-            result.variables[name], result.attributes[name] = hole(f"${name}"), _UNSURE
+            result.variables[name], result.attributes[name] = hole(f"${name}"), UNSURE
     for name in dict.fromkeys(name for state in states for name in state.references):
         if any(state.references.get(name) != states[0].references.get(name) for state in states):
             result.references[name] = hole(f"${name}")
@@ -182,10 +184,6 @@ def merged(branches: Sequence[tuple[str, State]]) -> State:
     return result
 
 
-_UNSURE = "A"
-"""The attributes of a variable that may have one: nothing that is assigned to it is known."""
-
-
 def _either(name: str, values: Sequence[tuple[str, Value | None]]) -> Value:
     lists = [(when, value if isinstance(value, tuple) else ()) for when, value in values]
     if any(isinstance(value, tuple) for _, value in values) and not any(isinstance(v, Text) for _, v in values):
@@ -193,11 +191,12 @@ def _either(name: str, values: Sequence[tuple[str, Value | None]]) -> Value:
         while all(len(items) > shared and items[shared] == lists[0][1][shared] for _, items in lists):
             shared += 1
         rest = [replace(item, when=_both(when, item.when)) for when, items in lists for item in items[shared:]]
-        return (*lists[0][1][:shared], *dict.fromkeys(rest))
+        again = [item for item in lists[0][1][:shared] if item.when]
+        return (*lists[0][1][:shared], *(item for item in dict.fromkeys(rest) if item not in again))
     for _, value in values:  # not known already, for the same reason
         if isinstance(value, Text) and value.text == HOLE and value.unknown[0].startswith(f"<{name}: "):
             return value
-    told = "; ".join(f"{_plain(value)} if {when}" for when, value in values)
+    told = "; ".join(f"{_plain(value)} if {when}" if when else f"{_plain(value)} otherwise" for when, value in values)
     return hole(f"<{name}: {told}>")
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from orchestrator.importers.script.arithmetic import Evaluation, NotKnownError, targets
-from orchestrator.importers.script.text import EVERY, HOLE, List, State, Text, Value, hole
+from orchestrator.importers.script.text import EVERY, HOLE, UNSURE, List, State, Text, Value, hole
 
 DYNAMIC = frozenset(
     "RANDOM SRANDOM SECONDS LINENO BASHPID PPID EPOCHSECONDS EPOCHREALTIME REPLY OPTARG OPTIND PIPESTATUS BASH_REMATCH"
@@ -65,7 +65,8 @@ def forget(names: Iterable[str], state: State) -> None:
 def forget_all(state: State) -> None:
     """Something may have assigned any variable. What the reader says of a variable (``--env``) stays."""
     state.variables = dict(state.given)
-    state.attributes, state.obscured = {}, True
+    state.attributes = dict.fromkeys((name for name, set_ in state.attributes.items() if set_), UNSURE)
+    state.obscured = True
 
 
 def countable(items: List) -> bool:
