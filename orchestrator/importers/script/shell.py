@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.importers.script import assigning
 from orchestrator.importers.script.conditions import truth
-from orchestrator.importers.script.syntax import case_arms, extra_words, if_arms, parse
+from orchestrator.importers.script.syntax import case_arms, extra_words, if_arms, misread, parse
 from orchestrator.importers.script.text import EMPTY, EVERY, List, State, Text, Value, hole, join, merged
 from orchestrator.importers.script.variables import countable, forget, forget_all, get, put
 from orchestrator.importers.script.words import expression, source, value_of, words_of
@@ -146,6 +146,14 @@ class _Walk:
         """Walk one; True or False where its exit status is known."""
         self.steps += 1
         walk = _STATEMENTS.get(node.type)
+        if walk is not None and node.type != "ERROR" and misread(node):
+            self.not_understood(node)
+            self.change(source(node), state)
+            walk(self, node, state)
+            self.change(source(node), state)
+            if re.search(r"\b(?:break|continue|return|exit|exec)\b", source(node)):
+                state.volatile |= {EVERY}  # what follows may not be reached
+            return None
         if walk is not None:
             return walk(self, node, state)
         if node.is_named and node.type not in _NO_STATEMENTS:
@@ -167,9 +175,13 @@ class _Walk:
         assigning.unset_words([word for part in node.children[1:] for word in words_of(part, state)], state)
 
     def misread(self, node: Node, state: State) -> None:
-        self.found.note(f"line {self.line(node)} is not understood: {_short(source(node))}")
+        self.not_understood(node)
+        self.change(source(node), state)
         self.statements(node.children, state)
         self.change(source(node), state)
+
+    def not_understood(self, node: Node) -> None:
+        self.found.note(f"line {self.line(node)} is not understood: {_short(source(node))}")
 
     def change(self, text: str, state: State) -> None:
         """A piece of the script that is not followed may have been run."""
@@ -177,7 +189,7 @@ class _Walk:
         if EVERY in names:
             forget_all(state)
         else:
-            forget([name for name in names if state.obscured or name in state.variables], state)
+            forget(names, state)
 
     def compound(self, node: Node, state: State) -> bool | None:
         if node.children and node.children[0].type == "((":
@@ -529,6 +541,12 @@ class _Walk:
         """What stands on standard input, from a heredoc, ``<<<`` or ``< <(printf …)``; None where it is not known."""
         for redirect in reversed(redirects):
             if redirect.type == "heredoc_redirect":
+                if re.search(r"\$\(\(|:?=|\$\[", source(redirect)):
+                    before = state.copy()
+                    text = _heredoc(redirect, before)
+                    if before.variables != state.variables:  # a program of its own expands it in its own shell
+                        self.change(source(redirect), state)
+                    return text
                 return _heredoc(redirect, state)
             if redirect.type == "herestring_redirect":
                 values = [child for child in redirect.children if child.is_named]
@@ -588,6 +606,10 @@ class _Walk:
             return name != "false"
         if name in state.functions or name in _BUILTINS:
             return self.within(environment, words, node, state)
+        if name in _KEYWORDS or (name == "time" and arguments and arguments[0].text in _KEYWORDS):
+            self.not_understood(node)
+            forget_all(state)
+            return None
         if name in ("time", "command", "builtin", "exec"):
             return self.prefixed(words, node, state, environment)
         if _OVERRIDE.match(name):
@@ -947,6 +969,9 @@ _BUILTINS: dict[str, Callable[[_Walk, list[Text], Node, State], bool | None]] = 
     "source": _Walk.sourced, ".": _Walk.sourced, "eval": _Walk.evaluated, "coproc": _Walk.unknown_process,
     **dict.fromkeys(_DECLARING, _Walk.declares),
 }  # fmt: skip
+_KEYWORDS = ("{", "}", "!", "(", "if", "then", "else", "fi", "for", "do", "done", "while", "until", "case", "esac",
+             "select", "function", "in")  # fmt: skip
+"""Words that are no command: where one stands in its place, the parser has read the line otherwise than bash."""
 _EXTERNAL = re.compile(
     r".*[/.].*|python.*|pip\d*|uv|ray|torchrun|ls|rm|mv|ln|touch|tar|unzip|wget|curl|git|nvidia-smi|sleep|kill|pkill"
     r"|ulimit|date|hostname|which|type|tee|chmod|huggingface-cli|hf|wandb|srun|sbatch|scontrol|docker|singularity"

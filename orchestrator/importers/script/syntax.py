@@ -30,6 +30,8 @@ def parse(text: str) -> Node:
         elif ends := _unended(root, whole):
             for at in ends:
                 whole = whole[:at] + b";" + whole[at:]
+        elif (at := _bare_root(root, whole)) is not None:
+            whole = whole[:at] + b"'/'" + whole[at + 1 :]
         else:
             break
     return root
@@ -48,16 +50,46 @@ def _nodes(root: Node) -> Iterator[Node]:
         waiting += reversed(node.children)
 
 
+def misread(node: Node) -> bool:
+    """Whether the parser did not understand this statement, rather than one inside of it."""
+    if not node.has_error:
+        return False
+    return not any(inner.has_error and inner.type in _WHOLE for inner in _nodes(node) if inner.id != node.id)
+
+
+_WHOLE = (
+    "command", "test_command", "variable_assignment", "declaration_command", "unset_command", "for_statement",
+    "if_statement", "while_statement", "case_statement", "c_style_for_statement", "list", "pipeline", "subshell",
+    "redirected_statement", "function_definition", "compound_statement", "negated_command", "ERROR",
+)  # fmt: skip
+
+
 def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
     """Where the first comment between backticks starts and ends: bash ends it at the next backtick, and the parser
     reads on."""
     for node in _nodes(root):
-        opens = node.parent is not None and node.parent.children[0] == node
-        if node.type == "`" and opens and node.end_byte > node.start_byte:
+        if node.type != "`" or node.end_byte == node.start_byte:
+            continue
+        earlier = [other for other in _siblings(node) if other.type == "`" and other.start_byte < node.start_byte]
+        if len(earlier) % 2 == 0:
             found = re.compile(rb"((?:[^`\\]|\\.)*)`", re.DOTALL).match(text, node.end_byte)
             if found is not None and re.search(rb"(?:^|\s)#[^\n]*$", found[1]):
                 return node.start_byte, found.end() - 1
     return None
+
+
+def _bare_root(root: Node, text: bytes) -> int | None:
+    """Where a test of ``/``, as ``[ -d / ]``, has it: the parser takes it for a division."""
+    for node in _nodes(root):
+        if node.type == "test_command" and node.has_error:
+            found = re.compile(rb"\s(/)\s+\]").search(text, node.start_byte, node.end_byte)
+            if found is not None:
+                return found.start(1)
+    return None
+
+
+def _siblings(node: Node) -> list[Node]:
+    return [] if node.parent is None else node.parent.children
 
 
 def _unended(root: Node, text: bytes) -> list[int]:
@@ -66,7 +98,8 @@ def _unended(root: Node, text: bytes) -> list[int]:
     for node in _nodes(root):
         if node.type not in ("command", "variable_assignments"):
             continue
-        for child, following in pairwise(node.children):
+        parts = [child for child in node.children if child.type != "comment"]
+        for child, following in pairwise(parts):
             if child.type != "variable_assignment":
                 break
             if re.search(rb"(?<!\\)\n", text[child.end_byte : following.start_byte]):
