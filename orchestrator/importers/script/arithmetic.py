@@ -146,7 +146,7 @@ class _Reader:
         other = self.skipping(bool(value), self.choice)
         return one if value else other
 
-    def skipping(self, skip: bool, read: Callable[[], int]) -> int:  # noqa: FBT001
+    def skipping(self, skip: bool, read: Callable[[], int]) -> int:
         before = self.live
         self.live = before and not skip
         value = read()

@@ -6,7 +6,8 @@ What is not followed exactly makes the variables unknown that the command assign
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from orchestrator.importers.script.text import EMPTY, EVERY, HOLE, State, Text, Value, hole, join
 from orchestrator.importers.script.variables import compute, forget, forget_all, get, put, unset
@@ -119,19 +120,20 @@ def formatted(words: Sequence[Text]) -> str | None:
         return None
     waiting = iter(values)
     try:
-        return "".join(re.sub(r"%%|%s|%0?\d*d|\\.", lambda found: _one(found[0], waiting), shape) for _ in range(rounds))
+        part = re.compile(r"%%|%s|%0?\d*d|\\.")
+        return "".join(part.sub(lambda found: _one(found[0], waiting), shape) for _ in range(rounds))
     except ValueError:
         return None
 
 
-def _one(part: str, values: object) -> str:
+def _one(part: str, values: Iterator[str]) -> str:
     if part[0] == "\\":
         return {"n": "\n", "t": "\t", "\\": "\\"}[part[1]]
     if part == "%%":
         return "%"
-    value = next(values)  # type: ignore[call-overload]
+    value = next(values)
     if part == "%s":
-        return str(value)
+        return value
     if not re.fullmatch(r"-?(0|[1-9]\d*)", value):
         raise ValueError(value)
     return part % int(value)
@@ -194,43 +196,59 @@ def localise(name: str, state: State) -> None:
         state.variables[name] = None
 
 
-def declare_one(kind: str, flags: str, name: str, value: Value | None, add: bool, state: State) -> None:  # noqa: FBT001
-    """One name of ``declare``, ``local``, ``export`` and ``readonly``. ``flags``: as ``-ix``; ``add``: ``+=``."""
+@dataclass(frozen=True)
+class Declaration:
+    """One name of ``declare``, ``local``, ``export`` or ``readonly`` (``kind``). ``flags``: as ``-ix``; ``add``:
+    ``+=``."""
+
+    kind: str
+    flags: str
+    name: str
+    value: Value | None = None
+    add: bool = False
+
+
+def declare(declared: Declaration, state: State) -> None:
+    kind, flags, name = declared.kind, declared.flags, declared.name
     if kind == "export" or "x" in flags:
-        state.exported = state.exported - {name} if "-n" in flags and kind == "export" else state.exported | {name}
-    if kind == "export" and value is None:
-        return
-    if kind in ("declare", "typeset", "local") and any(letter in flags for letter in "fFp"):
-        return
-    if kind == "local" and state.outer is None:
-        return  # bash refuses it outside of a function
-    if "g" in flags and state.outer is not None:
+        hidden = kind == "export" and "-n" in flags
+        state.exported = state.exported - {name} if hidden else state.exported | {name}
+    if kind in ("export", "readonly"):
+        if declared.value is not None:
+            assign(name, declared.value, declared.add, state)
+    elif any(letter in flags for letter in "fFp") or (kind == "local" and state.outer is None):
+        return  # functions are shown; and bash refuses `local` outside of a function
+    elif "g" in flags and state.outer is not None:
         if name in state.outer:
             state.outer[name] = (hole(f"${name}"), "")
         forget([name], state)
-        return
-    if kind in ("local", "declare", "typeset") and "g" not in flags:
-        localise(name, state)
-    if "n" in flags and kind != "export":
-        target = value if isinstance(value, Text) else hole(f"${name}")
-        state.attributes[name], state.references[name] = "n", target
-        return
-    if "+" in flags:
-        state.attributes.pop(name, None)
-        forget([name], state)
     else:
-        state.attributes[name] = state.attributes.get(name, "") + "".join(c for c in flags if c in "iulcA")
-    if "A" in state.attributes[name] if name in state.attributes else False:
-        forget([name], state)
-    elif value is not None:
-        assign(name, value, add, state)
-    elif "a" in flags and state.value(name) is None:
-        put(name, (), state)
+        _declare_here(declared, state)
     if kind == "readonly" or ("r" in flags and kind != "export"):
         state.attributes[name] = state.attributes.get(name, "") + "r"
 
 
-def assign(name: str, value: Value, add: bool, state: State) -> None:  # noqa: FBT001
+def _declare_here(declared: Declaration, state: State) -> None:
+    flags, name, value = declared.flags, declared.name, declared.value
+    localise(name, state)
+    if "n" in flags:
+        state.attributes[name] = "n"
+        state.references[name] = value if isinstance(value, Text) else hole(f"${name}")
+        return
+    if "+" in flags:
+        state.attributes.pop(name, None)
+        forget([name], state)
+        return
+    state.attributes[name] = state.attributes.get(name, "") + "".join(sign for sign in flags if sign in "iulcA")
+    if "A" in state.attributes[name]:
+        forget([name], state)
+    elif value is not None:
+        assign(name, value, declared.add, state)
+    elif "a" in flags and state.value(name) is None:
+        put(name, (), state)
+
+
+def assign(name: str, value: Value, add: bool, state: State) -> None:
     """``name=value``, or ``name+=value``."""
     if not add:
         put(name, value, state)

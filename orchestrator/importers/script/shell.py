@@ -210,6 +210,8 @@ class _Walk:
             self.assign_item(name, value, node, state)
         else:
             add = any(child.type == "+=" for child in node.children)
+            if "r" in state.attributes.get(source(name), ""):
+                state.volatile |= {EVERY}  # bash refuses it, and leaves out the rest of the line
             assigning.assign(source(name), self.new(value, state), add, state)
         return None if value is not None and re.search(r"\$\([^(]|`", source(value)) else True
 
@@ -252,9 +254,10 @@ class _Walk:
                     self.assign(child, state)
                     continue
                 add = any(part.type == "+=" for part in child.children)
-                assigning.declare_one(kind, flags, source(name), self.new(value, state), add, state)
+                one = assigning.Declaration(kind, flags, source(name), self.new(value, state), add)
+                assigning.declare(one, state)
             elif child.type == "variable_name":
-                assigning.declare_one(kind, flags, source(child), None, False, state)
+                assigning.declare(assigning.Declaration(kind, flags, source(child)), state)
             elif child.is_named:
                 words = words_of(child, state)
                 flags += "".join(word.text for word in words if word.text[:1] in ("-", "+"))
@@ -271,7 +274,7 @@ class _Walk:
                     assigning.forget_words([Text(re.split(r"\+?=", word.text, maxsplit=1)[0])], state)
                 continue
             value = None if found[3] is None else Text(found[3], word.unknown, word.when)
-            assigning.declare_one(kind, flags, found[1], value, bool(found[2]), state)
+            assigning.declare(assigning.Declaration(kind, flags, found[1], value, bool(found[2])), state)
 
     # statements of several parts
 
@@ -574,9 +577,7 @@ class _Walk:
 
     # commands
 
-    def command(
-        self, node: Node, state: State, more: Sequence[Node] = (), given: Text | None = None
-    ) -> bool | None:
+    def command(self, node: Node, state: State, more: Sequence[Node] = (), given: Text | None = None) -> bool | None:
         """``given``: what it reads, where that is known."""
         environment: dict[str, Text] = {}
         words: list[tuple[Text, Node]] = []
@@ -621,9 +622,7 @@ class _Walk:
                 forget_all(state)  # a function of a file that is not read, or any command at all
         return None
 
-    def within(
-        self, environment: Mapping[str, Text], words: list[Text], node: Node, state: State
-    ) -> bool | None:
+    def within(self, environment: Mapping[str, Text], words: list[Text], node: Node, state: State) -> bool | None:
         """A function or a command of bash's own, with the variables that stand before it."""
         name, arguments = words[0].text, words[1:]
         hidden = {key: (state.value(key), state.attributes.get(key, "")) for key in environment}
@@ -640,9 +639,7 @@ class _Walk:
             state.variables[key], state.attributes[key] = old, attributes
         return status
 
-    def prefixed(
-        self, words: list[Text], node: Node, state: State, environment: dict[str, Text]
-    ) -> bool | None:
+    def prefixed(self, words: list[Text], node: Node, state: State, environment: dict[str, Text]) -> bool | None:
         """``time``, ``command``, ``builtin`` and ``exec``, and the command behind them."""
         name, rest = words[0].text, words[1:]
         while rest and re.match(r"-\w", rest[0].text):
@@ -754,7 +751,7 @@ class _Walk:
 
     def traps(self, arguments: list[Text], node: Node, state: State) -> None:
         """What is run at every command, or where one fails, may change variables from here on."""
-        options, rest = assigning.split_options(arguments, "")
+        _, rest = assigning.split_options(arguments, "")
         if {word.text.removeprefix("SIG") for word in rest[1:]} & {"DEBUG", "ERR", "RETURN"} and rest[0].text != "-":
             changed = {EVERY} if rest[0].unknown else assigning.may_change(rest[0].text, state)
             state.volatile |= changed

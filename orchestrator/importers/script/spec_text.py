@@ -64,7 +64,8 @@ def _default(port: Port, field: str) -> str:
     unless = []
     settable = any(inverse.keys for inverse in INVERSE if inverse.field == field)
     if port.unread and settable:
-        unless.append(f"{port.unread} word{'s' * (port.unread > 1)} that {'were' if port.unread > 1 else 'was'} not read set it")
+        words = "1 word that was" if port.unread == 1 else f"{port.unread} words that were"
+        unless.append(f"{words} not read set it")
     if port.configuration:
         unless.append(f"{port.configuration} says otherwise")
     text = COMMENTS.get(field, "verl's default")

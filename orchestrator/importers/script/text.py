@@ -158,15 +158,25 @@ def merged(branches: Sequence[tuple[str, State]]) -> State:
     result.exported = frozenset().union(*(state.exported for state in states))
     result.volatile = frozenset().union(*(state.volatile for state in states))
     result.obscured = any(state.obscured for state in states)
-    for name in dict.fromkeys(name for state in states for name in state.functions):
-        bodies = [state.functions.get(name) for state in states]
-        result.functions[name] = bodies[0] if all(body == bodies[0] for body in bodies[1:]) else None
+    _merge_functions(result, states)
     for name in dict.fromkeys(name for state in states for name in state.variables):
         values = [(when, state.value(name)) for when, state in alive]
         if any(value != values[0][1] for _, value in values[1:]):
             result.variables[name] = _either(name, values)
         else:
             result.variables[name] = values[0][1]
+    _merge_scopes(result, states)
+    return result
+
+
+def _merge_functions(result: State, states: Sequence[State]) -> None:
+    for name in dict.fromkeys(name for state in states for name in state.functions):
+        bodies = [state.functions.get(name) for state in states]
+        result.functions[name] = bodies[0] if all(body == bodies[0] for body in bodies[1:]) else None
+
+
+def _merge_scopes(result: State, states: Sequence[State]) -> None:
+    """Attributes, references, arguments, and what local variables hide."""
     for name in dict.fromkeys(name for state in states for name in state.attributes):
         if len({state.attributes.get(name, "") for state in states}) > 1:
             result.variables[name], result.attributes[name] = hole(f"${name}"), UNSURE
@@ -174,14 +184,13 @@ def merged(branches: Sequence[tuple[str, State]]) -> State:
         if any(state.references.get(name) != states[0].references.get(name) for state in states):
             result.references[name] = hole(f"${name}")
     if any(state.arguments != states[0].arguments for state in states):
-        told = _either("@", [(when, state.arguments) for when, state in alive])
+        told = _either("@", [("", state.arguments) for state in states])
         result.arguments = told if isinstance(told, tuple) else (told,)
     if result.outer is not None:
         for name in dict.fromkeys(name for state in states for name in state.outer or {}):
             hidden = [(state.outer or {}).get(name) for state in states]
             if any(item != hidden[0] for item in hidden):
                 result.outer[name] = (hole(f"${name}"), "")
-    return result
 
 
 def _either(name: str, values: Sequence[tuple[str, Value | None]]) -> Value:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.importers.script.braces import expanded
 from orchestrator.importers.script.syntax import parse
-from orchestrator.importers.script.text import EMPTY, HOLE, Fields, State, Text, Value, hole, join
+from orchestrator.importers.script.text import EMPTY, Fields, State, Text, Value, hole, join
 from orchestrator.importers.script.variables import compute, countable, forget, get, put
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _substance(part: Node | str, state: State) -> Text:
     return join(_substance(inner, state) for inner in _with_gaps(part))
 
 
-def _list_of(node: Node, state: State) -> tuple[Text, ...] | None:
+def _list_of(node: Node, state: State) -> tuple[Text, ...] | None:  # noqa: PLR0911 - a table of forms
     """The items of ``$@``, ``${name[@]}``, ``${!name[@]}`` and ``${@:2}``; None for what is one text."""
     text = source(node)
     if text in ("$@", "$*", "${@}", "${*}"):
@@ -382,18 +382,26 @@ def _substituted(node: Node, state: State) -> Text:
     return hole(text) if result is None else result
 
 
-def _answer(words: list[str], state: State) -> Text | None:
+def _sequence(arguments: list[str]) -> Text | None:
+    """What ``seq`` prints."""
+    if not all(re.fullmatch(r"-?(0|[1-9]\d{0,3})", argument) for argument in arguments):
+        return None
+    first, *middle, last = map(int, arguments if len(arguments) > 1 else ["1", *arguments])
+    step = middle[0] if middle else 1
+    if not step:
+        return None
+    return Text("\n".join(map(str, range(first, last + (1 if step > 0 else -1), step))))
+
+
+def _answer(words: list[str], state: State) -> Text | None:  # noqa: PLR0911 - a table of commands
     """What a command that only looks at its arguments prints; None for others."""
     name, *arguments = words
     if name in state.functions:
         return None
     if name == ":":
         return EMPTY
-    if name == "seq" and 1 <= len(arguments) <= 3 and all(re.fullmatch(r"-?(0|[1-9]\d{0,3})", a) for a in arguments):
-        first, *middle, last = map(int, arguments if len(arguments) > 1 else ["1", *arguments])
-        step = middle[0] if middle else 1
-        numbers = range(first, last + (1 if step > 0 else -1), step) if step else ()
-        return Text("\n".join(map(str, numbers))) if step else None
+    if name == "seq" and 1 <= len(arguments) <= 3:
+        return _sequence(arguments)
     if name == "pwd" and not arguments:
         here = get("PWD", state)
         return here if isinstance(here, Text) else None
