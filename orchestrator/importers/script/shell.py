@@ -234,11 +234,12 @@ class _Walk:
         parts = [child for child in name.children if child.is_named]
         key = source(parts[0])
         items = get(key, state)
-        index = expression(parts[1:], state) if "A" not in state.attributes.get(key, "") else None
+        old = () if items is None else items
+        attributes = state.attributes.get(key, "")
+        index = expression(parts[1:], state) if "A" not in attributes else None
         new = EMPTY if value is None else value_of(value, state)
-        plain = items is None or (isinstance(items, tuple) and countable(items))
-        if plain and index is not None and 0 <= index <= len(items or ()) and "i" not in state.attributes.get(key, ""):
-            old = tuple(items) if isinstance(items, tuple) else ()
+        plain = isinstance(old, tuple) and countable(old) and "i" not in attributes
+        if isinstance(old, tuple) and plain and index is not None and 0 <= index <= len(old):
             if any(child.type == "+=" for child in node.children):
                 new = join((old[index] if index < len(old) else EMPTY, new))
             put(key, (*old[:index], new, *old[index + 1 :]), state)
@@ -561,8 +562,12 @@ class _Walk:
     def heredoc(self, node: Node, body: Node | None, state: State) -> None:
         """A text that is given to a shell, or written to a file, may be the script that starts verl."""
         for inner in node.children:
-            if inner.type in ("pipeline", "command", "list"):
+            if inner.type == "pipeline":
                 self.statement(inner, state)
+            elif inner.type in _STATEMENTS:  # behind && or ||, and reached or not
+                other = state.copy()
+                self.statement(inner, other)
+                state.take(merged([(_short(source(inner)), other), ("", state.copy())]))
         written = next((child for child in node.children if child.type == "heredoc_body"), None)
         if written is None or not _NESTED.search(source(written)):
             return

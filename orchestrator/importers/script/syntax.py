@@ -30,8 +30,8 @@ def parse(text: str) -> Node:
         elif ends := _unended(root, whole):
             for at in ends:
                 whole = whole[:at] + b";" + whole[at:]
-        elif (at := _bare_root(root, whole)) is not None:
-            whole = whole[:at] + b"'/'" + whole[at + 1 :]
+        elif (slash := _bare_root(root, whole)) is not None:
+            whole = whole[:slash] + b"'/'" + whole[slash + 1 :]
         else:
             break
     return root

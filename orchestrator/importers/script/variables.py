@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from orchestrator.importers.script.arithmetic import Evaluation, NotKnownError, targets
 from orchestrator.importers.script.text import EVERY, HOLE, UNSURE, List, State, Text, Value, hole
 
-DYNAMIC = frozenset(
+_DYNAMIC = (
     "RANDOM SRANDOM SECONDS LINENO BASHPID PPID EPOCHSECONDS EPOCHREALTIME REPLY OPTARG OPTIND PIPESTATUS BASH_REMATCH"
     " FUNCNAME BASH_SOURCE BASH_COMMAND DIRSTACK HOSTNAME HOSTTYPE OSTYPE MACHTYPE UID EUID BASH_VERSION BASH_VERSINFO"
-    " SHLVL BASHOPTS SHELLOPTS _ COMP_WORDS COPROC MAPFILE".split()  # noqa: SIM905 - a list of words is easier to read
+    " SHLVL BASHOPTS SHELLOPTS _ COMP_WORDS COPROC MAPFILE"
 )
+DYNAMIC = frozenset(_DYNAMIC.split())
 """Variables that bash sets itself."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import translate
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ _PART = 0xE000
 
 def _braced(node: Node, state: State) -> list[Text] | None:
     """The words of a node with braces in it, outside of quotes; None where there are none to expand."""
-    text, parts = "", []
+    text = ""
+    parts: list[Node] = []
     for part in [node] if node.type != "concatenation" else _with_gaps(node):
         if isinstance(part, str) or part.type in ("word", "number", "brace_expression"):
             text += part if isinstance(part, str) else source(part)
@@ -45,6 +47,8 @@ def _braced(node: Node, state: State) -> list[Text] | None:
             text += chr(_PART + len(parts))
             parts.append(part)
     words = expanded(text)
+    if "{}" in text and re.search(r"\{.*(,|\.\.).*\}", text, re.DOTALL):
+        return [replace(hole(source(node)), many=True)]  # bash pairs empty braces by rules of their own
     if words == [text]:
         return None
     found = []
@@ -229,17 +233,19 @@ def _list_of(node: Node, state: State) -> tuple[Text, ...] | None:  # noqa: PLR0
     found = re.fullmatch(r"\$\{(!?)(\w+)\[[@*]\](:?[-+].*)?\}", text, re.DOTALL)
     if found is None:
         return None
-    value = get(found[2], state)
+    value, other = get(found[2], state), found[3] or ""
+    items = (value,) if isinstance(value, Text) else value
+    whole = hole(f"${{{found[2]}[@]}}")
+    if isinstance(value, Text) and not value.known:
+        return (whole,)
     if found[1]:
-        plain = isinstance(value, tuple) and countable(value)
-        return tuple(Text(str(at)) for at in range(len(value or ()))) if plain else (hole(text),)
-    if isinstance(value, tuple) and (value or not found[3]):
-        return value
-    if found[3] and re.fullmatch(rf':?\+"?\$\{{{found[2]}\[[@*]\]\}}"?', found[3]):
-        return () if value is None or value == () else (value,) if value.known else (hole(f"${{{found[2]}[@]}}"),)
-    if value is None or isinstance(value, tuple):
-        return () if found[3] in (":-", "-") else (hole(text),)
-    return (value,) if value.known else (hole(f"${{{found[2]}[@]}}"),)
+        return tuple(Text(str(at)) for at in range(len(items))) if items and countable(items) else (hole(text),)
+    if other.lstrip(":").startswith("+"):
+        itself = re.fullmatch(rf':?\+"?\$\{{{found[2]}\[[@*]\]\}}"?', other)
+        return (items or ()) if itself or not items else (hole(text),)
+    if items:
+        return items
+    return () if other in (":-", "-") or (items is not None and not other) else (hole(text),)
 
 
 def expansion(node: Node, state: State) -> Text:
