@@ -97,7 +97,7 @@ def test_most_constructs_are_followed_and_not_only_given_up(folder: Path) -> Non
         ("mapfile -t A < <(printf '%s\\n' 5 6); n=${A[1]}", "6"), ("n=1 m=2 # both\n{ n=3; }", "3"),
         ("source ./env.sh\nn=5", "5"), ("source /venv/bin/activate", "4"), ("cat <<X >f && n=6 || true\n$n\nX", None),
         ("source ./env.sh", None), ("trap 'n=8' DEBUG", None), ("eval $(setup)", None), ("source ./env.sh; setup", None),
-        ("read n", None), ("getopts a n", None), ("do_work && n=8", None), ("for n in $(ls); do :; done", None),
+        ("n=6 2>/dev/null", "6"), ("declare -r w=3; w=9 2>/dev/null; n=2", None), ("read n", None), ("getopts a n", None), ("do_work && n=8", None), ("for n in $(ls); do :; done", None),
         ("m=4; while read -r l; do n=$m; m=8; done < f", None), ("[ -d /data ] && f() { n=3; } || f() { :; }; f", None),
     ],
 )  # fmt: skip

@@ -210,10 +210,15 @@ class _Walk:
             self.assign_item(name, value, node, state)
         else:
             add = any(child.type == "+=" for child in node.children)
-            if "r" in state.attributes.get(source(name), ""):
-                state.volatile |= {EVERY}  # bash refuses it, and leaves out the rest of the line
+            self.refuse(source(name), state)
             assigning.assign(source(name), self.new(value, state), add, state)
         return None if value is not None and re.search(r"\$\([^(]|`", source(value)) else True
+
+    @staticmethod
+    def refuse(name: str, state: State) -> None:
+        """bash refuses to assign what is read-only, and leaves out the rest of the line."""
+        if "r" in state.attributes.get(name, ""):
+            state.volatile |= {EVERY}
 
     def assignments(self, node: Node, state: State) -> bool | None:
         self.statements(node.children, state)
@@ -397,6 +402,7 @@ class _Walk:
             items = tuple(word for part in values for word in words_of(part, state)) if given else state.arguments
             if name is None:
                 return None
+            self.refuse(source(name), state)
             known = node.children[0].type == "for" and all(i.known and not i.when and not i.many for i in items)
             more = ["REPLY"] if node.children[0].type == "select" else []
             return _Loop(inside, [source(name), *more], items if known else None)
@@ -584,6 +590,11 @@ class _Walk:
 
     def command(self, node: Node, state: State, more: Sequence[Node] = (), given: Text | None = None) -> bool | None:
         """``given``: what it reads, where that is known."""
+        if not more and all(c.type in ("variable_assignment", "file_redirect", "comment") for c in node.children):
+            for child in node.children:  # assignments with a redirection, and no command
+                if child.type == "variable_assignment":
+                    self.assign(child, state)
+            return None
         environment: dict[str, Text] = {}
         words: list[tuple[Text, Node]] = []
         for child in (*node.children, *more):
