@@ -100,7 +100,7 @@ def _unended(root: Node, text: bytes) -> list[int]:
             continue
         parts = [child for child in node.children if child.type != "comment"]
         for child, following in pairwise(parts):
-            if child.type != "variable_assignment":
+            if child.type not in ("variable_assignment", "file_redirect"):
                 break
             if re.search(rb"(?<!\\)\n", text[child.end_byte : following.start_byte]):
                 found.append(child.end_byte)

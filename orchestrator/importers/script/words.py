@@ -309,8 +309,10 @@ def _subscript(node: Node, state: State) -> Text | None:
     parts = [child for child in node.children if child.type not in ("[", "]")]
     value = get(source(parts[0]), state)
     index = expression(parts[1:], state) if len(parts) > 1 else None
-    if not isinstance(value, tuple) or index is None or not countable(value):
+    if value is None:
         return None
+    if not isinstance(value, tuple) or index is None or not countable(value):
+        return hole(f"${{{source(node)}}}")
     return value[index] if -len(value) <= index < len(value) else None
 
 
