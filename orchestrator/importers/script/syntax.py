@@ -30,6 +30,9 @@ def parse(text: str) -> Node:
         elif ends := _unended(root, whole):
             for at in ends:
                 whole = whole[:at] + b";" + whole[at:]
+        elif (useless := _beside_assignments(root)) is not None:
+            start, end = useless
+            whole = whole[:start] + b" " * (end - start) + whole[end:]
         elif (slash := _bare_root(root, whole)) is not None:
             whole = whole[:slash] + b"'/'" + whole[slash + 1 :]
         else:
@@ -75,6 +78,16 @@ def _commented(root: Node, text: bytes) -> tuple[int, int] | None:
             found = re.compile(rb"((?:[^`\\]|\\.)*)`", re.DOTALL).match(text, node.end_byte)
             if found is not None and re.search(rb"(?:^|\s)#[^\n]*$", found[1]):
                 return node.start_byte, found.end() - 1
+    return None
+
+
+def _beside_assignments(root: Node) -> tuple[int, int] | None:
+    """A redirection behind assignments alone, for which the parser takes the next statement for their command."""
+    for node in _nodes(root):
+        if node.type == "command" and node.has_error:
+            parts = [child for child in node.children if child.type != "variable_assignment"]
+            if len(parts) < len(node.children) and parts and parts[0].type == "file_redirect":
+                return parts[0].start_byte, parts[0].end_byte
     return None
 
 
