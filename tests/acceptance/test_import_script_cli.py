@@ -46,3 +46,30 @@ def test_what_is_no_launch_script_is_one_error(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert aqn("import", "script", tmp_path / "none.sh").returncode == 2
     assert "is not NAME=VALUE" in aqn("import", "script", path, "--env", "X").stderr
+
+
+def test_words_that_are_not_read_make_every_default_uncertain(tmp_path: Path) -> None:
+    path = tmp_path / "x.sh"
+    path.write_text(
+        "n=4\n(( n *= 2 ))\nwhile read -r l; do ARGS+=(trainer.y=1); done < list\n"
+        "python3 -m verl.trainer.main_ppo actor_rollout_ref.model.path=m data.train_files=t data.val_files=v "
+        "trainer.test_freq=5 trainer.no_such=1 actor_rollout_ref.rollout.n=$n $(cat args.txt)\n"
+    )
+    done = aqn("import", "script", path, *ROWS)
+    assert done.returncode == 1
+    assert "samples_per_prompt: 8\n" in done.stdout
+    assert "# verl's default, unless 1 word that was not read set it" in done.stdout
+    assert "# verl's default\n" not in done.stdout
+    told = json.loads(aqn("import", "script", path, *ROWS, "--json").stdout)
+    assert {line["key"]: line["kind"] for line in told["lines"]}["$(cat args.txt)"] == "unread"
+    assert any(line["key"] == "trainer.no_such" and "no such key" in line["text"] for line in told["lines"])
+
+
+def test_equal_lines_are_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.sh"
+    path.write_text("python3 -m verl.trainer.main_ppo actor_rollout_ref.rollout.n=4" + " $(cat a)" * 3 + "\n")
+    told = json.loads(aqn("import", "script", path, *ROWS, "--json").stdout)
+    lines = [line for line in told["lines"] if line["kind"] == "unread"]
+    assert [(line["key"], line["text"]) for line in lines] == [
+        ("$(cat a)", "is not known before the script runs (3 times)")
+    ]

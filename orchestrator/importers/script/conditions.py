@@ -5,9 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from orchestrator.importers.script.arithmetic import number
 from orchestrator.importers.script.text import State
-from orchestrator.importers.script.words import lookup, source, value_of
+from orchestrator.importers.script.words import arithmetic, source, value_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -32,12 +31,12 @@ def truth(node: Node, state: State) -> bool | None:
     if node.type in _TEXTS:
         text = value_of(node, state)
         return bool(text.text) if text.known else None
-    if node.type not in ("test_command", "parenthesized_expression") or len(named) != 1:
+    if node.type not in ("test_command", "parenthesized_expression", "compound_statement") or not named:
         return None
     if node.children[0].type == "((":
-        value = number(named[0], state, lookup)
+        value = arithmetic(node, state)
         return None if value is None else bool(value)
-    return truth(named[0], state)
+    return truth(named[0], state) if len(named) == 1 and node.type != "compound_statement" else None
 
 
 def _unary(node: Node, named: list[Node], state: State) -> bool | None:

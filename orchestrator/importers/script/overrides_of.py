@@ -39,6 +39,8 @@ class CommandLine:
     """Hydra's own, as (``--config-name``, ``ppo_trainer``)."""
     rest: tuple[tuple[str, str], ...]
     """(word, why it is no override)."""
+    unread: int = 0
+    """How many words may set any key, because their keys are not known."""
 
 
 _SHORT = {"-cn": "--config-name", "-cp": "--config-path", "-cd": "--config-dir", "-m": "--multirun"}
@@ -51,6 +53,7 @@ def read_words(words: Sequence[Text]) -> CommandLine:
     overrides: list[Override] = []
     options: list[tuple[str, str]] = []
     rest: list[tuple[str, str]] = []
+    unread = 0
     following = iter(words)
     for word in following:
         text = word.text
@@ -62,11 +65,13 @@ def read_words(words: Sequence[Text]) -> CommandLine:
         elif (found := _KEY.fullmatch(text)) is None or (found["value"] is None and found["sign"] != "~"):
             why = "is not known before the script runs" if word.unknown else "is no override of Hydra's"
             rest.append((word.shown, why))
+            unread += bool(word.unknown)
         elif HOLE in found["key"]:
             rest.append((word.shown, "has a key that is not known before the script runs"))
+            unread += 1
         else:
             overrides.append(_override(word, found))
-    return CommandLine(tuple(overrides), tuple(options), tuple(rest))
+    return CommandLine(tuple(overrides), tuple(options), tuple(rest), unread)
 
 
 def _option(word: Text, following: Iterator[Text]) -> tuple[str, str]:

@@ -51,7 +51,8 @@ class Line:
 @dataclass(frozen=True)
 class Port:
     """A sweep in parts, and the report. ``asked``: field → why it is to be filled in; ``defaults``: fields that the
-    script says nothing of; ``configuration``: the file that may say something of them, and is not read."""
+    script says nothing of; ``configuration``: the file that may say something of them, and is not read; ``unread``: how
+    many words may, whose keys are not known."""
 
     fields: Mapping[str, Any]
     asked: Mapping[str, str]
@@ -59,6 +60,7 @@ class Port:
     trainer: Mapping[str, Any]
     lines: tuple[Line, ...]
     configuration: str = ""
+    unread: int = 0
 
     def without(self, key: str, why: str) -> Port:
         """The same without one key under ``trainer``, which the plan refuses."""
@@ -93,7 +95,7 @@ def port(line: CommandLine, rows: Mapping[str, int], environment: Mapping[str, s
     order = {kind: index for index, kind in enumerate(KINDS)}
     lines = sorted((*told, *more), key=lambda item: order[item.kind])
     named = [line.value for line in told if line.key == "--config-name" and line.kind == "unread"]
-    return Port(known.fields, known.asked, defaults, trainer, tuple(lines), " ".join(named[-1:]))
+    return Port(known.fields, known.asked, defaults, trainer, tuple(lines), " ".join(named[-1:]), line.unread)
 
 
 def _in_force(overrides_: Iterable[Override]) -> tuple[dict[str, Override], list[Line]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,13 +88,19 @@ def import_script(file: Path, given: Given) -> PortedScript:
     ported, problem, plans = _planned(ported, name, f"ported from {file.name}")
     return PortedScript(
         text=spec_text(ported, name, f"ported from {file.name}"),
-        lines=tuple(sorted((*ported.lines, *more), key=lambda item: list(KINDS).index(item.kind))),
+        lines=_collapsed(sorted((*ported.lines, *more), key=lambda item: list(KINDS).index(item.kind))),
         asked={field.removeprefix("set."): why for field, why in ported.asked.items()},
         notes=(*notes, *_about_commands(launches, launch)),
         overrides=len(line.overrides),
         plans=plans,
         problem=problem,
     )
+
+
+def _collapsed(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Equal lines once, with how often."""
+    counts = Counter(lines)
+    return tuple(replace(line, text=f"{line.text} ({n} times)") if n > 1 else line for line, n in counts.items())
 
 
 def _text(file: Path) -> str:

@@ -55,13 +55,23 @@ def _value(port: Port, fields: dict[str, Any], field: str, leaf: str, indent: st
     if field in port.asked:
         yield _with_comment(f"{indent}{leaf}:", f"TO FILL IN: {port.asked[field]}")
         return
-    comment = COMMENTS.get(field, _default(port)) if field in port.defaults else ""
+    comment = _default(port, field) if field in port.defaults else ""
     yield _with_comment(f"{indent}{leaf}: {'none' if value is None else _plain(value)}", comment)
 
 
-def _default(port: Port) -> str:
-    unless = f", unless {port.configuration} says otherwise" if port.configuration else ""
-    return f"verl's default{unless}"
+def _default(port: Port, field: str) -> str:
+    """The comment beside a field that the script says nothing of."""
+    unless = []
+    settable = any(inverse.keys for inverse in INVERSE if inverse.field == field)
+    if port.unread and settable:
+        words = "1 word that was" if port.unread == 1 else f"{port.unread} words that were"
+        unless.append(f"{words} not read set it")
+    if port.configuration:
+        unless.append(f"{port.configuration} says otherwise")
+    text = COMMENTS.get(field, "verl's default")
+    if field in COMMENTS and not (port.unread and settable):
+        return text
+    return ", unless ".join(part for part in (text or "verl's default", " or ".join(unless)) if part)
 
 
 def _with_comment(text: str, comment: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import translate
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from orchestrator.importers.script.arithmetic import number
+from orchestrator.importers.script.braces import expanded
 from orchestrator.importers.script.syntax import parse
 from orchestrator.importers.script.text import EMPTY, Fields, State, Text, Value, hole, join
+from orchestrator.importers.script.variables import compute, countable, forget, get, put
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -23,15 +25,48 @@ def source(node: Node) -> str:
 
 def words_of(node: Node, state: State) -> list[Text]:
     """The words that one node on a command line becomes; none where an unquoted variable is empty."""
+    if node.type in ("brace_expression", "concatenation", "word") and (braced := _braced(node, state)) is not None:
+        return braced
     fields = Fields()
     _add(node, state, fields)
     return fields.words()
 
 
+_PART = 0xE000
+"""Characters from here on stand for the quoted and expanded parts of a word while its braces are expanded."""
+
+
+def _braced(node: Node, state: State) -> list[Text] | None:
+    """The words of a node with braces in it, outside of quotes; None where there are none to expand."""
+    text = ""
+    parts: list[Node] = []
+    for part in [node] if node.type != "concatenation" else _with_gaps(node):
+        if isinstance(part, str) or part.type in ("word", "number", "brace_expression"):
+            text += part if isinstance(part, str) else source(part)
+        else:
+            text += chr(_PART + len(parts))
+            parts.append(part)
+    words = expanded(text)
+    if "{}" in text and re.search(r"\{.*(,|\.\.).*\}", text, re.DOTALL):
+        return [replace(hole(source(node)), many=True)]  # bash pairs empty braces by rules of their own
+    if words == [text]:
+        return None
+    found = []
+    for word in words:
+        fields = Fields()
+        for piece in re.split(f"([{chr(_PART)}-{chr(_PART + len(parts))}])", word):
+            if len(piece) == 1 and _PART <= ord(piece) < _PART + len(parts):
+                _add(parts[ord(piece) - _PART], state, fields)
+            elif piece:
+                fields.add(Text(_unescaped(piece)))
+        found += fields.words()
+    return found
+
+
 def value_of(node: Node, state: State) -> Text:
     """The text that a node becomes where bash does not split it: in an assignment, a test, a pattern."""
     text = join(_pieces(node, state), " ")
-    home = state.variables.get("HOME")
+    home = get("HOME", state)
     if node.type in ("word", "concatenation") and re.match(r"~(/|$)", source(node)) and isinstance(home, Text):
         return join((home, Text(text.text[1:], text.unknown)))
     return text
@@ -60,7 +95,18 @@ def _add(node: Node, state: State, fields: Fields, *, quoted: bool = False) -> N
         fields.add_items(_values(node, state))
     else:
         for index, value in enumerate(_values(node, state)):
-            fields.add_unquoted(join((Text(" " if index else ""), value)))
+            piece = hole(source(node)) if _split_otherwise(value, state) else value
+            fields.add_unquoted(join((Text(" " if index else ""), piece)))
+
+
+def _split_otherwise(value: Text, state: State) -> bool:
+    """Whether bash would split a value at other places than blanks, because the script sets IFS."""
+    if state.variables.get("IFS") is None:
+        return False
+    separators = get("IFS", state)
+    if not isinstance(separators, Text) or not separators.known:
+        return True
+    return separators.text != " \t\n" and any(sign in value.text for sign in (*separators.text, " ", "\t", "\n"))
 
 
 def _values(node: Node, state: State) -> tuple[Text, ...]:
@@ -74,7 +120,7 @@ def _values(node: Node, state: State) -> tuple[Text, ...]:
 def _computed(node: Node, state: State) -> Text:
     text = source(node)
     if node.type == "arithmetic_expansion":
-        value = number(node, state, lookup)
+        value = arithmetic(node, state)
         return hole(text) if value is None else Text(str(value))
     unknown = node.type == "process_substitution" or "$" in text or "`" in text
     return hole(text) if unknown else Text(_unescaped(text))
@@ -87,7 +133,7 @@ def _add_string(node: Node, state: State, fields: Fields) -> None:
     inner = node.children[1:-1] if node.type == "string" else node.children
     if len(inner) == 1 and inner[0].type in ("simple_expansion", "expansion"):
         items = _list_of(inner[0], state)
-        if items is not None and "*" not in source(inner[0]):
+        if items is not None and "@" in source(inner[0]):
             fields.add_items(items)  # none at all where the list is empty
             return
     fields.add(EMPTY)
@@ -97,9 +143,15 @@ def _add_string(node: Node, state: State, fields: Fields) -> None:
         elif part.type == "string_content":
             fields.add(Text(re.sub(r'\\([$`"\\])', r"\1", source(part).replace("\\\n", ""))))
         elif part.type in ("simple_expansion", "expansion") and (items := _list_of(part, state)) is not None:
-            fields.add_items(items) if "@" in source(part) else fields.add(join(items, " "))
+            fields.add_items(items) if "@" in source(part) else fields.add(_joined(items, part, state))
         else:
             _add(part, state, fields, quoted=True)
+
+
+def _joined(items: Sequence[Text], node: Node, state: State) -> Text:
+    """``"$*"``."""
+    usual = state.variables.get("IFS") is None
+    return join(items, " ") if usual and countable(tuple(items)) else hole(source(node))
 
 
 def _with_gaps(node: Node, first: int = 0, last: int | None = None) -> Iterator[Node | str]:
@@ -140,38 +192,60 @@ def variable(name: str, state: State) -> Value | None:
     if name in ("@", "*"):
         return state.arguments
     if name == "#":
-        return Text(str(len(state.arguments)))
+        return Text(str(len(state.arguments))) if countable(state.arguments) else hole("$#")
     if name.isdigit() and name != "0":
+        if not countable(state.arguments[: int(name)]):
+            return hole(f"${name}")
         return state.arguments[int(name) - 1] if int(name) <= len(state.arguments) else None
-    return state.variables.get(name)
+    return get(name, state)
 
 
-def lookup(node: Node, state: State) -> Text:
-    """The text of a variable that stands without a dollar sign, as in arithmetic."""
-    if node.type in ("simple_expansion", "expansion"):
-        return expansion(node, state)
-    name = source(node)
-    value = variable(name, state)
-    return value if isinstance(value, Text) else hole(f"${name}")
+def arithmetic(node: Node, state: State) -> int | None:
+    """The value of ``$(( … ))`` or ``(( … ))``, with the assignments in it."""
+    return compute(join(_substance(part, state) for part in _with_gaps(node, first=1, last=-1)), state)
 
 
-def _list_of(node: Node, state: State) -> tuple[Text, ...] | None:
-    """The items of ``$@``, ``${name[@]}``, and ``${@:2}``; None for what is one text."""
+def expression(nodes: Sequence[Node], state: State) -> int | None:
+    """The value of one of the three parts of ``for (( ; ; ))``; ``nodes``: those of the part."""
+    return compute(join([_substance(node, state) for node in nodes], " "), state)
+
+
+def _substance(part: Node | str, state: State) -> Text:
+    """A part of an arithmetic expression, with what stands behind a dollar sign expanded."""
+    if isinstance(part, str):
+        return Text(part)
+    if part.type in (*_EXPANSIONS, "command_substitution", "arithmetic_expansion"):
+        return join(_values(part, state), " ")
+    if not part.children:
+        return Text(source(part))
+    return join(_substance(inner, state) for inner in _with_gaps(part))
+
+
+def _list_of(node: Node, state: State) -> tuple[Text, ...] | None:  # noqa: PLR0911 - a table of forms
+    """The items of ``$@``, ``${name[@]}``, ``${!name[@]}`` and ``${@:2}``; None for what is one text."""
     text = source(node)
     if text in ("$@", "$*", "${@}", "${*}"):
         return state.arguments
     if (found := re.fullmatch(r"\$\{@:(\d+)\}", text)) is not None:
-        return state.arguments[max(0, int(found[1]) - 1) :]
+        start = max(0, int(found[1]) - 1)
+        return state.arguments[start:] if countable(state.arguments[:start]) else (hole(text),)
     # ${name[@]}, and the ways to write "nothing where it is not set"
-    found = re.fullmatch(r"\$\{(\w+)\[[@*]\](?::?[-+].*)?\}", text, re.DOTALL)
+    found = re.fullmatch(r"\$\{(!?)(\w+)\[[@*]\](:?[-+].*)?\}", text, re.DOTALL)
     if found is None:
         return None
-    value = state.variables.get(found[1])
-    if isinstance(value, tuple):
-        return value
-    if value is None:
-        return () if re.search(r"\]:?[-+]", text) else (hole(text),)
-    return (value,)
+    value, other = get(found[2], state), found[3] or ""
+    items = (value,) if isinstance(value, Text) else value
+    whole = hole(f"${{{found[2]}[@]}}")
+    if isinstance(value, Text) and not value.known:
+        return (whole,)
+    if found[1]:
+        return tuple(Text(str(at)) for at in range(len(items))) if items and countable(items) else (hole(text),)
+    if other.lstrip(":").startswith("+"):
+        itself = re.fullmatch(rf':?\+"?\$\{{{found[2]}\[[@*]\]\}}"?', other)
+        return (items or ()) if itself or not items else (hole(text),)
+    if items:
+        return items
+    return () if other in (":-", "-") or (items is not None and not other) else (hole(text),)
 
 
 def expansion(node: Node, state: State) -> Text:
@@ -187,16 +261,27 @@ def expansion(node: Node, state: State) -> Text:
     if not rest:
         return hole(text) if value is None else value
     operator = source(rest[0])
-    operand = join([_operand(part, state) for part in _after(node, rest[0])])
     if operator.lstrip(":") in ("-", "=", "?", "+"):
+        used = _needs_operand(value, operator)
+        at = state if used else state.copy()
+        operand = join([_operand(part, at) for part in _after(node, rest[0])])
         chosen = _default(value, operator, operand, text)
-        if operator.endswith("=") and head.type == "variable_name":
-            state.variables[source(head)] = chosen
+        if operator.endswith("=") and used:
+            if head.type == "variable_name":
+                put(source(head), chosen, state)
+            else:
+                forget(re.findall(r"\w+", source(head))[:1], state)
         return chosen
+    operand = join([_operand(part, state) for part in _after(node, rest[0])])
     changed = None
     if value is not None and value.known and operand.known:
         changed = _changed(value.text, operator, operand.text)
     return hole(text) if changed is None else Text(changed)
+
+
+def _needs_operand(value: Text | None, operator: str) -> bool:
+    empty = value is None or (operator.startswith(":") and not value.text)
+    return empty != operator.endswith("+")
 
 
 def _default(value: Text | None, operator: str, operand: Text, text: str) -> Text:
@@ -215,15 +300,19 @@ def _named(head: Node, state: State) -> Text | None:
     if head.type == "subscript":
         return _subscript(head, state)
     value = variable(source(head), state)
-    return value[0] if isinstance(value, tuple) and value else None if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return value[0] if value and countable(value) else hole(f"${source(head)}") if value else None
+    return value
 
 
 def _subscript(node: Node, state: State) -> Text | None:
     parts = [child for child in node.children if child.type not in ("[", "]")]
-    value = state.variables.get(source(parts[0]))
-    index = number(parts[1], state, lookup) if len(parts) > 1 else None
-    if not isinstance(value, tuple) or index is None or any(item.when for item in value):
+    value = get(source(parts[0]), state)
+    index = expression(parts[1:], state) if len(parts) > 1 else None
+    if value is None:
         return None
+    if not isinstance(value, tuple) or index is None or not countable(value):
+        return hole(f"${{{source(node)}}}")
     return value[index] if -len(value) <= index < len(value) else None
 
 
@@ -231,13 +320,14 @@ def _prefixed(children: list[Node], state: State, text: str) -> Text:
     """``${#X}``, ``${#X[@]}`` and ``${!X}``."""
     mark, head = children[0].type, children[1]
     if mark == "!":
+        if len(children) > 2 or "[" in text or text.endswith(("*}", "@}")):
+            return hole(text)
         name = _named(head, state)
         value = variable(name.text, state) if name is not None and name.known else None
         return value if isinstance(value, Text) else hole(text)
     if (found := re.fullmatch(r"\$\{#(\w+)\[[@*]\]\}", text)) is not None:
-        items = state.variables.get(found[1], ())
-        certain = isinstance(items, tuple) and not any(item.when for item in items)
-        return Text(str(len(items))) if certain and isinstance(items, tuple) else hole(text)
+        items = get(found[1], state)
+        return Text(str(len(items))) if isinstance(items, tuple) and countable(items) else hole(text)
     value = _named(head, state)
     return Text(str(len(value.text))) if value is not None and value.known else hole(text)
 
@@ -293,17 +383,35 @@ def _substituted(node: Node, state: State) -> Text:
     commands = [child for child in node.children if child.is_named]
     if len(commands) != 1 or commands[0].type != "command":
         return hole(text)
-    words = [word for part in commands[0].children for word in words_of(part, state)]
+    inner = state.copy()
+    words = [word for part in commands[0].children for word in words_of(part, inner)]
     known = bool(words) and all(word.known and not word.when for word in words)
     result = _answer([word.text for word in words], state) if known else None
     return hole(text) if result is None else result
 
 
-def _answer(words: list[str], state: State) -> Text | None:
+def _sequence(arguments: list[str]) -> Text | None:
+    """What ``seq`` prints."""
+    if not all(re.fullmatch(r"-?(0|[1-9]\d{0,3})", argument) for argument in arguments):
+        return None
+    first, *middle, last = map(int, arguments if len(arguments) > 1 else ["1", *arguments])
+    step = middle[0] if middle else 1
+    if not step:
+        return None
+    return Text("\n".join(map(str, range(first, last + (1 if step > 0 else -1), step))))
+
+
+def _answer(words: list[str], state: State) -> Text | None:  # noqa: PLR0911 - a table of commands
     """What a command that only looks at its arguments prints; None for others."""
     name, *arguments = words
+    if name in state.functions:
+        return None
+    if name == ":":
+        return EMPTY
+    if name == "seq" and 1 <= len(arguments) <= 3:
+        return _sequence(arguments)
     if name == "pwd" and not arguments:
-        here = state.variables.get("PWD")
+        here = get("PWD", state)
         return here if isinstance(here, Text) else None
     if name == "echo" and not any(a.startswith("-") for a in arguments):
         return Text(" ".join(arguments))
