@@ -72,7 +72,7 @@ $(VENV)-vllm/.done: pyproject.toml constraints-vllm.txt vllm-overrides.txt | $(B
 	@touch $@
 
 test-vllm: $(VENV)-vllm/.done  ## rollouts by vLLM, on its CPU build
-	$(VENV)-vllm/bin/python -m pytest tests/with_vllm tests/contract -m "not slow" --durations=5
+	$(VENV)-vllm/bin/python -m pytest tests/with_vllm tests/contract tests/unit/test_telemetry.py -m "not slow" --durations=5
 
 # CUDA builds, which come from the package index alone: pip's folder may hold torch's CPU build of the same version.
 $(VENV)-gpu/.done: pyproject.toml constraints-gpu.txt | $(BIN)/uv
