@@ -33,7 +33,7 @@ labels: {short: {dtype: mxfp4}}
 trainer:
   trainer.logger: [wandb]
   trainer.project_name: addition
-  actor_rollout_ref.actor.entropy_coeff: 0.001
+  actor_rollout_ref.actor.clip_ratio_c: 3.0
   algorithm.norm_adv_by_std_in_grpo: true
   actor_rollout_ref.actor.policy_loss.loss_mode: vanilla
 """
@@ -138,7 +138,7 @@ def test_every_key_of_verls_that_the_spec_sets_was_read_by_a_process_of_the_run(
         if fact["kind"] == "setting_read":
             places.setdefault(fact["data"]["key"], set()).add(fact["data"]["place"].partition(":")[0])
     assert set(places) == {
-        "actor_rollout_ref.actor.entropy_coeff",
+        "actor_rollout_ref.actor.clip_ratio_c",
         "algorithm.norm_adv_by_std_in_grpo",
         "actor_rollout_ref.actor.policy_loss.loss_mode",
     }
