@@ -26,7 +26,7 @@ def condition_words(conditions: Sequence[Condition]) -> list[str]:
     dumped = [c.model_dump(mode="json") for c in conditions]
     keys = [k for k in Condition.model_fields if len({repr(d[k]) for d in dumped}) > 1]
     if "attention" in keys and all((c.attention == "eager") == needs_eager_attention(c.hw_noise) for c in conditions):
-        keys.remove("attention")  # it follows from hw_noise, which is told
+        keys.remove("attention")  # it follows from hw_noise, which is shown
     keys = keys or ["dtype", "aqn"]
     if len(keys) <= MOST_VARIED:
         parts = _varied_parts(dumped)
